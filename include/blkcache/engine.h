@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * engine.h - the cache: volumes, modes, the line map, flushing and cleaning. Knows devices, buffers and the journal; does not know FUSE.
+ *
+ * One `struct cache` is one cache folder: DIR/data (slots), DIR/journal.db, DIR/lock. It serves any number of volumes.
+ *
+ * Threads: everything may be called from any thread. The I/O calls (volume_read, ...) block until they are done and are meant to run on
+ * many worker threads at once; each thread that makes them gets its own channels, freed when the thread ends. Management calls never
+ * wait for I/O of a volume unless they say so (P11).
+ */
+#ifndef BLKCACHE_ENGINE_H
+#define BLKCACHE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "blkcache/bdev.h"
+#include "blkcache/error.h"
+
+#define CACHE_BLOCK 4096u /* bytes: unit of valid, dirty, checksum and slot */
+#define CACHE_DATA_FILE "data"
+#define CACHE_LOCK_FILE "lock"
+#define CACHE_MIN_SIZE (1u << 20) /* bytes */
+#define CACHE_MAX_VOLUMES 1024
+
+struct cache;
+struct volume;
+
+enum cache_mode { MODE_WT, MODE_WB, MODE_WA, MODE_WI, MODE_WO, MODE_PT, MODE_COUNT };
+
+/* "wt" <-> MODE_WT. Parsing takes the short and the long name ("write-through"); -EINVAL. */
+int cache_mode_parse(const char *text, enum cache_mode *mode);
+const char *cache_mode_name(enum cache_mode mode); /* "wt" */
+const char *cache_mode_long_name(enum cache_mode mode); /* "write-through" */
+
+enum cache_state { STATE_RUNNING, STATE_DEGRADED, STATE_FAILED, STATE_FLUSHING, STATE_STOPPING, STATE_STOPPED };
+const char *cache_state_name(enum cache_state state);
+
+/* ---- create, open, close ---- */
+
+struct cache_create_params {
+	uint64_t size_bytes; /* of the data file, rounded down to whole lines */
+	uint32_t line_size; /* 4096 .. 65536, power of two; 0 = 4096 */
+	enum cache_mode mode; /* default for volumes added without one */
+	uint64_t ram_bytes; /* 0 = 64 MiB */
+	bool force; /* replace an existing cache; refused (-EBUSY) if it is loaded, (-ENOTEMPTY) if it holds dirty data or cannot be read well enough to know */
+};
+
+/* Makes DIR (if missing; its parent must exist), the preallocated data file and the journal. Undone on failure. Any old cache is replaced only
+ * after everything else was checked. -EEXIST if there is a cache already. */
+int cache_create(const char *dir, const struct cache_create_params *params, struct bc_error *err);
+
+/* True if DIR holds a cache (a journal file). */
+bool cache_exists(const char *dir);
+
+struct cache_open_report {
+	bool clean_stop; /* the last owner ended it in order */
+	uint64_t lines, dirty_lines, dirty_bytes; /* found */
+	uint64_t epochs_replayed, epochs_dropped, redo_blocks;
+	uint64_t dropped_clean_lines; /* of regions that were being written, or of volumes whose backing changed */
+	char notes[1000]; /* sentences separated by newlines, for the user; may be empty */
+};
+
+#define CACHE_OPEN_NO_VOLUMES 0x1 /* do not open the backing devices (management of a stopped cache) */
+
+/*
+ * Takes the lock (-EBUSY with the owner's pid in the message), recovers, opens the backing devices, starts the background threads.
+ * A volume whose backing is missing or changed while it has dirty lines makes the open fail with a message that names it (P10).
+ */
+int cache_open(const char *dir, unsigned flags, struct cache **out, struct cache_open_report *report, struct bc_error *err);
+
+/*
+ * Ends it: no I/O may be under way. Everything answered is made durable in the cache first (dirty lines stay dirty: clean with
+ * cache_write_back before, if wanted). 0, or the error that kept something from becoming durable; it is closed in any case.
+ */
+int cache_close(struct cache *c, struct bc_error *err);
+
+/* ---- volumes ---- */
+
+/* Registers a volume; live. name: 1..127 bytes, no '/', no control characters, not "." or "..". backing: spec; relative paths are made
+ * absolute. mode MODE_COUNT = the cache's default. -EEXIST name or backing already there; -EBUSY backing claimed elsewhere. */
+int cache_volume_add(struct cache *c, const char *name, const char *backing, enum cache_mode mode, struct bc_error *err);
+
+/* Writes its dirty data to the backing device (waits for it), drops its lines and forgets it. discard_dirty: drops dirty data instead. -EBUSY
+ * while volume_get references are held (an open file). */
+int cache_volume_remove(struct cache *c, const char *name, bool discard_dirty, struct bc_error *err);
+
+/* Counted reference, or NULL. volume_put when done; volume_remove refuses meanwhile. */
+struct volume *cache_volume_get(struct cache *c, const char *name);
+struct volume *cache_volume_get_id(struct cache *c, unsigned id);
+struct volume *volume_ref(struct volume *v);
+void volume_put(struct volume *v);
+
+/* Calls fn for every volume, in id order, with a reference held; stops at nonzero and returns it. fn may not add or remove volumes. */
+int cache_volume_foreach(struct cache *c, int (*fn)(struct volume *v, void *ctx), void *ctx);
+
+unsigned volume_id(const struct volume *v); /* 1.., stable over loads */
+const char *volume_name(const struct volume *v);
+const char *volume_backing(const struct volume *v); /* spec */
+uint64_t volume_size(const struct volume *v); /* bytes */
+enum cache_mode volume_mode(const struct volume *v);
+/* Live switch, kept in the journal. To wi, wa, wt or pt from wb/wo nothing is lost: dirty lines stay until cleaned. Waits for requests under
+ * way in the old mode, not for cleaning. */
+int volume_set_mode(struct volume *v, enum cache_mode mode, struct bc_error *err);
+
+/* ---- I/O. off + len beyond the volume: -EINVAL. Any alignment. ---- */
+
+/* The answer to a read: up to VOLUME_MAX_IOV pieces that point into pinned RAM buffers or the calling thread's own memory. */
+#define VOLUME_MAX_IO (1u << 20) /* bytes per call at most */
+#define VOLUME_MAX_IOV (VOLUME_MAX_IO / CACHE_BLOCK + 2)
+
+struct volume_reply {
+	struct iovec iov[VOLUME_MAX_IOV + 1]; /* iov[0] is left free for the caller's header; data starts at iov[1] */
+	int iovcnt; /* data pieces, not counting iov[0] */
+	void *priv; /* the engine's */
+};
+
+/* Reads. On 0 the reply's pieces hold len bytes, valid until volume_read_done(), which must be called exactly once after a 0 return, on the
+ * same thread and before its next I/O call. On error nothing needs to be done. */
+int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_reply *reply);
+void volume_read_done(struct volume *v, struct volume_reply *reply);
+
+/* volume_read into the caller's memory, for callers without a use for pieces. */
+int volume_pread(struct volume *v, void *buf, uint32_t len, uint64_t off);
+
+/* Writes; buf is the caller's and may be reused on return. durable: an O_DSYNC write, on return it and everything answered before
+ * survives power loss (P1). */
+int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, bool durable);
+
+/* P1: everything answered before is durable on return. */
+int volume_flush(struct volume *v);
+
+/* The range reads as zeros on return. punch: the backing device may give the space back. len may exceed VOLUME_MAX_IO. */
+int volume_zero(struct volume *v, uint64_t off, uint64_t len, bool punch);
+
+/* ---- cleaning ---- */
+
+struct cache_progress {
+	uint64_t done_bytes, total_bytes; /* of this run */
+	bool active;
+};
+
+/*
+ * Writes all data that is dirty now to the backing device(s) and flushes them; v NULL: all volumes. Waits. progress (if any) is called
+ * about five times a second and at the end; nonzero from it stops early with -EINTR (nothing is lost; a later call goes on where this one was).
+ * Volumes keep working. -EALREADY cannot happen: runs queue up.
+ */
+int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const struct cache_progress *p, void *ctx), void *ctx,
+		     struct bc_error *err);
+
+/* ---- tunables ---- */
+
+/* Keys (cache-wide unless said): ram, clean-after (time a line stays dirty before the background cleaner takes it), dirty-high (percent of lines that
+ * may be dirty), epoch-interval, and "mode" (default mode; or a volume's mode when v is given). Kept in the journal; those that
+ * take effect at the next load say so in *note (static text or NULL). -EINVAL names the key or the accepted values. */
+int cache_set(struct cache *c, struct volume *v, const char *key, const char *value, const char **note, struct bc_error *err);
+/* Calls fn(key, value, help) for each tunable. */
+void cache_get_tunables(struct cache *c, struct volume *v, void (*fn)(const char *key, const char *value, const char *help, void *ctx),
+			void *ctx);
+
+/* ---- statistics ---- */
+
+struct latency_summary {
+	uint64_t count;
+	double p50, p99, max; /* microseconds */
+};
+
+/* In the order and with the names of CONTRACT.md. */
+struct volume_stats {
+	struct {
+		uint64_t occupied_lines, clean_lines, dirty_lines;
+	} usage;
+	struct {
+		uint64_t read_hits, read_partial_misses, read_misses, write_hits, write_partial_misses, write_misses, pass_through_reads,
+			pass_through_writes, flushes, discards;
+	} requests;
+	struct {
+		uint64_t volume_read, volume_written, ram_read, cache_read, cache_written, backing_read, backing_written;
+	} bytes;
+	struct {
+		uint64_t cache_read, cache_write, backing_read, backing_write, checksum;
+	} errors;
+	struct {
+		struct latency_summary read_hit, read_miss, write, flush;
+	} latency_us;
+	uint64_t dirty_bytes;
+};
+
+struct cache_info {
+	const char *dir; /* absolute; lives as long as the cache */
+	char uuid[37];
+	enum cache_state state;
+	char why[300]; /* what is wrong if degraded or failed, else empty */
+	enum cache_mode default_mode;
+	uint64_t size_bytes;
+	uint32_t line_size;
+	uint64_t lines, ram_bytes, metadata_bytes;
+	uint64_t occupied_lines, free_lines, clean_lines, dirty_lines, dirty_bytes;
+	unsigned volumes;
+};
+
+void cache_get_info(struct cache *c, struct cache_info *info);
+void volume_get_stats(struct volume *v, struct volume_stats *s);
+enum cache_state volume_state(struct volume *v);
+/* Sums of all volumes; latencies are merged histograms. */
+void cache_get_totals(struct cache *c, struct volume_stats *s);
+
+/* ---- check ---- */
+
+struct cache_check_report {
+	uint64_t lines, blocks, bad_clean_blocks, bad_dirty_blocks, journal_errors, epochs_dropped;
+};
+
+/* Stopped cache: verifies the journal and every valid block against its checksum; changes nothing. report() is called for each finding. 0 if it could be checked
+ * (see the report for what was found). progress as in cache_write_back. */
+int cache_check(const char *dir, struct cache_check_report *result, void (*report)(void *ctx, const char *what), void *ctx,
+		int (*progress)(const struct cache_progress *p, void *ctx), struct bc_error *err);
+
+#endif

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * module.h - what a block-device module provides. Only files in src/bdev include this.
+ *
+ * A module is one file that defines a `struct bdev_module` and registers it with BDEV_MODULE_REGISTER; nothing else needs
+ * to be touched to add one (the Makefile links every object of the library whole). The device layer (bdev.c) checks ranges and
+ * read-only, counts what is in flight, and calls done(); a module only has to get `io->result` right and hand the io back with
+ * bdev_io_complete() exactly once.
+ */
+#ifndef BDEV_MODULE_H
+#define BDEV_MODULE_H
+
+#include "blkcache/bdev.h"
+
+struct bdev_module;
+
+/* The common head of a device. A module embeds it as the first member of its own structure. */
+struct bdev {
+	const struct bdev_module *module;
+	char *spec;
+	uint64_t size;
+	uint32_t alignment;
+	unsigned flags; /* BDEV_OPEN_* */
+	struct bdev *base; /* the device below, for wrapping modules (closed by bdev.c after destruct), else NULL */
+};
+
+/* The common head of a channel, likewise embedded. */
+struct bdev_channel {
+	struct bdev *bdev;
+	unsigned in_flight; /* kept by bdev.c */
+	struct bdev_io *queued, **queued_tail; /* submitted, not started */
+	struct bdev_channel *base; /* channel of the device below for wrapping modules, opened and closed by bdev.c */
+};
+
+struct bdev_module {
+	const char *name;
+	const char *usage; /* "size=SIZE" : shown in error messages */
+	size_t bdev_size, channel_size; /* sizeof the module's structures (both start with the common head), zeroed by bdev.c */
+	bool wraps; /* ARGS are followed by ":SPEC" of a device below, opened by bdev.c before construct and put in bdev->base */
+	/* args: the text between "MODULE:" and the next spec (or the end); sets size and alignment. */
+	int (*construct)(struct bdev *bdev, const char *args, struct bc_error *err);
+	void (*destruct)(struct bdev *bdev);
+	bool (*io_type_supported)(struct bdev *bdev, enum bdev_io_type type);
+	int (*get_channel)(struct bdev_channel *ch, unsigned depth); /* 0 or -errno */
+	void (*put_channel)(struct bdev_channel *ch);
+	void (*submit)(struct bdev_channel *ch, struct bdev_io *io); /* start (or stage) one I/O */
+	/* push out what submit() staged; reap; block until at least one of the channel's I/Os completes if `wait`. May be NULL for modules that
+	 * complete everything in submit(). */
+	void (*poll)(struct bdev_channel *ch, bool wait);
+	int (*rw_sync)(struct bdev_channel *ch, struct bdev_io *io); /* optional fast path for one READ/WRITE: -errno or 0 */
+	void (*get_identity)(struct bdev *bdev, struct bdev_identity *id); /* optional */
+	void (*dump_info)(struct bdev *bdev, FILE *out); /* optional */
+	struct bdev_module *next; /* kept by the registry */
+};
+
+/* Hands an I/O back; io->result is set to `result`. Called from submit() or poll() on the channel's thread. done() runs later, from
+ * bdev_poll(), so that a module never recurses into its caller. */
+void bdev_io_complete(struct bdev_channel *ch, struct bdev_io *io, int result);
+
+void bdev_module_register(struct bdev_module *module);
+
+#define BDEV_MODULE_REGISTER(m)                                     \
+	__attribute__((constructor)) static void register_##m(void) \
+	{                                                           \
+		bdev_module_register(&m);                           \
+	}
+
+#endif
