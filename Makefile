@@ -1,0 +1,73 @@
+# blkcache - build, test, install. `make help` lists the targets.
+#
+# Knobs: CONFIG=release|debug|asan|tsan  CC=...  PREFIX=/usr/local  DESTDIR=  V=1 (show commands)  J=N (parallel tests)
+
+CONFIG  ?= release
+BUILD   ?= build/$(CONFIG)
+PREFIX  ?= /usr/local
+CC      ?= gcc
+J       ?= $(shell nproc)
+VERSION := 0.1.0
+LAYERS  ?= util bdev buffer journal engine export control daemon
+
+PKGS      := fuse3 liburing sqlite3 jansson libisal
+CSTD      := -std=gnu17 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=314 -DBLKCACHE_VERSION='"$(VERSION)"'
+WARN      := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wno-missing-field-initializers
+OPT_release := -O2 -g -DNDEBUG
+OPT_debug   := -O0 -g3
+OPT_asan    := -O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined
+OPT_tsan    := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
+OPT       := $(OPT_$(CONFIG))
+CPPFLAGS_ := $(CSTD) -Iinclude -Isrc $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+CFLAGS_   := $(WARN) $(OPT) -pthread -fno-strict-aliasing $(CFLAGS)
+LIBS      := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -linih -lpthread -lm
+Q         := $(if $(V),,@)
+
+LIB_SRC  := $(foreach l,$(LAYERS),$(wildcard src/$(l)/*.c))
+LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
+CMD_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard cmd/*.c))
+LIB      := $(BUILD)/libblkcache.a
+BIN      := $(BUILD)/blkcache
+UNIT_SRC := $(wildcard tests/unit/test_*.c)
+UNIT     := $(UNIT_SRC:tests/unit/%.c=$(BUILD)/tests/%)
+HELPERS  := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(wildcard tests/tools/*.c))
+BENCHES  := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))
+WHOLE    := -Wl,--whole-archive $(LIB) -Wl,--no-whole-archive
+
+.PHONY: all help deps demo check check-unit check-cli asan tsan valgrind bench install uninstall format format-check lint clean
+.SECONDARY:
+all: $(BIN) ## build the program
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+deps: ## install the Debian packages that are missing (contrib/packages.debian)
+	$(Q)contrib/install-packages contrib/packages.debian
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CC    $<")
+	$(Q)$(CC) $(CPPFLAGS_) $(CFLAGS_) -MMD -MP -c $< -o $@
+
+$(LIB): $(LIB_OBJ)
+	$(if $(V),,@echo "  AR    $@")
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(BIN): $(CMD_OBJ) $(LIB)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(CC) $(OPT) $(LDFLAGS) -pthread $(CMD_OBJ) $(WHOLE) $(LIBS) -o $@
+
+$(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(LIB)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(CC) $(OPT) $(LDFLAGS) -pthread $< $(WHOLE) $(LIBS) -lcriterion -o $@
+
+$(BUILD)/tools/%: $(BUILD)/tests/tools/%.o $(LIB)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(OPT) $(LDFLAGS) -pthread $< $(WHOLE) $(LIBS) -o $@
+
+$(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(LIB)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(OPT) $(LDFLAGS) -pthread $< $(WHOLE) $(LIBS) -o $@
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
