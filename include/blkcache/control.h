@@ -22,8 +22,13 @@
 
 /* Sends `request` (stolen) to the daemon of cache folder `dir` and returns its final answer (to be json_decref'd), or NULL with *err: -ENOENT no such folder
  * or no cache in it, -ECONNREFUSED no daemon runs there (no socket, or one nobody listens on), -EPROTO. progress (may be NULL) gets each progress
- * object; nonzero from it closes the connection and returns NULL with -EINTR. A negative answer is not an error here. */
+ * object, and NULL a few times a second while nothing arrives; nonzero from it closes the connection and returns NULL with -EINTR. A
+ * negative answer is not an error here. */
 json_t *control_call(const char *dir, json_t *request, int (*progress)(json_t *progress, void *ctx), void *ctx, struct bc_error *err);
+
+/* The same for a command that ends the daemon: if the answer holds "ending": true, returns only when the daemon process has ended. */
+json_t *control_call_until_end(const char *dir, json_t *request, int (*progress)(json_t *progress, void *ctx), void *ctx,
+			       struct bc_error *err);
 
 /* ---- server (daemon) ---- */
 
@@ -38,7 +43,8 @@ struct control_handler {
 
 int control_server_start(const char *dir, const struct control_handler *handlers, size_t n, void *ctx, struct control_server **out,
 			 struct bc_error *err);
-/* Closes the socket, removes it, interrupts and joins running handlers. Not from a handler's thread. */
+/* Closes the socket, removes it, interrupts running handlers (control_client_gone() becomes true; their answers are still sent) and
+ * joins them. Not from a handler's thread. NULL is allowed. */
 void control_server_stop(struct control_server *s);
 
 void control_fail(struct control_request *req, int exit_code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
