@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * session.c - the life of an export: mounted, serving, ended.
+ *
+ * It ends when the last worker has left, which happens when the mount goes away (by export_stop or by anybody's umount)
+ * or when export_stop(force) sends them home. One thread may sit in export_wait while another calls export_stop;
+ * export_free comes after both. The mount is made last and the workers are started right after it: whoever looks at the
+ * mount point in between waits for their first answer.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "internal.h"
+#include "util/log.h"
+
+#define DEFAULT_THREADS 256
+#define DEFAULT_BACKGROUND 128
+#define RELEASE_GRACE_MS 2000 /* the kernel sends RELEASE some time after close(2) has returned */
+#define END_GRACE_MS 2000 /* after a umount, before a connection counts as held by another mount namespace */
+
+static void log_from_libfuse(enum fuse_log_level level, const char *fmt, va_list ap)
+{
+	char text[300];
+
+	vsnprintf(text, sizeof(text), fmt, ap);
+	text[strcspn(text, "\n")] = '\0';
+	log_msg(level <= FUSE_LOG_ERR ? LOG_LEVEL_ERROR : LOG_LEVEL_DEBUG, "%s", text);
+}
+
+static struct export *export_new(struct cache *c, const struct export_params *params)
+{
+	struct export *e = calloc(1, sizeof(*e));
+	pthread_condattr_t attr;
+
+	if (!e)
+		return NULL;
+	e->cache = c;
+	e->fd = -1;
+	e->max_workers = params && params->threads ? params->threads : DEFAULT_THREADS;
+	e->max_background = params && params->max_background ? params->max_background : DEFAULT_BACKGROUND;
+	nodes_init(&e->nodes);
+	pthread_mutex_init(&e->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&e->ended_cond, &attr);
+	pthread_condattr_destroy(&attr);
+	return e;
+}
+
+static int new_session(struct export *e, bool allow_other, struct bc_error *err)
+{
+	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+	int rc = 0;
+
+	fuse_set_log_func(log_from_libfuse);
+	/* These options matter to fusermount3 only; mount_direct() passes its own. */
+	if (fuse_opt_add_arg(&args, "blkcache") != 0 ||
+	    fuse_opt_add_arg(&args, "-ofsname=blkcache,subtype=blkcache") != 0 ||
+	    fuse_opt_add_arg(&args, "-odefault_permissions,nosuid,nodev") != 0 ||
+	    (allow_other && fuse_opt_add_arg(&args, "-oallow_other") != 0))
+		rc = -ENOMEM;
+	if (rc == 0)
+		e->session = fuse_session_new(&args, &export_ops, sizeof(export_ops), e);
+	fuse_opt_free_args(&args);
+	return e->session ? 0 : bc_fail(err, -ENOMEM, "cannot set up a FUSE session: out of memory");
+}
+
+static int do_mount(struct export *e, bool allow_other, struct bc_error *err)
+{
+	char by_fd[32];
+	int fd, rc = mount_direct(e->mountpoint, allow_other, &fd, err);
+
+	if (rc == 0) {
+		snprintf(by_fd, sizeof(by_fd), "/dev/fd/%d", fd);
+		if (fuse_session_mount(e->session, by_fd) != 0) {
+			close(fd);
+			mount_end(e->mountpoint, true, false, NULL);
+			return bc_fail(err, -EIO, "%s: libfuse refused its own device", e->mountpoint);
+		}
+	} else if (rc == -EPERM) {
+		if (fuse_session_mount(e->session, e->mountpoint) != 0)
+			return bc_fail(err, -EPERM,
+				       "%s: no permission to mount: run as root, or install fuse3 and use a folder of "
+				       "your own%s",
+				       e->mountpoint,
+				       allow_other ? " (allow_other needs user_allow_other in /etc/fuse.conf)" : "");
+		e->by_fusermount = true;
+	} else {
+		return rc;
+	}
+	e->fd = fuse_session_fd(e->session);
+	return 0;
+}
+
+/* The first answer to anybody waits for INIT; a stat of the mount proves that both work. */
+static int prove_ready(struct export *e, struct bc_error *err)
+{
+	struct statfs fs;
+	struct stat st;
+
+	if (stat(e->mountpoint, &st) != 0 || statfs(e->mountpoint, &fs) != 0)
+		return bc_fail(err, -errno, "%s: the new mount does not answer: %s", e->mountpoint, strerror(errno));
+	return 0;
+}
+
+int export_start(struct cache *c, const char *mountpoint, const struct export_params *params, struct export **out,
+		 struct bc_error *err)
+{
+	bool allow_other = params && params->allow_other;
+	struct export *e = export_new(c, params);
+	int rc;
+
+	if (!e)
+		return bc_fail(err, -ENOMEM, "%s: out of memory", mountpoint);
+	rc = mount_resolve(mountpoint, &e->mountpoint, err);
+	if (rc == 0)
+		rc = new_session(e, allow_other, err);
+	if (rc == 0)
+		rc = do_mount(e, allow_other, err);
+	if (rc != 0)
+		goto fail;
+	rc = workers_start(e, err);
+	if (rc == 0)
+		rc = prove_ready(e, err);
+	if (rc != 0) {
+		mount_end(e->mountpoint, true, e->by_fusermount, NULL);
+		workers_end(e);
+		goto fail;
+	}
+	*out = e;
+	return 0;
+fail:
+	export_free(e);
+	return rc;
+}
+
+void export_wait(struct export *e)
+{
+	workers_wait(e, 0);
+}
+
+static unsigned wait_for_releases(struct export *e)
+{
+	unsigned open_files = nodes_open_files(&e->nodes);
+
+	for (int ms = 0; open_files > 0 && ms < RELEASE_GRACE_MS && !workers_wait(e, 10); ms += 10)
+		open_files = nodes_open_files(&e->nodes);
+	return open_files;
+}
+
+int export_stop(struct export *e, bool force, struct bc_error *err)
+{
+	unsigned open_files;
+	int rc;
+
+	if (workers_ended(e))
+		return 0;
+	/* umount(2) would refuse too, but does not see files that are open through a copy of the mount in another
+	 * namespace. */
+	open_files = force ? 0 : wait_for_releases(e);
+	if (open_files > 0)
+		return bc_fail(err, -EBUSY,
+			       "%s: in use, %u file%s open: unmount file systems and detach loop devices on it first "
+			       "('losetup -l' and 'fuser -vm %s' show them)",
+			       e->mountpoint, open_files, open_files == 1 ? " is" : "s are", e->mountpoint);
+	rc = mount_end(e->mountpoint, force, e->by_fusermount, err);
+	if (rc != 0)
+		return rc;
+	if (force || !workers_wait(e, END_GRACE_MS))
+		workers_end(e);
+	return 0;
+}
+
+void export_free(struct export *e)
+{
+	if (!e)
+		return;
+	if (e->workers)
+		workers_end(e);
+	workers_join(e);
+	/* Closes /dev/fuse. Never fuse_session_unmount(): it unmounts by name whatever lies there by now. */
+	if (e->session)
+		fuse_session_destroy(e->session);
+	nodes_destroy(&e->nodes);
+	pthread_cond_destroy(&e->ended_cond);
+	pthread_mutex_destroy(&e->lock);
+	free(e->mountpoint);
+	free(e);
+}
+
+const char *export_mountpoint(const struct export *e)
+{
+	return e->mountpoint;
+}
