@@ -62,12 +62,38 @@ $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(LIB)
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(OPT) $(LDFLAGS) -pthread $< $(WHOLE) $(LIBS) -lcriterion -o $@
 
-$(BUILD)/tools/%: $(BUILD)/tests/tools/%.o $(LIB)
+# Test tools look at the program from outside and share no code with it.
+$(BUILD)/tools/%: $(BUILD)/tests/tools/%.o
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(OPT) $(LDFLAGS) -pthread $< $(WHOLE) $(LIBS) -o $@
+	$(Q)$(CC) $(OPT) $(LDFLAGS) -pthread $< -o $@
 
 $(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(OPT) $(LDFLAGS) -pthread $< $(WHOLE) $(LIBS) -o $@
+
+# ---- tests ----
+
+.PHONY: tests
+tests: $(BIN) $(UNIT) $(HELPERS) ## build the program, the unit tests and the test tools
+
+check: deps ## everything: install what is missing, build, run all tests; the last line has the totals
+	$(Q)$(MAKE) --no-print-directory tests
+	$(Q)BUILD=$(BUILD) J=$(J) tests/run
+
+check-unit: $(UNIT) ## unit tests only
+	$(Q)BUILD=$(BUILD) J=$(J) tests/run unit
+
+check-cli: $(BIN) $(HELPERS) ## black-box tests only (SOAK=N: N times as long)
+	$(Q)BUILD=$(BUILD) J=$(J) tests/run cli
+
+asan: ## all tests, built with the address and undefined-behaviour sanitizers
+	$(Q)$(MAKE) --no-print-directory check CONFIG=asan
+
+tsan: ## all tests, built with the thread sanitizer
+	$(Q)$(MAKE) --no-print-directory check CONFIG=tsan
+
+demo: deps ## show the main job from end to end (under two minutes, needs root)
+	$(Q)$(MAKE) --no-print-directory $(BIN)
+	$(Q)BLKCACHE=$(BIN) contrib/demo/demo.sh
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
