@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * lifecycle.c - from an empty process to a serving daemon and back. Owns `struct daemon` (states: state.h).
+ *
+ * Threads: the main thread starts everything, waits for the end of the mount, and takes everything down. A signal
+ * thread takes SIGTERM, SIGINT and (in the foreground) SIGHUP; all others block them. Control threads run the commands.
+ *
+ * Order of start: protect, cache (takes the lock, recovers), export, control socket, report. Each step is undone in
+ * reverse if a later one fails. Everything before cache_open() runs on one thread.
+ *
+ * Ends: `blkcache stop`; somebody's umount; a signal. A signal means "soon" (a machine going down): everything answered
+ * is made durable in the cache, but dirty data is not written to the backing device, as with `stop --no-flush`. If
+ * files are open, it waits up to BUSY_GRACE_S for them, then takes the mount from their owners; a second signal does so
+ * at once.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "blkcache/units.h"
+#include "daemon/state.h"
+
+#define BUSY_GRACE_S 10
+
+/* ---- states ---- */
+
+bool daemon_enter(struct daemon *d)
+{
+	bool ok;
+
+	pthread_mutex_lock(&d->lock);
+	ok = d->phase < PHASE_ENDING;
+	d->users += ok;
+	pthread_mutex_unlock(&d->lock);
+	return ok;
+}
+
+void daemon_leave(struct daemon *d)
+{
+	pthread_mutex_lock(&d->lock);
+	d->users--;
+	pthread_cond_broadcast(&d->cond);
+	pthread_mutex_unlock(&d->lock);
+}
+
+bool daemon_stop_begin(struct daemon *d)
+{
+	bool ok;
+
+	pthread_mutex_lock(&d->lock);
+	ok = d->phase == PHASE_RUNNING;
+	if (ok)
+		d->phase = PHASE_STOPPING;
+	pthread_mutex_unlock(&d->lock);
+	return ok;
+}
+
+bool daemon_stop_undo(struct daemon *d)
+{
+	bool ok;
+
+	pthread_mutex_lock(&d->lock);
+	ok = d->phase == PHASE_STOPPING;
+	if (ok)
+		d->phase = PHASE_RUNNING;
+	pthread_cond_broadcast(&d->cond);
+	pthread_mutex_unlock(&d->lock);
+	return ok;
+}
+
+void daemon_stop_finish(struct daemon *d)
+{
+	pthread_mutex_lock(&d->lock);
+	if (d->phase < PHASE_ENDING)
+		d->phase = PHASE_ENDING;
+	d->users--;
+	pthread_cond_broadcast(&d->cond);
+	while (d->phase != PHASE_CLOSED)
+		pthread_cond_wait(&d->cond, &d->lock);
+	pthread_mutex_unlock(&d->lock);
+}
+
+bool daemon_in_a_hurry(struct daemon *d)
+{
+	bool yes;
+
+	pthread_mutex_lock(&d->lock);
+	yes = d->hurry || d->phase >= PHASE_ENDING;
+	pthread_mutex_unlock(&d->lock);
+	return yes;
+}
+
+/*
+ * MNT_EXPIRE asks the kernel for what umount would ask: it fails with EBUSY if anybody uses the mount, and otherwise
+ * only marks it (EAGAIN). A mark that is there already would make it unmount: using the mount for a moment clears it,
+ * before and after. O_PATH makes no request to ourselves.
+ */
+int daemon_mount_busy(struct daemon *d, struct bc_error *err)
+{
+	const char *path = d->params->mountpoint;
+	int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC), busy;
+
+	if (fd < 0)
+		return 0; /* the mount has ended, or export_stop() will say what is wrong */
+	close(fd);
+	busy = umount2(path, MNT_EXPIRE | UMOUNT_NOFOLLOW) < 0 && errno == EBUSY;
+	fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (fd >= 0)
+		close(fd);
+	if (!busy)
+		return 0;
+	return bc_fail(err, -EBUSY,
+		       "%s: in use: unmount file systems, detach loop devices and close files on it first ('losetup "
+		       "-l' and 'fuser -vm %s' "
+		       "show them); nothing was stopped",
+		       path, path);
+}
+
+/* ---- systemd ---- */
+
+/* sd_notify(3) without its library: a datagram to $NOTIFY_SOCKET, if there is one. */
+static void notify_manager(const char *text)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	size_t len = path ? strlen(path) : 0;
+	int fd;
+
+	if (!len || len >= sizeof(addr.sun_path))
+		return;
+	memcpy(addr.sun_path, path, len);
+	if (addr.sun_path[0] == '@') /* the abstract name space */
+		addr.sun_path[0] = '\0';
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return;
+	if (sendto(fd, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&addr,
+		   (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)) < 0)
+		log_debug("%s: %s", path, strerror(errno));
+	close(fd);
+}
+
+/* ---- signals ---- */
+
+static void stop_signals(sigset_t *set, bool foreground)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGINT);
+	if (foreground)
+		sigaddset(set, SIGHUP); /* its terminal has gone; a detached daemon has none and ignores it */
+}
+
+/* STOPPING on behalf of a signal; false if there is nothing left to stop. A `stop` under way is asked to give up first.
+ */
+static bool claim_stop(struct daemon *d)
+{
+	bool ok;
+
+	pthread_mutex_lock(&d->lock);
+	d->hurry = true;
+	while (d->phase == PHASE_STOPPING)
+		pthread_cond_wait(&d->cond, &d->lock);
+	ok = d->phase == PHASE_RUNNING;
+	if (ok) {
+		d->phase = PHASE_STOPPING;
+		d->users++;
+	}
+	pthread_mutex_unlock(&d->lock);
+	return ok;
+}
+
+static void stop_by_signal(struct daemon *d, int sig, const sigset_t *set)
+{
+	struct bc_error err = { 0 };
+	bool force = false;
+	int ret;
+
+	if (!claim_stop(d))
+		return;
+	log_info("%s: ending after signal %d (%s)", d->params->dir, sig, strsignal(sig));
+	for (int tries = 0; (ret = export_stop(d->export, force, &err)) && !force; tries++) {
+		if (!tries)
+			log_warn("%s; waiting %d s, then the mount ends all the same", err.msg, BUSY_GRACE_S);
+		force = tries >= BUSY_GRACE_S || sigtimedwait(set, NULL, &(struct timespec){ .tv_sec = 1 }) > 0 ||
+			atomic_load(&d->quit);
+	}
+	if (!ret) {
+		daemon_leave(d);
+		return; /* the main thread sees the end of the mount */
+	}
+	log_error("cannot end: %s", err.msg);
+	pthread_mutex_lock(&d->lock);
+	d->hurry = false;
+	pthread_mutex_unlock(&d->lock);
+	daemon_stop_undo(d);
+	daemon_leave(d);
+}
+
+static void *signal_main(void *arg)
+{
+	struct daemon *d = arg;
+	sigset_t set;
+	int sig;
+
+	stop_signals(&set, d->params->foreground);
+	while (!sigwait(&set, &sig) && !atomic_load(&d->quit))
+		stop_by_signal(d, sig, &set);
+	return NULL;
+}
+
+static void end_signal_thread(struct daemon *d)
+{
+	atomic_store(&d->quit, true);
+	pthread_kill(d->signal_thread, SIGTERM);
+	pthread_join(d->signal_thread, NULL);
+}
+
+/* ---- start and end ---- */
+
+static int start_export(struct daemon *d, struct bc_error *err)
+{
+	const struct daemon_config *cfg = &d->params->config;
+	struct export_params params = { .threads = cfg->threads,
+					.max_background = cfg->max_background,
+					.allow_other = cfg->allow_other };
+
+	return export_start(d->cache, d->params->mountpoint, &params, &d->export, err);
+}
+
+/* Everything from the cache on; what was started when it fails is taken down by end_all(). */
+static int start_all(struct daemon *d, json_t **report, struct bc_error *err)
+{
+	struct cache_open_report opened;
+	int ret;
+
+	memset(&opened, 0, sizeof(opened));
+	ret = cache_open(d->params->dir, 0, &d->cache, &opened, err);
+	if (!ret)
+		ret = start_export(d, err);
+	if (ret)
+		return ret;
+	ret = -pthread_create(&d->signal_thread, NULL, signal_main, d);
+	if (ret) {
+		d->signal_thread = 0;
+		return bc_fail(err, ret, "cannot start a thread: %s", strerror(-ret));
+	}
+	ret = control_server_start(d->params->dir, daemon_handlers, daemon_nhandlers, d, &d->control, err);
+	if (ret)
+		return ret;
+	*report = daemon_status(d);
+	if (!*report || json_object_set_new(*report, "recovery", json_open_report(&opened)))
+		return bc_fail(err, -ENOMEM, "out of memory");
+	return 0;
+}
+
+/* The mount has ended, or never was. Waits for its last users, then closes. */
+static int end_all(struct daemon *d, struct bc_error *err)
+{
+	struct cache_info info;
+	int ret = 0;
+
+	pthread_mutex_lock(&d->lock);
+	if (d->phase < PHASE_ENDING)
+		d->phase = PHASE_ENDING;
+	while (d->users)
+		pthread_cond_wait(&d->cond, &d->lock);
+	pthread_mutex_unlock(&d->lock);
+	notify_manager("STOPPING=1");
+	if (d->signal_thread)
+		end_signal_thread(d);
+	export_free(d->export);
+	memset(&info, 0, sizeof(info));
+	if (d->cache) {
+		cache_get_info(d->cache, &info);
+		ret = cache_close(d->cache, &d->close_err);
+	}
+
+	pthread_mutex_lock(&d->lock);
+	d->dirty_left = info.dirty_bytes;
+	d->phase = PHASE_CLOSED;
+	pthread_cond_broadcast(&d->cond);
+	pthread_mutex_unlock(&d->lock);
+	control_server_stop(d->control); /* delivers the answer to `stop` */
+	if (ret && err && !err->code)
+		*err = d->close_err;
+	return ret;
+}
+
+static void log_end(struct daemon *d, int ret)
+{
+	char size[32];
+
+	if (ret)
+		log_error("%s: not closed in order: %s", d->params->dir, d->close_err.msg);
+	else if (d->dirty_left)
+		log_info("%s: ended; %s of dirty data stay in the cache until it is loaded and flushed", d->params->dir,
+			 units_format_size(size, sizeof(size), d->dirty_left));
+	else
+		log_info("%s: ended", d->params->dir);
+}
+
+int daemon_run(const struct daemon_params *params, int (*ready)(json_t *report, void *ctx), void *ctx,
+	       struct bc_error *err)
+{
+	struct daemon d = { .params = params };
+	json_t *report = NULL;
+	sigset_t set;
+	int ret, end;
+
+	pthread_mutex_init(&d.lock, NULL);
+	pthread_cond_init(&d.cond, NULL);
+	log_set_level(params->config.log_level);
+	signal(SIGPIPE, SIG_IGN);
+	if (!params->foreground)
+		signal(SIGHUP, SIG_IGN);
+	stop_signals(&set, params->foreground);
+	pthread_sigmask(SIG_BLOCK, &set, NULL); /* every thread from here on inherits it */
+	protect_process();
+
+	ret = start_all(&d, &report, err);
+	if (!ret && ready(report, ctx))
+		ret = bc_fail(err, -EINTR, "nobody waits for the daemon any more; it ended again");
+	json_decref(report);
+	if (!ret) {
+		log_info("%s: serving at %s", params->dir, params->mountpoint);
+		notify_manager("READY=1");
+		export_wait(d.export);
+	} else if (d.export) {
+		export_stop(d.export, true, NULL);
+	}
+	end = end_all(&d, ret ? NULL : err);
+	if (!ret)
+		log_end(&d, end);
+	pthread_cond_destroy(&d.cond);
+	pthread_mutex_destroy(&d.lock);
+	return ret ? ret : end;
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * protect.c - makes this process fit to serve pages of its own machine. Called once, while one thread exists:
+ * IO_FLUSHER is inherited by threads that are made later, not given to those that exist.
+ *
+ * A loop device or a swap file on a volume makes the kernel write back dirty pages *through* this process to gain
+ * memory. If the process then waits for memory itself (a page of its own text swapped out, an allocation that waits for
+ * write-back), nobody goes on. So its memory is locked, its allocations do not wait for write-back, and the OOM killer
+ * takes others.
+ *
+ * All of it is best effort: a container often forbids some. A daemon without it works, it is only less safe under
+ * memory pressure.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "daemon/daemon.h"
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+#define WANTED_FILES 65536 /* a channel per device and worker, each a descriptor or two */
+
+static void lock_memory(void)
+{
+	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
+
+	setrlimit(RLIMIT_MEMLOCK, &unlimited); /* matters where CAP_IPC_LOCK is missing and CAP_SYS_RESOURCE is not */
+	/* ONFAULT: thread stacks and arenas are mostly untouched; locking them whole would cost hundreds of MiB. */
+	if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0)
+		log_warn("cannot lock the daemon's memory (%s): a volume used for swap or through a loop device may "
+			 "hang when memory is "
+			 "short; raise 'ulimit -l' or run as root",
+			 strerror(errno));
+}
+
+static void raise_open_files(void)
+{
+	struct rlimit r;
+
+	if (getrlimit(RLIMIT_NOFILE, &r) < 0 || r.rlim_cur >= WANTED_FILES)
+		return;
+	r.rlim_cur = WANTED_FILES;
+	if (r.rlim_max != RLIM_INFINITY && r.rlim_max < WANTED_FILES) {
+		struct rlimit more = { WANTED_FILES, WANTED_FILES };
+
+		if (!setrlimit(RLIMIT_NOFILE, &more))
+			return;
+		r.rlim_cur = r.rlim_max;
+	}
+	if (setrlimit(RLIMIT_NOFILE, &r) < 0)
+		log_debug("cannot raise the limit of open files: %s", strerror(errno));
+}
+
+/* The lowest score that is allowed: -1000 takes privilege, what we have is kept otherwise. */
+static void avoid_oom_killer(void)
+{
+	static const char *const scores[] = { "-1000", "-999", "-500", "0" };
+	int fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC), old = 0;
+	char now[16] = "";
+	bool set = false;
+
+	if (fd < 0)
+		return;
+	if (read(fd, now, sizeof(now) - 1) > 0)
+		sscanf(now, "%d", &old);
+	for (size_t i = 0; i < sizeof(scores) / sizeof(scores[0]) && !set; i++) {
+		int score = 0;
+
+		sscanf(scores[i], "%d", &score);
+		set = score >= old || pwrite(fd, scores[i], strlen(scores[i]), 0) > 0;
+	}
+	if (!set)
+		log_debug("cannot lower oom_score_adj: %s", strerror(errno));
+	close(fd);
+}
+
+void protect_process(void)
+{
+	raise_open_files();
+	avoid_oom_killer();
+	if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) < 0)
+		log_debug("cannot become an I/O flusher: %s", strerror(errno));
+	lock_memory();
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * state.h - the running daemon, shared by lifecycle.c (main and signal thread) and handlers.c (control threads).
+ *
+ *     RUNNING  -> STOPPING  a `stop` command or a signal has begun; volumes still work
+ *     STOPPING -> RUNNING   it was refused, failed or was interrupted: nothing has ended
+ *     RUNNING, STOPPING -> ENDING  the mount has ended, by us or by somebody's umount. No way back; commands are
+ * refused ENDING   -> CLOSED    the cache is closed (main thread, once nobody uses it any more)
+ */
+#ifndef DAEMON_STATE_H
+#define DAEMON_STATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "blkcache/control.h"
+#include "daemon/daemon.h"
+
+enum daemon_phase { PHASE_RUNNING, PHASE_STOPPING, PHASE_ENDING, PHASE_CLOSED };
+
+/* A write-back under way, on the stack of the thread that runs it. */
+struct flush_job {
+	unsigned volume; /* id; 0: all */
+	struct flush_job *next;
+};
+
+struct daemon {
+	const struct daemon_params *params;
+	struct cache *cache;
+	struct export *export;
+	struct control_server *control;
+	pthread_t signal_thread;
+	atomic_bool quit; /* the signal thread is to end */
+
+	pthread_mutex_t lock; /* guards what follows; a leaf: never held across a call into another layer */
+	pthread_cond_t cond; /* phase or users changed */
+	enum daemon_phase phase;
+	unsigned users; /* threads that use cache and export; both are freed only at 0 */
+	bool hurry; /* a signal asked for the end: flushes give up */
+	struct flush_job *jobs;
+	uint64_t dirty_left; /* bytes; valid from CLOSED on, like the next */
+	struct bc_error close_err; /* code 0: closed in order */
+};
+
+/* false: the daemon is ending, do not touch cache or export. */
+bool daemon_enter(struct daemon *d);
+void daemon_leave(struct daemon *d);
+
+/* RUNNING -> STOPPING, or false if a stop is under way. The caller has entered. */
+bool daemon_stop_begin(struct daemon *d);
+/* Back to RUNNING; false if somebody's umount has ended it meanwhile. */
+bool daemon_stop_undo(struct daemon *d);
+/* The mount has ended: leaves, and waits until the cache is closed. */
+void daemon_stop_finish(struct daemon *d);
+
+/* Is a signal waiting for the end, or is it under way? What takes long looks here. */
+bool daemon_in_a_hurry(struct daemon *d);
+
+/* -EBUSY with a message if somebody uses the mount; 0 too where we are not allowed to know. Disturbs nobody. */
+int daemon_mount_busy(struct daemon *d, struct bc_error *err);
+
+/* handlers.c */
+extern const struct control_handler daemon_handlers[];
+extern const size_t daemon_nhandlers;
+json_t *daemon_status(struct daemon *d);
+
+#endif
