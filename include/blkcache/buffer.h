@@ -115,6 +115,10 @@ void buffer_write_dirty_async(struct buffer_client *c);
 /* Writes everything that is dirty at the time of the call and waits for it; buffers dirtied later are not waited for. 0 or the first
  * write error since the last call. Does not flush the device. */
 int buffer_write_dirty(struct buffer_client *c);
+/* The same, but if nobody is writing now, the calling thread does it itself on its channel: no wake-up and no waiting for the writer thread. For
+ * fsync, where few buffers are dirty. (A client with a write_cb always writes on its writer thread.) The caller must not have
+ * stabilized a buffer: it would wait for itself; nor may anything else be in flight on ch that submits to ch when done. */
+int buffer_write_dirty_on(struct buffer_client *c, struct bdev_channel *ch);
 /* Flushes the device on the caller's channel. */
 int buffer_issue_flush(struct buffer_client *c, struct bdev_channel *ch);
 

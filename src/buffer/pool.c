@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * pool.c - the memory of a pool, and who gets which frame: free stack, clock, reserves, the queue of waiters.
+ *
+ * Everything here runs under pool->lock (functions named pool_* take it unless said otherwise); group locks are taken
+ * inside it, never around it. Free frames are counted, not searched; a frame that a waiter could use comes here by
+ * pool_give_back or pool_offer.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "blkcache/units.h"
+#include "buffer/internal.h"
+
+#define HUGE_PAGE (2u << 20)
+#define MIN_FRAMES 64u /* fewer, and a quarter of the pool is no longer a useful request */
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+void *map_memory(size_t len)
+{
+	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static void unmap(void *p, size_t len)
+{
+	if (p)
+		munmap(p, len);
+}
+
+/* Takes the pages now: a cache under a loop device cannot wait for memory while the kernel waits for it to write. */
+static int populate(void *p, size_t len)
+{
+	if (madvise(p, len, MADV_POPULATE_WRITE) == 0)
+		return 0;
+	if (errno != EINVAL) /* EINVAL: kernel before 5.14 */
+		return -ENOMEM;
+	for (size_t i = 0; i < len; i += 4096)
+		((volatile char *)p)[i] = 0;
+	return 0;
+}
+
+static int frames_map(struct buffer_pool *pool, size_t bytes, struct bc_error *err)
+{
+	char text[32];
+	char *base;
+
+	units_format_size(text, sizeof(text), bytes);
+	pool->data_len = bytes + HUGE_PAGE;
+	pool->desc_len = (size_t)pool->frames * sizeof(struct buffer);
+	pool->free_len = (size_t)pool->frames * sizeof(uint32_t);
+	if (bytes / (uint64_t)sysconf(_SC_PAGESIZE) > (uint64_t)sysconf(_SC_PHYS_PAGES))
+		return bc_fail(err, -ENOMEM, "%s of RAM buffers are more than this machine has: give less memory",
+			       text);
+	pool->data_map = map_memory(pool->data_len);
+	pool->desc_map = map_memory(pool->desc_len);
+	pool->free_map = map_memory(pool->free_len);
+	if (!pool->data_map || !pool->desc_map || !pool->free_map)
+		return bc_fail(err, -ENOMEM, "no memory for %s of RAM buffers: give less memory", text);
+	base = (char *)(((uintptr_t)pool->data_map + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1));
+	madvise(base, bytes, MADV_HUGEPAGE);
+	if (populate(base, bytes) || populate(pool->desc_map, pool->desc_len) ||
+	    populate(pool->free_map, pool->free_len))
+		return bc_fail(err, -ENOMEM, "no memory for %s of RAM buffers: give less memory", text);
+	pool->desc = pool->desc_map;
+	pool->free = pool->free_map;
+	for (uint32_t i = 0; i < pool->frames; i++) {
+		pool->desc[i].data = base + ((size_t)i << pool->block_shift);
+		pool->desc[i].index = i;
+		pool->desc[i].next = NIL;
+		atomic_init(&pool->desc[i].block, UINT64_MAX);
+		pool->free[i] =
+			pool->frames - 1 - i; /* the lowest on top: neighbours in memory are given out together */
+	}
+	pool->nfree = pool->frames;
+	atomic_init(&pool->memory, sizeof(*pool) + bytes + pool->desc_len + pool->free_len);
+	return 0;
+}
+
+int buffer_pool_create(const struct buffer_pool_params *params, struct buffer_pool **out, struct bc_error *err)
+{
+	uint32_t bs = params->block_size;
+	unsigned percent = params->dirty_percent ? params->dirty_percent : 50;
+	uint64_t frames;
+	struct buffer_pool *pool;
+	int rc;
+
+	if (bs < 512 || bs > 65536 || (bs & (bs - 1)))
+		return bc_fail(err, -EINVAL, "buffer block size %u: must be a power of two from 512 to 65536", bs);
+	frames = params->memory / bs;
+	if (frames < MIN_FRAMES || frames > INT32_MAX)
+		return bc_fail(err, -EINVAL, "%llu bytes of RAM buffers: must hold %u to %d blocks of %u bytes",
+			       (unsigned long long)params->memory, MIN_FRAMES, INT32_MAX, bs);
+	if (percent > 100)
+		return bc_fail(err, -EINVAL, "dirty share of %u %%: must be at most 100", percent);
+	pool = aligned_alloc(64, (sizeof(*pool) + 63) & ~(size_t)63);
+	if (!pool)
+		return bc_fail(err, -ENOMEM, "no memory for a buffer pool");
+	memset(pool, 0, sizeof(*pool));
+	pool->frames = (uint32_t)frames;
+	pool->block_size = bs;
+	pool->block_shift = (unsigned)__builtin_ctz(bs);
+	pool->dirty_limit = (uint32_t)(frames * percent / 100);
+	pool->wait_tail = &pool->wait_head;
+	pthread_mutex_init(&pool->lock, NULL);
+	rc = frames_map(pool, frames << pool->block_shift, err);
+	if (!rc && params->lock_memory &&
+	    (mlock(pool->data_map, pool->data_len) || mlock(pool->desc_map, pool->desc_len))) {
+		rc = bc_fail(err, -errno,
+			     "cannot lock %llu bytes of RAM buffers in memory: %s; raise the limit (ulimit -l) or do "
+			     "not lock",
+			     (unsigned long long)(pool->data_len + pool->desc_len), strerror(errno));
+	}
+	if (rc) {
+		buffer_pool_destroy(pool);
+		return rc;
+	}
+	*out = pool;
+	return 0;
+}
+
+void buffer_pool_destroy(struct buffer_pool *pool)
+{
+	if (!pool)
+		return;
+	unmap(pool->data_map, pool->data_len);
+	unmap(pool->desc_map, pool->desc_len);
+	unmap(pool->free_map, pool->free_len);
+	pthread_mutex_destroy(&pool->lock);
+	free(pool);
+}
+
+uint64_t buffer_pool_memory(const struct buffer_pool *pool)
+{
+	return atomic_load(&pool->memory);
+}
+
+static uint32_t deficit(const struct buffer_client *c)
+{
+	return c->params.reserved > c->frames ? c->params.reserved - c->frames : 0;
+}
+
+/* Free frames that must stay for the reserves of clients other than c (NULL: of all). */
+static uint32_t kept_free(const struct buffer_pool *pool, const struct buffer_client *c)
+{
+	uint32_t sum = 0;
+
+	for (unsigned i = 0; i < MAX_CLIENTS && pool->nclients > (c != NULL); i++) {
+		if (pool->clients[i] && pool->clients[i] != c)
+			sum += deficit(pool->clients[i]);
+	}
+	return sum;
+}
+
+static uint32_t available(const struct buffer_pool *pool, const struct buffer_client *c)
+{
+	uint32_t kept = kept_free(pool, c);
+
+	return pool->nfree > kept ? pool->nfree - kept : 0;
+}
+
+/* Makes a frame free if it is clean and unpinned. */
+static bool evict(struct buffer_pool *pool, struct buffer *b)
+{
+	uint64_t block = buffer_block_relaxed(b), s;
+	struct buffer_client *c = b->client;
+	struct group *g = group_of(c, block);
+	bool done;
+
+	group_lock(g);
+	s = atomic_load(&b->state);
+	/* its block may have changed before we had the lock of what was its group */
+	done = state_evictable(s) && buffer_block_relaxed(b) == block &&
+	       atomic_compare_exchange_strong(&b->state, &s, 0);
+	if (done)
+		__chain_unlink(c, b);
+	group_unlock(g);
+	if (!done)
+		return false;
+	c->frames--;
+	pool->free[pool->nfree++] = b->index;
+	atomic_fetch_add_explicit(&c->evictions, 1, memory_order_relaxed);
+	return true;
+}
+
+/* May a frame of `victim` serve `c`? Sharing: above its fair share; without: whatever is not another's reserve. */
+static bool may_evict(const struct buffer_pool *pool, const struct buffer_client *victim, const struct buffer_client *c,
+		      bool sharing)
+{
+	uint32_t fair = pool->frames / pool->nclients;
+
+	if (!sharing)
+		return victim == c || victim->frames > victim->params.reserved;
+	if (victim == c)
+		return c->frames >= fair;
+	return victim->frames > fair && victim->frames > victim->params.reserved;
+}
+
+/* The clock: moves up to `want` clean unpinned frames to the free stack. */
+static void reclaim(struct buffer_pool *pool, struct buffer_client *c, uint64_t want)
+{
+	for (int sharing = pool->nclients > 1; sharing >= 0 && want; sharing--) {
+		/* two rounds: the first may only clear REF */
+		for (uint64_t step = 2 * (uint64_t)pool->frames; step && want; step--) {
+			struct buffer *b = &pool->desc[pool->hand];
+			uint64_t s = atomic_load_explicit(&b->state, memory_order_seq_cst);
+
+			pool->hand = pool->hand + 1 == pool->frames ? 0 : pool->hand + 1;
+			if (!state_evictable(s) || !may_evict(pool, b->client, c, sharing))
+				continue;
+			if (s & ST_REF)
+				atomic_fetch_and_explicit(&b->state, ~ST_REF, memory_order_relaxed);
+			else if (evict(pool, b))
+				want--;
+		}
+	}
+}
+
+static uint64_t shortage(const struct buffer_pool *pool)
+{
+	uint64_t want = pool->needed + kept_free(pool, NULL);
+
+	return want > pool->nfree ? want - pool->nfree : 0;
+}
+
+int pool_join(struct buffer_pool *pool, struct buffer_client *c, struct bc_error *err)
+{
+	uint64_t reserved;
+	unsigned i = 0;
+	int rc = 0;
+
+	pthread_mutex_lock(&pool->lock);
+	reserved = (uint64_t)pool->reserved + c->params.reserved;
+	while (i < MAX_CLIENTS && pool->clients[i])
+		i++;
+	if (i == MAX_CLIENTS) {
+		rc = bc_fail(err, -EMFILE, "a buffer pool serves at most %d devices", MAX_CLIENTS);
+		goto out;
+	}
+	/* the largest request allowed is a quarter of the pool: it must be possible to meet it */
+	if (reserved > pool->frames / 4 * 3) {
+		rc = bc_fail(err, -ENOSPC,
+			     "%u reserved buffers for %s: of the pool's %u three quarters can be reserved in all",
+			     c->params.reserved, bdev_spec(c->bdev), pool->frames);
+		goto out;
+	}
+	pool->clients[i] = c;
+	pool->nclients++;
+	reclaim(pool, c, shortage(pool));
+	if (shortage(pool) && c->params.reserved) {
+		pool->clients[i] = NULL;
+		pool->nclients--;
+		rc = bc_fail(err, -EBUSY,
+			     "%u reserved buffers for %s: too many are dirty or in use now, write them first",
+			     c->params.reserved, bdev_spec(c->bdev));
+		goto out;
+	}
+	pool->reserved = (uint32_t)reserved;
+	c->id = i + 1;
+	atomic_fetch_add(&pool->memory, sizeof(*c) + c->mem_len);
+out:
+	pthread_mutex_unlock(&pool->lock);
+	return rc;
+}
+
+void pool_leave(struct buffer_pool *pool, struct buffer_client *c)
+{
+	pthread_mutex_lock(&pool->lock);
+	pool->clients[c->id - 1] = NULL;
+	pool->nclients--;
+	pool->reserved -= c->params.reserved;
+	atomic_fetch_sub(&pool->memory, sizeof(*c) + c->mem_len);
+	pool_serve(pool);
+	pthread_mutex_unlock(&pool->lock);
+}
+
+static int take(struct buffer_pool *pool, struct buffer_client *c, struct buffer **out, unsigned n)
+{
+	if (available(pool, c) < n)
+		return -EAGAIN;
+	for (unsigned i = 0; i < n; i++) {
+		struct buffer *b = &pool->desc[pool->free[--pool->nfree]];
+
+		b->client = c;
+		atomic_store_explicit(&b->block, UINT64_MAX, memory_order_relaxed);
+		atomic_store(&b->state, (uint64_t)c->id << ST_CLIENT_SHIFT | 1);
+		out[i] = b;
+	}
+	c->frames += n;
+	return 0;
+}
+
+static bool within_reserve(const struct buffer_client *c, unsigned n)
+{
+	return c->frames + n <= c->params.reserved;
+}
+
+static void finish_waiter(struct buffer_pool *pool, struct waiter **link, int result)
+{
+	struct waiter *w = *link;
+
+	*link = w->next;
+	if (!w->next)
+		pool->wait_tail = link;
+	w->result = result;
+	w->client->waiting--;
+	pool->needed -= w->n;
+	atomic_fetch_sub(&pool->nwaiters, 1);
+	pthread_cond_signal(&w->cond);
+}
+
+/* In order: who is not served blocks who comes later, except for a client's own reserve. */
+void pool_serve(struct buffer_pool *pool)
+{
+	bool blocked = false;
+
+	for (struct waiter **link = &pool->wait_head; *link;) {
+		struct waiter *w = *link;
+
+		if ((!blocked || within_reserve(w->client, w->n)) && take(pool, w->client, w->out, w->n) == 0) {
+			finish_waiter(pool, link, 0);
+			continue;
+		}
+		blocked = true;
+		link = &w->next;
+	}
+}
+
+static int wait_for_frames(struct buffer_pool *pool, struct buffer_client *c, struct buffer **out, unsigned n)
+{
+	struct waiter w = { .client = c, .out = out, .n = n, .result = -EINPROGRESS, .cond = PTHREAD_COND_INITIALIZER };
+	/* a waiter before us has found nothing, and what became clean since was handed over: no use in searching again
+	 */
+	bool search = pool->nclients > 1 || !shortage(pool) || !pool->wait_head;
+
+	*pool->wait_tail = &w;
+	pool->wait_tail = &w.next;
+	pool->needed += n;
+	c->waiting++;
+	atomic_fetch_add(&pool->nwaiters, 1); /* before the search: pairs with release_one() */
+	if (search)
+		reclaim(pool, c, shortage(pool));
+	pool_serve(pool);
+	for (unsigned i = 0; i < MAX_CLIENTS && w.result == -EINPROGRESS; i++) {
+		if (pool->clients[i] && atomic_load(&pool->clients[i]->dirty) > 0)
+			writer_kick(pool->clients[i]);
+	}
+	while (w.result == -EINPROGRESS)
+		pthread_cond_wait(&w.cond, &pool->lock);
+	pthread_cond_destroy(&w.cond);
+	return w.result;
+}
+
+int buffer_alloc(struct buffer_client *c, struct buffer **out, unsigned n, bool wait)
+{
+	struct buffer_pool *pool = c->pool;
+	int rc = -EAGAIN;
+
+	if (n > pool->frames / 4)
+		return -EINVAL;
+	pthread_mutex_lock(&pool->lock);
+	if (!pool->wait_head || within_reserve(c, n)) { /* else it is the waiters' turn */
+		uint32_t have = available(pool, c);
+
+		if (have < n)
+			reclaim(pool, c, n - have);
+		rc = take(pool, c, out, n);
+	}
+	if (rc == -EAGAIN && wait)
+		rc = wait_for_frames(pool, c, out, n);
+	pthread_mutex_unlock(&pool->lock);
+	for (unsigned i = 0; !rc && c->params.alloc_cb && i < n; i++)
+		c->params.alloc_cb(out[i], c->params.ctx);
+	return rc;
+}
+
+void pool_give_back(struct buffer_pool *pool, const uint32_t *frames, unsigned n)
+{
+	pthread_mutex_lock(&pool->lock);
+	for (unsigned i = 0; i < n; i++) {
+		struct buffer *b = &pool->desc[frames[i]];
+
+		b->client->frames--;
+		atomic_store(&b->state, 0);
+		pool->free[pool->nfree++] = frames[i];
+	}
+	if (pool->wait_head)
+		pool_serve(pool);
+	pthread_mutex_unlock(&pool->lock);
+}
+
+void pool_offer(struct buffer_pool *pool, const uint32_t *frames, unsigned n)
+{
+	pthread_mutex_lock(&pool->lock);
+	for (unsigned i = 0; i < n && shortage(pool); i++) {
+		struct buffer *b = &pool->desc[frames[i]];
+
+		/* by now it may be anything, and any client's */
+		if (state_evictable(atomic_load(&b->state)) &&
+		    (b->client->waiting || b->client->frames > b->client->params.reserved))
+			evict(pool, b);
+	}
+	if (pool->wait_head)
+		pool_serve(pool);
+	pthread_mutex_unlock(&pool->lock);
+}
+
+/*
+ * A round of c ended. If it wrote nothing because of errors, and so it is for all clients that have dirty frames, the
+ * waiters might wait for ever: they get -EIO. (Should a pinned frame have come free for them later, so be it: the
+ * device is failing.)
+ */
+void pool_client_round(struct buffer_client *c, bool stuck)
+{
+	struct buffer_pool *pool = c->pool;
+
+	pthread_mutex_lock(&pool->lock);
+	c->stuck = stuck;
+	for (unsigned i = 0; stuck && i < MAX_CLIENTS; i++) {
+		if (pool->clients[i] && !pool->clients[i]->stuck && atomic_load(&pool->clients[i]->dirty) > 0)
+			stuck = false;
+	}
+	while (stuck && pool->wait_head)
+		finish_waiter(pool, &pool->wait_head, -EIO);
+	pthread_mutex_unlock(&pool->lock);
+}
