@@ -1,0 +1,608 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * db.c - the journal's SQLite connection: opening, closing, transactions, errors.
+ *
+ * One connection, SQLITE_OPEN_NOMUTEX, under the journal's own `lock`. locking_mode=EXCLUSIVE is set before anything is
+ * read: the wal-index then lives in this process's memory, no -shm file exists, and a second opener, in this process or
+ * another, gets -EBUSY. Nobody else may ever open the file: two connections on one WAL are what SQLite 3.40 can
+ * corrupt.
+ *
+ * Durability: synchronous=FULL syncs the WAL at every commit. The WAL keeps its size (journal_size_limit=-1) and is
+ * restarted from its beginning by the first commit after a complete checkpoint: overwriting allocated blocks is the
+ * fastest commit there is. It is removed at a clean close, so that a stopped cache is one file with nothing beside it
+ * that could be lost or mixed up; opening writes WAL_RESERVE zeros again.
+ *
+ * Failure (P6): after a failed commit it is unknown what of it reached the disk, and the kernel may have forgotten
+ * dirty pages that a second fsync would then wrongly call durable. So the journal is failed for good: nothing is
+ * written any more, not even the checkpoint at close. What is on the disk is what recovery will read.
+ */
+#include "journal/db.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/log.h"
+
+const char *journal_vfs_name;
+
+static const char *const stmt_sql[STMT_COUNT] = {
+	[STMT_BEGIN] = "BEGIN IMMEDIATE",
+	[STMT_COMMIT] = "COMMIT",
+	[STMT_EPOCH_PUT] = "INSERT INTO epoch(id, body) VALUES(?1, ?2)",
+	[STMT_EPOCH_IDS] = "SELECT id FROM epoch ORDER BY id",
+	[STMT_EPOCH_DELETE_UPTO] = "DELETE FROM epoch WHERE id <= ?1",
+	[STMT_EPOCH_DELETE_FROM] = "DELETE FROM epoch WHERE id >= ?1",
+	[STMT_STATE_GET] = "SELECT durable_upto, folded_upto, last_id, crc FROM state WHERE one = 1",
+	[STMT_STATE_PUT] = "UPDATE state SET durable_upto = ?1, folded_upto = ?2, last_id = ?3, crc = ?4 WHERE one = 1",
+	[STMT_SNAPSHOT_ALL] = "SELECT row, body FROM snapshot ORDER BY row",
+	[STMT_DISCARD_ALL] = "SELECT id, body FROM discard ORDER BY id",
+	[STMT_DISCARD_PUT] = "INSERT OR REPLACE INTO discard(id, body) VALUES(?1, ?2)",
+	[STMT_DISCARD_DELETE] = "DELETE FROM discard WHERE id = ?1",
+	[STMT_VOLUME_ALL] = "SELECT id, body FROM volume ORDER BY id",
+	[STMT_VOLUME_PUT] = "INSERT OR REPLACE INTO volume(id, body) VALUES(?1, ?2)",
+	[STMT_VOLUME_DELETE] = "DELETE FROM volume WHERE id = ?1",
+	[STMT_SETTING_ALL] = "SELECT key, value, crc FROM setting ORDER BY key",
+	[STMT_SETTING_PUT] = "INSERT OR REPLACE INTO setting(key, value, crc) VALUES(?1, ?2, ?3)",
+	[STMT_MARK_ALL] = "SELECT key, crc FROM mark ORDER BY key",
+	[STMT_MARK_PUT] = "INSERT OR IGNORE INTO mark(key, crc) VALUES(?1, ?2)",
+	[STMT_MARK_DELETE] = "DELETE FROM mark WHERE key = ?1",
+	[STMT_MARK_DELETE_VOLUME] = "DELETE FROM mark WHERE key >= ?1 << 32 AND key < (?1 + 1) << 32",
+};
+
+const char jdb_schema[] = "CREATE TABLE geometry(one INTEGER PRIMARY KEY, body BLOB);"
+			  "CREATE TABLE state(one INTEGER PRIMARY KEY, durable_upto, folded_upto, last_id, crc);"
+			  "CREATE TABLE volume(id INTEGER PRIMARY KEY, body BLOB);"
+			  "CREATE TABLE setting(key TEXT PRIMARY KEY, value TEXT, crc INTEGER) WITHOUT ROWID;"
+			  "CREATE TABLE mark(key INTEGER PRIMARY KEY, crc INTEGER);"
+			  "CREATE TABLE epoch(id INTEGER PRIMARY KEY, body BLOB);"
+			  "CREATE TABLE snapshot(row INTEGER PRIMARY KEY, body BLOB);"
+			  "CREATE TABLE discard(id INTEGER PRIMARY KEY, body BLOB);";
+
+/* ---- errors ---- */
+
+int jdb_errno(sqlite3 *db, int rc)
+{
+	int os = db ? sqlite3_system_errno(db) : 0;
+
+	switch (rc & 0xff) {
+	case SQLITE_OK:
+	case SQLITE_ROW:
+	case SQLITE_DONE:
+		return 0;
+	case SQLITE_FULL:
+		return -ENOSPC;
+	case SQLITE_BUSY:
+	case SQLITE_LOCKED:
+		return -EBUSY;
+	case SQLITE_NOMEM:
+		return -ENOMEM;
+	case SQLITE_NOTADB:
+	case SQLITE_CORRUPT:
+	case SQLITE_ERROR: /* a table or column that is not there */
+	case SQLITE_FORMAT:
+		return -EUCLEAN;
+	case SQLITE_READONLY:
+		return -EROFS;
+	case SQLITE_PERM:
+	case SQLITE_AUTH:
+		return -EACCES;
+	case SQLITE_CANTOPEN:
+		return os ? -os : -EACCES;
+	case SQLITE_TOOBIG:
+		return -E2BIG;
+	case SQLITE_IOERR:
+		return os == ENOSPC || os == EDQUOT ? -ENOSPC : -EIO;
+	default:
+		return -EIO;
+	}
+}
+
+int jdb_fail(struct journal *j, int rc, const char *what, struct bc_error *err)
+{
+	int code = jdb_errno(j->db, rc);
+	const char *why = j->db ? sqlite3_errmsg(j->db) : sqlite3_errstr(rc);
+
+	switch (code) {
+	case -EBUSY:
+		return bc_fail(err, code, "%s: in use by another process; stop it first", j->path);
+	case -ENOSPC:
+		return bc_fail(err, code, "%s: %s: no space left on the disk; free some", j->path, what);
+	case -EUCLEAN:
+		return bc_fail(err, code, "%s: %s: the journal is damaged (%s)", j->path, what, why);
+	default:
+		return bc_fail(err, code, "%s: %s: %s", j->path, what, why);
+	}
+}
+
+int jdb_damaged(struct journal *j, struct bc_error *err, const char *fmt, ...)
+{
+	char what[300];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(what, sizeof(what), fmt, ap);
+	va_end(ap);
+	return bc_fail(err, -EUCLEAN, "%s: the journal is damaged: %s", j->path, what);
+}
+
+/* ---- transactions ---- */
+
+int jdb_step_reset(sqlite3_stmt *s)
+{
+	int rc = sqlite3_step(s);
+
+	sqlite3_reset(s); /* repeats rc */
+	sqlite3_clear_bindings(s);
+	return rc == SQLITE_DONE || rc == SQLITE_ROW ? SQLITE_OK : rc;
+}
+
+int jdb_begin(struct journal *j, struct bc_error *err)
+{
+	int rc;
+
+	if (j->read_only)
+		return bc_fail(err, -EROFS, "%s: opened for reading only", j->path);
+	if (j->failed)
+		return bc_fail(err, -EIO,
+			       "%s: an earlier write to the journal failed; nothing is accepted until the cache is "
+			       "stopped and started again",
+			       j->path);
+	rc = jdb_step_reset(j->stmt[STMT_BEGIN]);
+	if (rc != SQLITE_OK) {
+		j->failed = true;
+		return jdb_fail(j, rc, "cannot begin a transaction", err);
+	}
+	return 0;
+}
+
+int jdb_end(struct journal *j, int rc, bool fatal, const char *what, struct bc_error *err)
+{
+	int code;
+
+	if (rc == SQLITE_OK)
+		rc = jdb_step_reset(j->stmt[STMT_COMMIT]);
+	if (rc == SQLITE_OK)
+		return 0;
+	code = jdb_fail(j, rc, what, err);
+	if (fatal || code != -ENOSPC)
+		j->failed = true;
+	/* SQLite may have rolled back on its own. */
+	if (!sqlite3_get_autocommit(j->db) && sqlite3_exec(j->db, "ROLLBACK", NULL, NULL, NULL) != SQLITE_OK)
+		j->failed = true;
+	return code;
+}
+
+/* Called by SQLite after each commit with the frames since the WAL's last restart. */
+static int wal_hook(void *ctx, sqlite3 *db, const char *name, int frames)
+{
+	struct journal *j = ctx;
+	uint64_t bytes = 32 + (uint64_t)frames * (JOURNAL_PAGE + 24);
+
+	(void)db;
+	(void)name;
+	j->wal_frames = frames;
+	if (bytes > atomic_load_explicit(&j->wal_bytes, memory_order_relaxed))
+		atomic_store_explicit(&j->wal_bytes, bytes, memory_order_relaxed);
+	return SQLITE_OK;
+}
+
+int jdb_checkpoint(struct journal *j, struct bc_error *err)
+{
+	int in_wal = 0, done = 0, code;
+	int rc = sqlite3_wal_checkpoint_v2(j->db, "main", SQLITE_CHECKPOINT_PASSIVE, &in_wal, &done);
+
+	if (rc != SQLITE_OK) {
+		code = jdb_fail(j, rc, "cannot write the journal's log back", err);
+		/* Out of space before the sync: nothing was promised, nothing forgotten. Any other failure may have
+		 * been the sync. */
+		if (code != -ENOSPC)
+			j->failed = true;
+		return code;
+	}
+	if (in_wal == done)
+		j->wal_frames = 0; /* the next commit starts at the WAL's beginning */
+	atomic_fetch_add_explicit(&j->checkpoints, 1, memory_order_relaxed);
+	return 0;
+}
+
+/* ---- small helpers ---- */
+
+int jdb_state_get(struct journal *j, struct jdb_state *st, struct bc_error *err)
+{
+	sqlite3_stmt *s = j->stmt[STMT_STATE_GET];
+	int rc = sqlite3_step(s), code = 0;
+	uint32_t crc = 0;
+
+	if (rc == SQLITE_ROW) {
+		st->durable_upto = (uint64_t)sqlite3_column_int64(s, 0);
+		st->folded_upto = (uint64_t)sqlite3_column_int64(s, 1);
+		st->last_id = (uint64_t)sqlite3_column_int64(s, 2);
+		crc = (uint32_t)sqlite3_column_int64(s, 3);
+	}
+	if (rc != SQLITE_ROW && rc != SQLITE_DONE)
+		code = jdb_fail(j, rc, "cannot read its state", err);
+	else if (rc == SQLITE_DONE || crc != state_crc(st->durable_upto, st->folded_upto, st->last_id))
+		code = jdb_damaged(j, err, "state row: checksum mismatch");
+	sqlite3_reset(s);
+	return code;
+}
+
+int jdb_state_put(struct journal *j, const struct jdb_state *st)
+{
+	sqlite3_stmt *s = j->stmt[STMT_STATE_PUT];
+
+	sqlite3_bind_int64(s, 1, (int64_t)st->durable_upto);
+	sqlite3_bind_int64(s, 2, (int64_t)st->folded_upto);
+	sqlite3_bind_int64(s, 3, (int64_t)st->last_id);
+	sqlite3_bind_int64(s, 4, state_crc(st->durable_upto, st->folded_upto, st->last_id));
+	return jdb_step_reset(s);
+}
+
+int jdb_reserve_buf(struct journal *j, size_t size)
+{
+	void *mem;
+
+	if (size <= j->buf_size)
+		return 0;
+	mem = realloc(j->buf, size);
+	if (!mem)
+		return -ENOMEM;
+	j->buf = mem;
+	j->buf_size = size;
+	return 0;
+}
+
+int jdb_held_add(struct journal *j, uint64_t id, size_t meta, size_t body)
+{
+	if (j->held_end == j->held_size) {
+		size_t n = j->held_end - j->held_first;
+
+		if (j->held_first > n) {
+			/* More than half of it has been folded: move to the front instead of growing. */
+			memmove(j->held, j->held + j->held_first, n * sizeof(j->held[0]));
+		} else {
+			size_t size = j->held_size ? j->held_size * 2 : 1024;
+			struct held_epoch *mem = malloc(size * sizeof(mem[0]));
+
+			if (!mem)
+				return -ENOMEM;
+			if (n)
+				memcpy(mem, j->held + j->held_first, n * sizeof(mem[0]));
+			free(j->held);
+			j->held = mem;
+			j->held_size = size;
+		}
+		j->held_first = 0;
+		j->held_end = n;
+	}
+	j->held[j->held_end++] = (struct held_epoch){ .id = id, .meta = (uint32_t)meta, .body = (uint32_t)body };
+	atomic_store_explicit(&j->epochs_held, j->held_end - j->held_first, memory_order_relaxed);
+	return 0;
+}
+
+int jdb_epoch_read(struct journal *j, sqlite3_blob **blob, uint64_t id, uint8_t **mem, struct epoch_view *ep,
+		   size_t *body, const char **why)
+{
+	uint8_t head[EPOCH_HEADER];
+	size_t len, meta;
+	int rc;
+
+	*mem = NULL;
+	*why = NULL;
+	if (*blob)
+		rc = sqlite3_blob_reopen(*blob, (int64_t)id);
+	else
+		rc = sqlite3_blob_open(j->db, "main", "epoch", "body", (int64_t)id, 0, blob);
+	if (rc == SQLITE_ERROR) {
+		/* No such row, or not a blob; a failed reopen leaves the handle unusable. */
+		sqlite3_blob_close(*blob);
+		*blob = NULL;
+		*why = "not an epoch";
+		return -EBADMSG;
+	}
+	if (rc != SQLITE_OK)
+		return jdb_errno(j->db, rc);
+	len = (size_t)sqlite3_blob_bytes(*blob);
+	*body = len;
+	if (len < sizeof(head)) {
+		*why = "too short";
+		return -EBADMSG;
+	}
+	rc = sqlite3_blob_read(*blob, head, sizeof(head), 0);
+	if (rc != SQLITE_OK)
+		return jdb_errno(j->db, rc);
+	meta = epoch_meta_len(head, len);
+	if (!meta) {
+		*why = "header out of range";
+		return -EBADMSG;
+	}
+	*mem = malloc(meta);
+	if (!*mem)
+		return -ENOMEM;
+	rc = sqlite3_blob_read(*blob, *mem, (int)meta, 0);
+	if (rc != SQLITE_OK)
+		return jdb_errno(j->db, rc);
+	*why = epoch_decode(&j->geo, id, *mem, meta, ep);
+	return *why ? -EBADMSG : 0;
+}
+
+/* ---- open and close ---- */
+
+/* A single integer, for pragmas; -1 if there is none. */
+static int64_t query_int(sqlite3 *db, const char *sql, int *rc)
+{
+	sqlite3_stmt *s = NULL;
+	int64_t v = -1;
+
+	*rc = sqlite3_prepare_v2(db, sql, -1, &s, NULL);
+	if (*rc == SQLITE_OK) {
+		*rc = sqlite3_step(s);
+		if (*rc == SQLITE_ROW) {
+			v = sqlite3_column_int64(s, 0);
+			*rc = SQLITE_OK;
+		} else if (*rc == SQLITE_DONE) {
+			*rc = SQLITE_OK;
+		}
+	}
+	sqlite3_finalize(s);
+	return v;
+}
+
+/* Is it ours? Must not write: it may be anybody's database. */
+static int check_identity(struct journal *j, struct bc_error *err)
+{
+	int rc;
+	int64_t app, version;
+
+	app = query_int(j->db, "PRAGMA application_id", &rc);
+	if (rc == SQLITE_NOTADB)
+		return bc_fail(
+			err, -EINVAL,
+			"%s: is not a blkcache journal (not a database); give a cache folder, or restore the file",
+			j->path);
+	if (rc != SQLITE_OK)
+		return jdb_fail(j, rc, "cannot read it", err);
+	if (app != JOURNAL_APPLICATION_ID)
+		return bc_fail(err, -EINVAL,
+			       "%s: is not a blkcache journal (application id %#llx); give a cache folder, or restore "
+			       "the file",
+			       j->path, (unsigned long long)app);
+	version = query_int(j->db, "PRAGMA user_version", &rc);
+	if (rc != SQLITE_OK)
+		return jdb_fail(j, rc, "cannot read it", err);
+	if (version != JOURNAL_FORMAT)
+		return bc_fail(err, -EPROTONOSUPPORT,
+			       "%s: has format version %lld, this program knows version %d; use the blkcache release "
+			       "that made it",
+			       j->path, (long long)version, JOURNAL_FORMAT);
+	return 0;
+}
+
+static int read_geometry(struct journal *j, struct bc_error *err)
+{
+	sqlite3_stmt *s = NULL;
+	const char *why = "row is missing";
+	int rc = sqlite3_prepare_v2(j->db, "SELECT body FROM geometry WHERE one = 1", -1, &s, NULL);
+	int code = 0;
+
+	if (rc == SQLITE_OK)
+		rc = sqlite3_step(s);
+	if (rc == SQLITE_ROW) {
+		const void *p = sqlite3_column_blob(s, 0);
+
+		why = geometry_decode(p, (size_t)sqlite3_column_bytes(s, 0), &j->geo);
+	} else if (rc != SQLITE_DONE) {
+		code = jdb_fail(j, rc, "cannot read its geometry", err);
+	}
+	if (!code && why)
+		code = jdb_damaged(j, err, "geometry: %s", why);
+	sqlite3_finalize(s);
+	return code;
+}
+
+static int prepare_all(struct journal *j, struct bc_error *err)
+{
+	for (int i = 0; i < STMT_COUNT; i++) {
+		int rc = sqlite3_prepare_v3(j->db, stmt_sql[i], -1, SQLITE_PREPARE_PERSISTENT, &j->stmt[i], NULL);
+
+		if (rc != SQLITE_OK)
+			return jdb_fail(j, rc, "cannot use its tables", err);
+	}
+	return 0;
+}
+
+/* Ids and sizes of the epoch rows; whether they can be decoded is the load's business. */
+static int read_held(struct journal *j, struct bc_error *err)
+{
+	sqlite3_stmt *s = j->stmt[STMT_EPOCH_IDS];
+	int rc, code = 0;
+
+	while ((rc = sqlite3_step(s)) == SQLITE_ROW) {
+		uint64_t id = (uint64_t)sqlite3_column_int64(s, 0);
+
+		if (id > INT64_MAX)
+			code = jdb_damaged(j, err, "epoch with a negative number");
+		else if (jdb_held_add(j, id, 0, 0))
+			code = bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
+		if (code)
+			break;
+		if (id > j->last_id)
+			j->last_id = id;
+	}
+	if (!code && rc != SQLITE_DONE)
+		code = jdb_fail(j, rc, "cannot read its epochs", err);
+	sqlite3_reset(s);
+	return code;
+}
+
+/*
+ * Makes the WAL what SQLite thinks it is, and as long as WAL_RESERVE.
+ *
+ * A WAL left by a crash is rewritten in place with its own bytes and synced: if the last owner died of a failed sync,
+ * the page cache shows frames as clean that never reached the disk (P6), and everything committed after them would be
+ * lost with them. Then zeros follow, which to SQLite are frames with a wrong salt, that is, the end of the log. That
+ * part is best effort: without the reserve everything works until the disk is full.
+ */
+static int prepare_wal(struct journal *j, struct bc_error *err)
+{
+	const size_t size = 1 << 16;
+	uint8_t *buf = calloc(1, size);
+	char *path = NULL;
+	struct stat st;
+	int fd = -1, code = 0;
+	ssize_t n;
+
+	if (!buf || asprintf(&path, "%s-wal", j->path) < 0) {
+		code = bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
+		goto out;
+	}
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0 || fstat(fd, &st) < 0) {
+		code = bc_fail(err, -errno, "%s: %s", path, strerror(errno));
+		goto out;
+	}
+	for (off_t pos = 0; pos < st.st_size; pos += n) {
+		n = pread(fd, buf, size, pos);
+		if (n <= 0 || pwrite(fd, buf, (size_t)n, pos) != n) {
+			code = bc_fail(err, -EIO, "%s: cannot be made durable: %s", path,
+				       n ? strerror(errno) : "it shrank");
+			goto out;
+		}
+	}
+	memset(buf, 0, size);
+	for (off_t pos = st.st_size; pos < (off_t)WAL_RESERVE; pos += n) {
+		n = pwrite(fd, buf, WAL_RESERVE - (size_t)pos < size ? WAL_RESERVE - (size_t)pos : size, pos);
+		if (n <= 0) {
+			log_warn("%s: no space for the journal's reserve; a full disk may stop the cache", path);
+			break;
+		}
+	}
+	if (fdatasync(fd) < 0)
+		code = bc_fail(err, -errno, "%s: cannot be made durable: %s", path, strerror(errno));
+	else if (!fstat(fd, &st))
+		atomic_store(&j->wal_bytes, (uint64_t)st.st_size);
+out:
+	if (fd >= 0)
+		close(fd);
+	free(path);
+	free(buf);
+	return code;
+}
+
+static int open_db(struct journal *j, struct bc_error *err)
+{
+	static const char setup[] = "PRAGMA locking_mode=EXCLUSIVE; PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY;"
+				    "PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA cache_size=-8192;";
+	static const char setup_rw[] = "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; "
+				       "PRAGMA journal_size_limit=-1;";
+	struct stat st;
+	int rc, code;
+
+	if (stat(j->path, &st) < 0)
+		return bc_fail(err, -errno, "%s: %s; there is no cache in this folder", j->path, strerror(errno));
+	if (!S_ISREG(st.st_mode))
+		return bc_fail(err, -EINVAL, "%s: is not a blkcache journal (not a regular file)", j->path);
+	rc = sqlite3_open_v2(j->path, &j->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX,
+			     j->read_only ? journal_rovfs() : journal_vfs_name);
+	if (rc != SQLITE_OK)
+		return jdb_fail(j, rc, "cannot open it", err);
+	sqlite3_extended_result_codes(j->db, 1);
+	sqlite3_db_config(j->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
+	sqlite3_db_config(j->db, SQLITE_DBCONFIG_ENABLE_TRIGGER, 0, NULL);
+	/* Until it is known that this is a journal and that it can be read, closing must not change it. */
+	sqlite3_db_config(j->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+	rc = sqlite3_exec(j->db, setup, NULL, NULL, NULL);
+	if (rc != SQLITE_OK)
+		return jdb_fail(j, rc, "cannot open it", err);
+	code = check_identity(j, err);
+	if (code)
+		return code;
+	if (!j->read_only) {
+		/* The exclusive lock is held since check_identity() read the header of a WAL database. */
+		code = prepare_wal(j, err);
+		if (code)
+			return code;
+		rc = sqlite3_exec(j->db, setup_rw, NULL, NULL, NULL);
+		if (rc != SQLITE_OK)
+			return jdb_fail(j, rc, "cannot open it for writing", err);
+		sqlite3_wal_hook(j->db, wal_hook, j);
+	}
+	return 0;
+}
+
+int journal_open(const char *dir, bool read_only, struct journal **out, struct bc_error *err)
+{
+	struct journal *j = calloc(1, sizeof(*j));
+	int code;
+
+	*out = NULL;
+	if (!j || asprintf(&j->path, "%s/%s", dir, JOURNAL_FILE) < 0) {
+		free(j);
+		return bc_fail(err, -ENOMEM, "%s: out of memory", dir);
+	}
+	pthread_mutex_init(&j->lock, NULL);
+	pthread_mutex_init(&j->maint, NULL);
+	j->read_only = read_only;
+	code = open_db(j, err);
+	if (!code)
+		code = read_geometry(j, err);
+	if (!code)
+		code = prepare_all(j, err);
+	if (!code)
+		code = jdb_state_get(j, &j->state, err);
+	if (!code) {
+		j->last_id = j->state.last_id > j->state.folded_upto ? j->state.last_id : j->state.folded_upto;
+		code = read_held(j, err);
+	}
+	if (code) {
+		j->failed = true; /* close without touching it */
+		journal_close(j);
+		return code;
+	}
+	*out = j;
+	return 0;
+}
+
+void journal_close(struct journal *j)
+{
+	struct bc_error err;
+
+	if (!j)
+		return;
+	if (!j->read_only && !j->failed) {
+		if (jdb_checkpoint(j, &err))
+			log_warn("%s", err.msg);
+		else
+			sqlite3_db_config(j->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
+	}
+	for (int i = 0; i < STMT_COUNT; i++)
+		sqlite3_finalize(j->stmt[i]);
+	sqlite3_close(j->db);
+	fold_free(j->fold);
+	pthread_mutex_destroy(&j->lock);
+	pthread_mutex_destroy(&j->maint);
+	free(j->held);
+	free(j->buf);
+	free(j->path);
+	free(j);
+}
+
+void journal_get_geometry(const struct journal *j, struct journal_geometry *geo)
+{
+	*geo = j->geo;
+}
+
+void journal_get_stats(struct journal *j, struct journal_stats *s)
+{
+	s->commits = atomic_load_explicit(&j->commits, memory_order_relaxed);
+	s->epochs_held = atomic_load_explicit(&j->epochs_held, memory_order_relaxed);
+	s->bytes_committed = atomic_load_explicit(&j->bytes_committed, memory_order_relaxed);
+	s->folds = atomic_load_explicit(&j->folds, memory_order_relaxed);
+	s->checkpoints = atomic_load_explicit(&j->checkpoints, memory_order_relaxed);
+	s->wal_bytes = atomic_load_explicit(&j->wal_bytes, memory_order_relaxed);
+}

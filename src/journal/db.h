@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * db.h - inside of the journal: the connection, its statements and its locks. Only files of src/journal (and the crash
+ * tests, for journal_vfs_name) include it.
+ *
+ * Locks, in this order: `maint` (one maintenance step at a time; guards `fold`), then `lock` (the connection and
+ * everything else). Functions whose name starts with jdb_ expect `lock` to be held, or a journal that nobody else can
+ * see yet.
+ *
+ * Tables (every blob carries its own magic and crc32c, see encode.c):
+ *   geometry(one, body)   one row, never changed
+ *   state(one, durable_upto, folded_upto, last_id, crc)   one row, see struct jdb_state
+ *   volume(id, body)  setting(key, value, crc)  mark(key, crc)   key of a mark: volume << 32 | region
+ *   epoch(id, body)       newest changes, one row per epoch
+ *   snapshot(row, body)   all entries as of some epoch, one page per row, all rows present since creation
+ *   discard(id, body)     pending discards whose epoch has been folded
+ */
+#ifndef JOURNAL_DB_H
+#define JOURNAL_DB_H
+
+#include <pthread.h>
+#include <sqlite3.h>
+#include <stdatomic.h>
+
+#include "blkcache/journal.h"
+#include "journal/encode.h"
+
+#define JOURNAL_APPLICATION_ID 0x626c6b63 /* "blkc" */
+#define JOURNAL_FORMAT 1
+
+/* The WAL is restarted from its beginning after a checkpoint; these bound how far it runs before one. Soft: at the next
+ * maintenance step. A checkpoint of so many frames takes a few milliseconds. Hard: inside a commit, when maintenance
+ * does not keep up. */
+#define WAL_SOFT_FRAMES 1000
+#define WAL_HARD_FRAMES 4000
+/* Written with zeros when a journal is opened, so that commits neither extend the file nor meet a full disk. */
+#define WAL_RESERVE ((size_t)(WAL_SOFT_FRAMES + 1000) * (JOURNAL_PAGE + 24))
+
+enum jdb_stmt {
+	STMT_BEGIN,
+	STMT_COMMIT,
+	STMT_EPOCH_PUT,
+	STMT_EPOCH_IDS,
+	STMT_EPOCH_DELETE_UPTO,
+	STMT_EPOCH_DELETE_FROM,
+	STMT_STATE_GET,
+	STMT_STATE_PUT,
+	STMT_SNAPSHOT_ALL,
+	STMT_DISCARD_ALL,
+	STMT_DISCARD_PUT,
+	STMT_DISCARD_DELETE,
+	STMT_VOLUME_ALL,
+	STMT_VOLUME_PUT,
+	STMT_VOLUME_DELETE,
+	STMT_SETTING_ALL,
+	STMT_SETTING_PUT,
+	STMT_MARK_ALL,
+	STMT_MARK_PUT,
+	STMT_MARK_DELETE,
+	STMT_MARK_DELETE_VOLUME,
+	STMT_COUNT
+};
+
+/* What outlives the epoch rows. */
+struct jdb_state {
+	uint64_t durable_upto; /* as in struct journal_epoch; never falls */
+	uint64_t folded_upto; /* the snapshot holds every epoch up to here */
+	uint64_t last_id; /* every id up to here may have been used */
+};
+
+struct held_epoch {
+	uint64_t id;
+	uint32_t meta, body; /* bytes, see encode.h */
+};
+
+struct fold; /* fold.c */
+
+struct journal {
+	sqlite3 *db;
+	pthread_mutex_t lock, maint;
+	char *path;
+	struct journal_geometry geo;
+	bool read_only, loaded;
+	bool failed; /* final (P6) */
+	int wal_frames; /* since the WAL was last restarted; 0 once everything is checkpointed */
+	struct jdb_state state;
+	uint64_t last_id; /* last committed or seen */
+	struct held_epoch *held; /* epoch rows in the database, ascending: held[held_first .. held_end) */
+	size_t held_first, held_end, held_size;
+	uint8_t *buf; /* scratch for one encoded row */
+	size_t buf_size;
+	sqlite3_stmt *stmt[STMT_COUNT];
+	struct fold *fold;
+	_Atomic uint64_t commits, epochs_held, bytes_committed, folds, checkpoints, wal_bytes;
+};
+
+/* Seam for tests: the SQLite VFS that journals are opened with; NULL = SQLite's default. Set before any journal is
+ * opened. */
+extern const char *journal_vfs_name;
+
+/* Registers (once) and returns the name of a VFS over journal_vfs_name that cannot change anything on disk (rovfs.c).
+ */
+const char *journal_rovfs(void);
+
+/* ---- db.c ---- */
+
+extern const char jdb_schema[];
+int jdb_errno(sqlite3 *db, int rc); /* SQLite result -> negative errno */
+/* bc_fail() with the journal's path, `what` and SQLite's message. */
+int jdb_fail(struct journal *j, int rc, const char *what, struct bc_error *err);
+int jdb_damaged(struct journal *j, struct bc_error *err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int jdb_step_reset(sqlite3_stmt *s); /* step, reset, clear bindings; SQLITE_OK for SQLITE_DONE */
+int jdb_begin(struct journal *j, struct bc_error *err); /* -EIO if failed, -EROFS */
+/* Ends the transaction: rc SQLITE_OK commits, anything else rolls back. `fatal`: any failure makes the journal failed.
+ * Otherwise only those after which a retry could lie do: all but a full disk. */
+int jdb_end(struct journal *j, int rc, bool fatal, const char *what, struct bc_error *err);
+int jdb_checkpoint(struct journal *j, struct bc_error *err);
+int jdb_state_get(struct journal *j, struct jdb_state *st, struct bc_error *err);
+int jdb_state_put(struct journal *j, const struct jdb_state *st); /* inside a transaction; SQLite result */
+int jdb_reserve_buf(struct journal *j, size_t size); /* 0 or -ENOMEM */
+int jdb_held_add(struct journal *j, uint64_t id, size_t meta, size_t body);
+/* Reads the first meta bytes of an epoch row (records, discards, inline table; not the inline data) and decodes them.
+ * *mem is the caller's to free and ep points into it. -EBADMSG with *why if the row is damaged. */
+int jdb_epoch_read(struct journal *j, sqlite3_blob **blob, uint64_t id, uint8_t **mem, struct epoch_view *ep,
+		   size_t *body, const char **why);
+
+/* ---- fold.c ---- */
+void fold_free(struct fold *f);
+
+#endif

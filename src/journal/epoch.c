@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * epoch.c - the commit of an epoch: one row, one transaction, one sync. Any thread; takes the journal's lock for its
+ * whole time.
+ *
+ * A commit that fails makes the journal failed (P6), whatever the reason. What it left in the WAL may or may not be
+ * found by recovery: the caller must treat the epoch as neither durable nor absent.
+ */
+#include <errno.h>
+
+#include "journal/db.h"
+
+static int put_row(struct journal *j, const struct journal_epoch *e, size_t body)
+{
+	sqlite3_stmt *s = j->stmt[STMT_EPOCH_PUT];
+
+	sqlite3_bind_int64(s, 1, (int64_t)e->id);
+	sqlite3_bind_blob64(s, 2, j->buf, body, SQLITE_STATIC);
+	return jdb_step_reset(s);
+}
+
+static int commit_locked(struct journal *j, const struct journal_epoch *e, struct bc_error *err)
+{
+	size_t meta, body;
+	int code;
+
+	if (!j->read_only && !j->loaded)
+		return bc_fail(err, -EINVAL, "%s: commit before load", j->path);
+	if (e->id <= j->last_id || e->id > INT64_MAX)
+		return bc_fail(err, -EINVAL, "%s: epoch %llu does not follow epoch %llu", j->path,
+			       (unsigned long long)e->id, (unsigned long long)j->last_id);
+	code = epoch_measure(&j->geo, e, &meta, &body);
+	if (code)
+		return bc_fail(err, code, "%s: epoch %llu cannot be written: %s", j->path, (unsigned long long)e->id,
+			       code == -E2BIG ? "too large" : "a record is out of range");
+	if (jdb_reserve_buf(j, body) || jdb_held_add(j, e->id, meta, body))
+		return bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
+	epoch_encode(&j->geo, e, meta, j->buf);
+	code = jdb_begin(j, err);
+	if (!code)
+		code = jdb_end(j, put_row(j, e, body), true, "cannot commit an epoch", err);
+	if (code) {
+		j->held_end--;
+		return code;
+	}
+	j->last_id = e->id;
+	if (e->durable_upto > j->state.durable_upto)
+		j->state.durable_upto = e->durable_upto; /* known from this row; written to the state row by folding */
+	atomic_fetch_add_explicit(&j->commits, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&j->bytes_committed, body, memory_order_relaxed);
+	/* This epoch is durable whatever happens here; a failure other than a full disk fails the next commit. */
+	if (j->wal_frames > WAL_HARD_FRAMES)
+		jdb_checkpoint(j, NULL);
+	return 0;
+}
+
+int journal_commit(struct journal *j, const struct journal_epoch *e, struct bc_error *err)
+{
+	int code;
+
+	pthread_mutex_lock(&j->lock);
+	code = commit_locked(j, e, err);
+	pthread_mutex_unlock(&j->lock);
+	return code;
+}

@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fold.c - journal_maintain(): moving epochs into snapshot rows, and checkpoints. One step per call, each a short
+ * transaction under `lock`, so that commits get their turn in between; `maint` is held all the time and guards struct
+ * fold.
+ *
+ *   IDLE -> READ -> PATCH -> DELETE -> IDLE
+ *
+ *   IDLE    When the epochs <= durable_upto have become many or large, chooses E, the last one of them to fold.
+ *   READ    Reads the fronts of the epoch rows <= E. Then, without `lock`: the last record of each entry, ordered by
+ * entry. PATCH   Overwrites snapshot rows in place, FOLD_ROWS per step. The first step also raises the state row's
+ * durable_upto to E or more. DELETE  The first step moves discards of these epochs that are still pending into their
+ * table (and takes out the ended ones) and raises folded_upto to E. Each step deletes epochs in ascending order.
+ *
+ * Why a crash between any two steps is harmless: recovery replays the epochs that are still there over the snapshot
+ * rows, patched or not. An entry whose last record <= E is in epoch e: while e is there, replay sets the entry to that
+ * record's state (or a later one's), whatever the snapshot says. Once e is deleted all rows were patched, so the
+ * snapshot has it, and since rows go in ascending order no epoch before e is left that could set it back. The same goes
+ * for a discard and its end. This needs that epochs <= E are never dropped: they are <= durable_upto, which the state
+ * row says on disk before the first snapshot row changes.
+ *
+ * Data carried in epoch rows is not read: epochs <= durable_upto have it in the data file.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "journal/db.h"
+
+/* Per step. 256 rows are 1 MiB of WAL. */
+#define FOLD_ROWS 256
+#define FOLD_READ_EPOCHS 256
+#define FOLD_READ_BYTES (1u << 20)
+#define FOLD_DELETE_EPOCHS 256
+#define FOLD_DELETE_BYTES (4u << 20)
+/* Start when the fronts of epoch rows exceed this or an eighth of the snapshot (the more at once, the more records
+ * share a snapshot row) ... */
+#define FOLD_META_MIN (4u << 20)
+/* ... or whole rows with their data exceed an eighth of the data file, within these bounds ... */
+#define FOLD_BODY_MIN (4u << 20)
+#define FOLD_BODY_MAX (64u << 20)
+/* ... or there are so many that recovery would feel it. */
+#define FOLD_EPOCHS 16384
+/* Fronts read into memory for one fold; the rest is for the next one. */
+#define FOLD_MEMORY (64u << 20)
+
+enum fold_state { FOLD_IDLE, FOLD_READ, FOLD_PATCH, FOLD_DELETE };
+
+struct fold {
+	enum fold_state state;
+	uint64_t upto; /* E */
+	uint64_t durable; /* what the caller said when the fold began */
+	size_t count; /* epochs to fold */
+	size_t done; /* of them, read */
+	uint8_t **mem; /* their fronts, count of them */
+	struct record_list records;
+	size_t pos; /* next record to patch in */
+	bool state_written; /* of the first step of PATCH, then of DELETE */
+	struct journal_discard *discards; /* in order */
+	size_t ndiscards, discards_size;
+};
+
+static void fold_reset(struct fold *f)
+{
+	for (size_t i = 0; f->mem && i < f->count; i++)
+		free(f->mem[i]);
+	free(f->mem);
+	free(f->records.ref);
+	free(f->discards);
+	memset(f, 0, sizeof(*f));
+}
+
+void fold_free(struct fold *f)
+{
+	if (f)
+		fold_reset(f);
+	free(f);
+}
+
+static uint64_t clamp(uint64_t v, uint64_t min, uint64_t max)
+{
+	return v < min ? min : v > max ? max : v;
+}
+
+/* Decides whether to fold. `lock` held. */
+static int fold_start(struct journal *j, struct fold *f, uint64_t durable_upto)
+{
+	uint64_t meta_limit = snapshot_rows(&j->geo) * JOURNAL_PAGE / 8;
+	uint64_t body_limit = clamp(j->geo.size_bytes / 8, FOLD_BODY_MIN, FOLD_BODY_MAX);
+	uint64_t meta = 0, body = 0;
+	size_t n = 0, fit = 0;
+
+	if (durable_upto > j->last_id)
+		durable_upto = j->last_id;
+	if (meta_limit < FOLD_META_MIN)
+		meta_limit = FOLD_META_MIN;
+	for (size_t i = j->held_first; i < j->held_end && j->held[i].id <= durable_upto; i++, n++) {
+		meta += j->held[i].meta;
+		body += j->held[i].body;
+		if (meta <= FOLD_MEMORY || !fit)
+			fit = n + 1;
+	}
+	/* In-line data counts in `body` only; without it both grow alike and `meta` decides. */
+	if (!n || (meta <= meta_limit && body - meta <= body_limit && n <= FOLD_EPOCHS))
+		return 0;
+	f->mem = calloc(fit, sizeof(f->mem[0]));
+	if (!f->mem)
+		return -ENOMEM;
+	f->count = fit;
+	f->upto = j->held[j->held_first + fit - 1].id;
+	f->durable = durable_upto;
+	f->state = FOLD_READ;
+	return 0;
+}
+
+static int keep_discards(struct fold *f, const struct epoch_view *v)
+{
+	if (f->ndiscards + v->ndiscards > f->discards_size) {
+		size_t size = (f->ndiscards + v->ndiscards) * 2;
+		void *mem = realloc(f->discards, size * sizeof(f->discards[0]));
+
+		if (!mem)
+			return -ENOMEM;
+		f->discards = mem;
+		f->discards_size = size;
+	}
+	for (uint32_t i = 0; i < v->ndiscards; i++)
+		discard_decode(v->discards + (size_t)i * EPOCH_DISCARD, &f->discards[f->ndiscards++]);
+	return 0;
+}
+
+static int fold_read(struct journal *j, struct fold *f, struct bc_error *err)
+{
+	sqlite3_blob *blob = NULL;
+	size_t bytes = 0;
+	int code = 0;
+
+	for (unsigned n = 0; f->done < f->count && n < FOLD_READ_EPOCHS && bytes < FOLD_READ_BYTES; n++) {
+		uint64_t id = j->held[j->held_first + f->done].id;
+		struct epoch_view v;
+		const char *why;
+		size_t body;
+
+		code = jdb_epoch_read(j, &blob, id, &f->mem[f->done], &v, &body, &why);
+		if (code == -EBADMSG)
+			code = jdb_damaged(j, err, "epoch %llu: %s", (unsigned long long)id, why);
+		else if (!code && (record_list_add(&f->records, &v, j->geo.blocks_per_line) || keep_discards(f, &v)))
+			code = bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
+		else if (code)
+			bc_fail(err, code, "%s: cannot read epoch %llu: %s", j->path, (unsigned long long)id,
+				strerror(-code));
+		if (code)
+			break;
+		bytes += v.meta_len;
+		f->done++;
+	}
+	sqlite3_blob_close(blob);
+	return code;
+}
+
+/* Keeps the last record of each entry. Needs no lock. */
+static void fold_sort(struct fold *f)
+{
+	struct record_list *rl = &f->records;
+	size_t n = 0;
+
+	record_list_sort(rl);
+	for (size_t i = 0; i < rl->n; i++) {
+		if (i + 1 == rl->n || rl->ref[i + 1].entry != rl->ref[i].entry)
+			rl->ref[n++] = rl->ref[i];
+	}
+	rl->n = n;
+	f->state = FOLD_PATCH;
+}
+
+/* Patches one row with the records from *pos on that belong to it. SQLite result; *why if the row is damaged. */
+static int patch_row(struct journal *j, struct fold *f, sqlite3_blob **blob, size_t *pos, const char **why)
+{
+	const struct record_list *rl = &f->records;
+	unsigned bpl = j->geo.blocks_per_line, per_row = snapshot_entries(bpl), size = snapshot_size(bpl);
+	uint32_t row = rl->ref[*pos].entry / per_row;
+	uint8_t p[JOURNAL_PAGE];
+	union line_buf lb;
+	int rc;
+
+	if (*blob)
+		rc = sqlite3_blob_reopen(*blob, row);
+	else
+		rc = sqlite3_blob_open(j->db, "main", "snapshot", "body", row, 1, blob);
+	if (rc != SQLITE_OK)
+		return rc;
+	if ((unsigned)sqlite3_blob_bytes(*blob) != size) {
+		*why = "not a snapshot row";
+		return SQLITE_CORRUPT;
+	}
+	rc = sqlite3_blob_read(*blob, p, (int)size, 0);
+	if (rc != SQLITE_OK)
+		return rc;
+	*why = snapshot_verify(bpl, row, p, size);
+	if (*why)
+		return SQLITE_CORRUPT;
+	for (; *pos < rl->n && rl->ref[*pos].entry / per_row == row; ++*pos) {
+		record_decode(bpl, rl->ref[*pos].p, &lb.line);
+		snapshot_put(bpl, p, lb.line.entry % per_row, &lb.line);
+	}
+	snapshot_seal(bpl, p);
+	return sqlite3_blob_write(*blob, p, (int)size, 0);
+}
+
+static int fold_patch(struct journal *j, struct fold *f, struct bc_error *err)
+{
+	struct jdb_state st = j->state;
+	sqlite3_blob *blob = NULL;
+	const char *why = NULL;
+	size_t pos = f->pos;
+	int code, rc = SQLITE_OK;
+
+	code = jdb_begin(j, err);
+	if (code)
+		return code;
+	if (!f->state_written) {
+		if (st.durable_upto < f->durable)
+			st.durable_upto = f->durable;
+		st.last_id = j->last_id;
+		rc = jdb_state_put(j, &st);
+	}
+	for (unsigned n = 0; rc == SQLITE_OK && pos < f->records.n && n < FOLD_ROWS; n++)
+		rc = patch_row(j, f, &blob, &pos, &why);
+	sqlite3_blob_close(blob);
+	code = jdb_end(j, rc, false, "cannot fold epochs into the snapshot", err);
+	if (code && why)
+		return jdb_damaged(j, err, "snapshot: %s", why);
+	if (code)
+		return code;
+	j->state = st;
+	f->state_written = true;
+	f->pos = pos;
+	if (pos == f->records.n) {
+		f->state = FOLD_DELETE;
+		f->state_written = false;
+	}
+	return 0;
+}
+
+static int move_discards(struct journal *j, const struct fold *f)
+{
+	uint8_t body[DISCARD_SIZE];
+	int rc = SQLITE_OK;
+
+	for (size_t i = 0; rc == SQLITE_OK && i < f->ndiscards; i++) {
+		sqlite3_stmt *s = j->stmt[f->discards[i].done ? STMT_DISCARD_DELETE : STMT_DISCARD_PUT];
+
+		sqlite3_bind_int64(s, 1, (int64_t)f->discards[i].id);
+		if (!f->discards[i].done) {
+			discard_row_encode(&f->discards[i], body);
+			sqlite3_bind_blob(s, 2, body, sizeof(body), SQLITE_STATIC);
+		}
+		rc = jdb_step_reset(s);
+	}
+	return rc;
+}
+
+static int fold_delete(struct journal *j, struct fold *f, struct bc_error *err)
+{
+	struct jdb_state st = j->state;
+	size_t end = j->held_first, bytes = 0;
+	int code, rc = SQLITE_OK;
+
+	code = jdb_begin(j, err);
+	if (code)
+		return code;
+	if (!f->state_written) {
+		st.folded_upto = f->upto;
+		st.last_id = j->last_id;
+		rc = jdb_state_put(j, &st);
+		if (rc == SQLITE_OK)
+			rc = move_discards(j, f);
+	}
+	while (end < j->held_end && j->held[end].id <= f->upto && end - j->held_first < FOLD_DELETE_EPOCHS &&
+	       bytes < FOLD_DELETE_BYTES)
+		bytes += j->held[end++].body;
+	if (rc == SQLITE_OK && end > j->held_first) {
+		sqlite3_bind_int64(j->stmt[STMT_EPOCH_DELETE_UPTO], 1, (int64_t)j->held[end - 1].id);
+		rc = jdb_step_reset(j->stmt[STMT_EPOCH_DELETE_UPTO]);
+	}
+	code = jdb_end(j, rc, false, "cannot delete folded epochs", err);
+	if (code)
+		return code;
+	j->state = st;
+	f->state_written = true;
+	j->held_first = end;
+	atomic_store_explicit(&j->epochs_held, j->held_end - j->held_first, memory_order_relaxed);
+	if (end == j->held_end || j->held[end].id > f->upto) {
+		fold_reset(f);
+		atomic_fetch_add_explicit(&j->folds, 1, memory_order_relaxed);
+	}
+	return 0;
+}
+
+/* One step. `maint` held. */
+static int maintain_step(struct journal *j, struct fold *f, uint64_t durable_upto, struct bc_error *err)
+{
+	bool sort, more, checkpoint;
+	int code = 0;
+
+	pthread_mutex_lock(&j->lock);
+	checkpoint = j->wal_frames > WAL_SOFT_FRAMES;
+	if (j->failed || j->read_only)
+		code = bc_fail(err, j->failed ? -EIO : -EROFS, "%s: %s", j->path,
+			       j->failed ? "an earlier write to the journal failed" : "opened for reading only");
+	else if (checkpoint)
+		code = jdb_checkpoint(j, err);
+	else if (f->state == FOLD_IDLE && fold_start(j, f, durable_upto))
+		code = bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
+	else if (f->state == FOLD_READ)
+		code = fold_read(j, f, err);
+	else if (f->state == FOLD_PATCH)
+		code = fold_patch(j, f, err);
+	else if (f->state == FOLD_DELETE)
+		code = fold_delete(j, f, err);
+	/* After a checkpoint there may be folding to begin; only an idle step that did nothing ends a round. */
+	more = checkpoint || j->wal_frames > WAL_SOFT_FRAMES || f->state != FOLD_IDLE;
+	sort = !code && f->state == FOLD_READ && f->done == f->count;
+	pthread_mutex_unlock(&j->lock);
+	if (sort)
+		fold_sort(f);
+	return code ? code : more;
+}
+
+int journal_maintain(struct journal *j, uint64_t durable_upto, struct bc_error *err)
+{
+	int code;
+
+	pthread_mutex_lock(&j->maint);
+	if (!j->fold)
+		j->fold = calloc(1, sizeof(*j->fold));
+	if (!j->fold)
+		code = bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
+	else
+		code = maintain_step(j, j->fold, durable_upto, err);
+	/* Start over next time: what failed may be a step half read. A full disk only delays. */
+	if (code < 0 && code != -ENOSPC && j->fold)
+		fold_reset(j->fold);
+	pthread_mutex_unlock(&j->maint);
+	return code;
+}

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * rows.c - the bytes of the journal's small rows. Pure functions: no lock, any thread. Little-endian, unaligned; `crc`
+ * is a u32 crc32c of all bytes before it.
+ *
+ * geometry:  u32 magic "BCG1", uuid[16], u64 size_bytes, u32 line_size, u32 blocks_per_line, u32 nlines, u32 nslots,
+ * crc discard:   u32 magic "BCD1", then as in an epoch row (encode.c), crc; rowid = id volume:    u32 magic "BCV1", u16
+ * id (= rowid), u16 in_use, mode[4], u64 size, u64 id[2], i64 mtime_ns, u32 length of name, u32 length of backing,
+ * name, backing (both without NUL), crc Settings, marks and the state row are plain columns with a crc column over
+ * them: a flipped bit in a mark would make stale lines look good.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "journal/encode.h"
+#include "util/crc.h"
+
+#define GEOMETRY_MAGIC 0x31474342u
+#define DISCARD_MAGIC 0x31444342u
+#define VOLUME_MAGIC 0x31564342u
+#define VOLUME_FIXED 52u
+
+static uint8_t *put_bytes(uint8_t *p, const void *from, size_t n)
+{
+	memcpy(p, from, n);
+	return p + n;
+}
+
+static bool crc_ok(const uint8_t *p, size_t len)
+{
+	return crc32c(p, len - 4) == get32(p + len - 4);
+}
+
+const char *geometry_check(const struct journal_geometry *geo)
+{
+	if (geo->blocks_per_line < 1 || geo->blocks_per_line > JOURNAL_MAX_BLOCKS)
+		return "blocks per line out of range";
+	if (geo->line_size != geo->blocks_per_line * JOURNAL_PAGE)
+		return "line size does not fit the blocks per line";
+	if (!geo->nlines || !geo->nslots || geo->size_bytes != (uint64_t)geo->nslots * JOURNAL_PAGE)
+		return "size does not fit the number of slots";
+	return NULL;
+}
+
+void geometry_encode(const struct journal_geometry *geo, uint8_t *out)
+{
+	uint8_t *p = out;
+
+	p = put32(p, GEOMETRY_MAGIC);
+	p = put_bytes(p, geo->uuid, 16);
+	p = put64(p, geo->size_bytes);
+	p = put32(p, geo->line_size);
+	p = put32(p, geo->blocks_per_line);
+	p = put32(p, geo->nlines);
+	p = put32(p, geo->nslots);
+	put32(p, crc32c(out, (size_t)(p - out)));
+}
+
+const char *geometry_decode(const uint8_t *p, size_t len, struct journal_geometry *geo)
+{
+	if (!p || len != GEOMETRY_SIZE || get32(p) != GEOMETRY_MAGIC || !crc_ok(p, len))
+		return "checksum mismatch";
+	memset(geo, 0, sizeof(*geo));
+	memcpy(geo->uuid, p + 4, 16);
+	geo->size_bytes = get64(p + 20);
+	geo->line_size = get32(p + 28);
+	geo->blocks_per_line = get32(p + 32);
+	geo->nlines = get32(p + 36);
+	geo->nslots = get32(p + 40);
+	return geometry_check(geo);
+}
+
+void discard_row_encode(const struct journal_discard *d, uint8_t *p)
+{
+	put32(p, DISCARD_MAGIC);
+	discard_encode(d, p + 4);
+	put32(p + 4 + EPOCH_DISCARD, crc32c(p, 4 + EPOCH_DISCARD));
+}
+
+const char *discard_row_decode(uint64_t rowid, const uint8_t *p, size_t len, struct journal_discard *d)
+{
+	if (!p || len != DISCARD_SIZE || get32(p) != DISCARD_MAGIC || !crc_ok(p, len))
+		return "checksum mismatch";
+	discard_decode(p + 4, d);
+	return d->id == rowid ? NULL : "id mismatch";
+}
+
+size_t volume_size_encoded(const struct journal_volume *v)
+{
+	return VOLUME_FIXED + strnlen(v->name, sizeof(v->name) - 1) + strlen(v->backing) + 4;
+}
+
+void volume_encode(const struct journal_volume *v, uint8_t *out)
+{
+	size_t name = strnlen(v->name, sizeof(v->name) - 1), backing = strlen(v->backing);
+	uint8_t *p = out;
+
+	p = put32(p, VOLUME_MAGIC);
+	p = put16(p, v->id);
+	p = put16(p, v->in_use);
+	p = put_bytes(p, v->mode, 4);
+	p = put64(p, v->identity.size);
+	p = put64(p, v->identity.id[0]);
+	p = put64(p, v->identity.id[1]);
+	p = put64(p, (uint64_t)v->identity.mtime_ns);
+	p = put32(p, (uint32_t)name);
+	p = put32(p, (uint32_t)backing);
+	p = put_bytes(p, v->name, name);
+	p = put_bytes(p, v->backing, backing);
+	put32(p, crc32c(out, (size_t)(p - out)));
+}
+
+const char *volume_decode(uint64_t rowid, const uint8_t *p, size_t len, struct journal_volume *v, char **backing)
+{
+	uint64_t nname, nbacking;
+
+	if (!p || len < VOLUME_FIXED + 4 || get32(p) != VOLUME_MAGIC || !crc_ok(p, len))
+		return "checksum mismatch";
+	nname = get32(p + 44);
+	nbacking = get32(p + 48);
+	if (nname >= JOURNAL_NAME_MAX || VOLUME_FIXED + nname + nbacking + 4 != len)
+		return "lengths out of range";
+	memset(v, 0, sizeof(*v));
+	v->id = get16(p + 4);
+	v->in_use = get16(p + 6) != 0;
+	memcpy(v->mode, p + 8, 4);
+	v->mode[3] = 0;
+	v->identity.size = get64(p + 12);
+	v->identity.id[0] = get64(p + 20);
+	v->identity.id[1] = get64(p + 28);
+	v->identity.mtime_ns = (int64_t)get64(p + 36);
+	memcpy(v->name, p + VOLUME_FIXED, nname);
+	if (v->id != rowid || !v->id || v->id > JOURNAL_MAX_VOLUME)
+		return "id out of range";
+	*backing = strndup((const char *)p + VOLUME_FIXED + nname, nbacking);
+	v->backing = *backing;
+	return *backing ? NULL : "out of memory";
+}
+
+uint32_t setting_crc(const char *key, const char *value)
+{
+	/* The length of the key keeps "ab"+"c" and "a"+"bc" apart. */
+	return crc32c(key, strlen(key)) ^ (crc32c(value, strlen(value)) * 31u + (uint32_t)strlen(key));
+}
+
+uint32_t mark_crc(uint64_t key)
+{
+	uint8_t b[8];
+
+	put64(b, key);
+	return crc32c(b, sizeof(b));
+}
+
+uint32_t state_crc(uint64_t durable_upto, uint64_t folded_upto, uint64_t last_id)
+{
+	uint8_t b[24];
+
+	put64(b, durable_upto);
+	put64(b + 8, folded_upto);
+	put64(b + 16, last_id);
+	return crc32c(b, sizeof(b));
+}
