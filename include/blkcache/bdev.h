@@ -8,17 +8,19 @@
  *     delay:read=5ms,write=5ms:/data/disk.img
  *     error:op=write,nth=3:delay:read=1ms:null:size=1G
  *
- * A *channel* is a thread's way to a device. A channel belongs to one thread at a time (it has no lock); a device may have
- * any number of channels. I/O is submitted asynchronously and completes in bdev_poll() on the channel it was submitted on, in
- * any order. Every submitted bdev_io is completed exactly once: io->result is set, then io->done (if not NULL) is called.
+ * A *channel* is a thread's way to a device. A channel belongs to one thread at a time (it has no lock) and may change hands only
+ * while nothing is in flight; a device may have any number of channels. I/O is submitted asynchronously and completes in
+ * bdev_poll() on the channel it was submitted on, in any order. Every submitted bdev_io is completed exactly once: io->result is
+ * set, then io->done (if not NULL) is called.
  *
  * Offsets and lengths are bytes. Any range inside the device is accepted for every type; ranges and memory aligned to
  * bdev_alignment() are fast, others may be bounced. A range beyond bdev_size() completes with -EINVAL. READ and WRITE are never
  * short: they transfer everything or fail.
  *
  * A WRITE is durable once a FLUSH submitted after its completion has completed. FLUSH on a device without a volatile cache
- * succeeds at once (-EOPNOTSUPP from below counts as "no volatile cache"). UNMAP and WRITE_ZEROES both read back as zeros after
- * completion; UNMAP lets the device give the space back, and falls back to writing zeros where the device cannot.
+ * succeeds at once (-EOPNOTSUPP from below counts as "no volatile cache"). After a FLUSH of a file has failed, every later one
+ * fails while it is open (P6). UNMAP and WRITE_ZEROES both read back as zeros after completion; UNMAP lets the device give the
+ * space back, and falls back to writing zeros where the device cannot.
  */
 #ifndef BLKCACHE_BDEV_H
 #define BLKCACHE_BDEV_H
@@ -90,7 +92,7 @@ void bdev_get_identity(struct bdev *bdev, struct bdev_identity *id); /* as of no
 /* 0: the size seen now equals that at open; -ESTALE: the device shrank or grew. */
 int bdev_check_size(struct bdev *bdev);
 
-/* One line of "key=value ..." for people; and the canonical spec. */
+/* One line of "key=value ..." for people; and the canonical spec. Neither ends with a newline. */
 void bdev_dump_info(struct bdev *bdev, FILE *out);
 void bdev_write_config(struct bdev *bdev, FILE *out);
 

@@ -41,8 +41,10 @@ int bc_fail_prefix(struct bc_error *err, const char *fmt, ...)
 	va_start(ap, fmt);
 	n = vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
 	va_end(ap);
-	if (n >= 0 && (size_t)n < sizeof(err->msg))
-		snprintf(err->msg + n, sizeof(err->msg) - (size_t)n, ": %s", old);
+	/* Too long for one message: the end is lost, which is the older, more detailed part. */
+	if (n >= 0 && (size_t)n < sizeof(err->msg) &&
+	    snprintf(err->msg + n, sizeof(err->msg) - (size_t)n, ": %s", old) < 0)
+		err->msg[n] = 0;
 	one_line(err->msg);
 	return err->code;
 }

@@ -45,11 +45,12 @@ int units_parse_size(const char *text, uint64_t *bytes)
 	static const char letters[] = "KMGT";
 	const char *letter;
 	uint64_t v;
-	int r = parse_digits(&text, &v);
+	int upper, r = parse_digits(&text, &v);
 
 	if (r)
 		return r;
-	letter = *text ? strchr(letters, *text & ~0x20) : NULL; /* either case: "64m" has no other meaning for a size */
+	upper = *text & ~0x20; /* either case: "64m" has no other meaning for a size */
+	letter = upper ? strchr(letters, upper) : NULL;
 	if (letter) {
 		text++;
 		if (__builtin_mul_overflow(v, UINT64_C(1) << (10 * (letter - letters + 1)), &v))

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* test_units.c - sizes and times as users write them, error messages, checksums. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <string.h>
+
+#include "blkcache/error.h"
+#include "blkcache/units.h"
+#include "util/crc.h"
+
+static void expect_size(const char *text, uint64_t want)
+{
+	uint64_t v = 1;
+
+	cr_expect_eq(units_parse_size(text, &v), 0, "%s was refused", text);
+	cr_expect_eq(v, want, "%s was read as %llu", text, (unsigned long long)v);
+}
+
+Test(units, sizes_are_binary)
+{
+	expect_size("0", 0);
+	expect_size("4096", 4096);
+	expect_size("512B", 512);
+	expect_size("4K", 4096);
+	expect_size("4k", 4096);
+	expect_size("64M", 64 << 20);
+	expect_size("64MB", 64 << 20);
+	expect_size("64MiB", 64 << 20);
+	expect_size("3G", UINT64_C(3) << 30);
+	expect_size("16777215T", UINT64_C(16777215) << 40);
+	expect_size("18446744073709551615", UINT64_MAX);
+}
+
+/* A size that is not understood must be refused, never be taken for another one; the result stays untouched. */
+Test(units, bad_sizes_are_refused)
+{
+	static const char *const bad[] = { "",    " ",   "K",   "-1",  "+1",  " 1",   "1 ", "1.5G", "1,5G", "0x10",
+					   "1e3", "1KK", "1Ki", "1iB", "1BB", "1KBi", "1P", "1\n",  "1K M" };
+	static const char *const large[] = { "18446744073709551616", "99999999999999999999999", "16777216T",
+					     "17179869184G" };
+	uint64_t v = 77;
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++)
+		cr_expect_eq(units_parse_size(bad[i], &v), -EINVAL, "'%s'", bad[i]);
+	for (size_t i = 0; i < sizeof(large) / sizeof(*large); i++)
+		cr_expect_eq(units_parse_size(large[i], &v), -ERANGE, "'%s'", large[i]);
+	cr_expect_eq(units_parse_size("16777216Tx", &v), -EINVAL);
+	cr_expect_eq(v, 77);
+}
+
+Test(units, times)
+{
+	static const char *const bad[] = { "", "5", "ms", "5m", "5 ms", "5sec", "1.5ms", "-5ms", "5MS", "5mss" };
+	uint64_t v = 77;
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++)
+		cr_expect_eq(units_parse_time(bad[i], &v), -EINVAL, "'%s'", bad[i]);
+	cr_expect_eq(units_parse_time("18446744073710s", &v), -ERANGE);
+	cr_expect_eq(v, 77);
+	cr_expect(!units_parse_time("7us", &v) && v == 7);
+	cr_expect(!units_parse_time("5ms", &v) && v == 5000);
+	cr_expect(!units_parse_time("2s", &v) && v == 2000000);
+	cr_expect(!units_parse_time("0", &v) && v == 0);
+	cr_expect(!units_parse_time("0s", &v) && v == 0);
+}
+
+Test(units, numbers)
+{
+	uint64_t v = 77;
+
+	cr_expect_eq(units_parse_u64("12a", &v), -EINVAL);
+	cr_expect_eq(units_parse_u64("", &v), -EINVAL);
+	cr_expect_eq(units_parse_u64("-1", &v), -EINVAL);
+	cr_expect_eq(units_parse_u64("18446744073709551616", &v), -ERANGE);
+	cr_expect_eq(v, 77);
+	cr_expect(!units_parse_u64("007", &v) && v == 7);
+}
+
+Test(units, format)
+{
+	char b[32];
+
+	cr_expect_str_eq(units_format_size(b, sizeof(b), 0), "0 B");
+	cr_expect_str_eq(units_format_size(b, sizeof(b), 1023), "1023 B");
+	cr_expect_str_eq(units_format_size(b, sizeof(b), 1024), "1.0 KiB");
+	cr_expect_str_eq(units_format_size(b, sizeof(b), 1536), "1.5 KiB");
+	cr_expect_str_eq(units_format_size(b, sizeof(b), (1 << 20) - 1), "1.0 MiB");
+	cr_expect_str_eq(units_format_size(b, sizeof(b), 64 << 20), "64.0 MiB");
+	cr_expect_str_eq(units_format_size(b, sizeof(b), UINT64_MAX), "16.0 EiB");
+}
+
+Test(error, message_and_prefix)
+{
+	struct bc_error e = { 0 };
+	char longer[2000];
+
+	cr_expect_eq(bc_fail(NULL, -EIO, "nobody reads %s", "this"), -EIO);
+	cr_expect_eq(bc_fail(&e, -ENOENT, "%s: no\nsuch file", "x"), -ENOENT);
+	cr_expect_str_eq(e.msg, "x: no?such file", "a message is one line");
+	cr_expect_eq(bc_fail_prefix(&e, "volume %s", "v"), -ENOENT);
+	cr_expect_str_eq(e.msg, "volume v: x: no?such file");
+	memset(longer, 'a', sizeof(longer));
+	longer[sizeof(longer) - 1] = 0;
+	bc_fail_prefix(&e, "%s", longer);
+	cr_expect_eq(strlen(e.msg), sizeof(e.msg) - 1);
+	bc_fail(&e, -EIO, "%s", longer);
+	cr_expect_eq(strlen(e.msg), sizeof(e.msg) - 1);
+}
+
+/* The journal's format names crc32c: the check value every description of it gives. */
+Test(crc, check_value)
+{
+	cr_expect_eq(crc32c("123456789", 9), 0xe3069283u);
+}
