@@ -353,3 +353,7 @@ sum() {
 same() { # FILE FILE
 	cmp "$1" "$2"
 }
+
+names() { # CACHE: the files in its mount, on one line
+	(cd "$T/$1.mnt" && echo *)
+}
