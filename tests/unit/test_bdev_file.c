@@ -106,27 +106,56 @@ Test(bdev_file, random_tmpfs)
 	unlink(name);
 }
 
-/* As in a container: io_uring_setup is refused. */
-static void forbid_io_uring(void)
+/* From now on the system call `nr` fails with `error`. */
+static void forbid(unsigned nr, unsigned error)
 {
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
 	struct sock_fprog prog = { sizeof(code) / sizeof(*code), code };
 
 	cr_assert_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
 	cr_assert_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog), 0);
-	cr_assert(syscall(__NR_io_uring_setup, 1, NULL) == -1 && errno == EPERM);
+	cr_assert(syscall(nr, -1, NULL) == -1 && errno == (int)error);
 }
 
+/* As in a container. */
 Test(bdev_file, random_without_io_uring, .init = setup, .fini = teardown)
 {
 	make_file(path, 999999);
-	forbid_io_uring();
+	forbid(__NR_io_uring_setup, EPERM);
 	random_file(path, path, 999999, 60);
+}
+
+/* A file system without fallocate: zeros are written. */
+Test(bdev_file, random_without_fallocate, .init = setup, .fini = teardown)
+{
+	make_file(path, 999999);
+	forbid(__NR_fallocate, EOPNOTSUPP);
+	random_file(path, path, 999999, 60);
+}
+
+/* P6: the first flush fails (plain fdatasync, made to fail); those through io_uring would succeed, but what was written
+ * before may be lost. */
+Test(bdev_file, failed_flush_is_final, .init = setup, .fini = teardown)
+{
+	struct bdev_io io[2] = { { .type = BDEV_FLUSH }, { .type = BDEV_FLUSH } };
+	struct bdev *b;
+	struct bdev_channel *ch;
+
+	make_file(path, 4096);
+	b = test_open(path, BDEV_OPEN_CLAIM);
+	ch = test_channel(b);
+	cr_expect_eq(bdev_rw_wait(ch, io, 2), 0);
+	forbid(__NR_fdatasync, EIO);
+	cr_expect_eq(bdev_flush(ch), -EIO);
+	cr_expect_eq(bdev_rw_wait(ch, io, 2), -EIO);
+	cr_expect_eq(io[1].result, -EIO);
+	bdev_channel_close(ch);
+	bdev_close(b);
 }
 
 /* A flush may be started, something else done, and then waited for. */
