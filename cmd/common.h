@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * common.h - what the subcommands share. One thread; every function may print to stderr, none exits.
+ *
+ * A subcommand is a function in a file of its own. It returns the exit code. Failing means one line on stderr:
+ * "blkcache: COMMAND: object: reason; remedy".
+ */
+#ifndef CMD_COMMON_H
+#define CMD_COMMON_H
+
+#include <argp.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "blkcache/control.h"
+#include "blkcache/engine.h"
+#include "blkcache/error.h"
+
+/* Exit codes: promised to scripts. */
+#define CMD_OK 0
+#define CMD_FAILED 1
+#define CMD_LEFT 3 /* done, but dirty data is left in the cache; or damage that costs no data */
+#define CMD_USAGE 64
+#define CMD_INTERRUPTED 130
+
+struct command {
+	const char *name, *args, *summary;
+	int (*run)(int argc, char **argv); /* argv[0] is "blkcache NAME" */
+};
+
+int cmd_create(int argc, char **argv);
+int cmd_add(int argc, char **argv);
+int cmd_remove(int argc, char **argv);
+int cmd_load(int argc, char **argv);
+int cmd_mount(int argc, char **argv);
+int cmd_flush(int argc, char **argv);
+int cmd_stop(int argc, char **argv);
+int cmd_status(int argc, char **argv);
+int cmd_stats(int argc, char **argv);
+int cmd_set(int argc, char **argv);
+int cmd_get(int argc, char **argv);
+int cmd_check(int argc, char **argv);
+
+void command_set_name(const char *name); /* for messages */
+
+/* Print the line; return CMD_FAILED, or CMD_INTERRUPTED for -EINTR. */
+int fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+int fail_err(const struct bc_error *err);
+void warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* argp helpers: the option's value, or a usage error that ends the program with CMD_USAGE. */
+uint64_t parse_size_arg(const char *what, const char *text, struct argp_state *state);
+enum cache_mode parse_mode_arg(const char *text, struct argp_state *state);
+
+/* NAME=BACKING -> both parts, BACKING made absolute; to be freed. Usage error otherwise. */
+void parse_volume_arg(const char *text, char **name, char **backing, struct argp_state *state);
+
+/* Absolute path, links resolved as far as it exists; to be freed. Daemons have another working folder. */
+char *absolute_path(const char *path);
+/* The same for a device spec whose last part is a path. */
+char *absolute_backing(const char *spec);
+
+/* SIGINT and SIGTERM set a flag, once; a second one ends the process. */
+void interrupts_catch(void);
+bool interrupted(void);
+
+/*
+ * Calls the daemon. A result, or NULL with *exit_code set and the message printed. With `stopped` not NULL: if no
+ * daemon runs, *stopped is set and nothing is printed.
+ */
+json_t *call_daemon(const char *dir, json_t *request, int (*progress)(json_t *p, void *ctx), void *ctx, bool *stopped,
+		    int *exit_code);
+
+/* Opens a stopped cache for one command; NULL: message printed. */
+struct cache *open_stopped(const char *dir, unsigned flags, int *exit_code);
+/* Closes it; returns `code`, or CMD_FAILED with a message. */
+int close_stopped(struct cache *c, int code);
+
+/* add, remove, set, get (see manage_run()): by the daemon, or on the stopped cache. Like call_daemon(). */
+json_t *manage(const char *dir, json_t *request, unsigned open_flags, int *exit_code);
+
+/* Members of an object, with a neutral value when missing. */
+const char *jtext(const json_t *o, const char *key);
+uint64_t jcount(const json_t *o, const char *key);
+
+/* "1.5 GiB" in one of a few rotating buffers: at most 8 per printf. */
+const char *size_text(uint64_t bytes);
+
+#endif

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * create.c - blkcache create: makes a cache and registers its first volumes; all or nothing.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common.h"
+#include "daemon/daemon.h"
+#include "undo.h"
+
+#define MAX_VOLUMES 256
+
+enum { OPT_SIZE = 256, OPT_LINE_SIZE, OPT_MODE, OPT_RAM, OPT_VOLUME, OPT_FORCE };
+
+static const struct argp_option options[] = {
+	{ "size", OPT_SIZE, "SIZE", 0, "Size of the data file, for example 10G. It is allocated at once", 0 },
+	{ "line-size", OPT_LINE_SIZE, "SIZE", 0, "Unit of caching: 4K (default), 8K, 16K, 32K or 64K", 0 },
+	{ "mode", OPT_MODE, "MODE", 0,
+	  "Mode of volumes added without one: wt write-through (default), wb write-back, wa write-around, wi "
+	  "write-invalidate, wo "
+	  "write-only, pt pass-through",
+	  0 },
+	{ "ram", OPT_RAM, "SIZE", 0, "Memory for the hottest blocks and delayed writes (default 64M)", 0 },
+	{ "volume", OPT_VOLUME, "NAME=BACKING", 0, "Register a volume too; may be given several times", 0 },
+	{ "force", OPT_FORCE, NULL, 0, "Replace an existing cache; refused if it is loaded or holds dirty data", 0 },
+	{ 0 },
+};
+
+struct args {
+	char *dir;
+	struct cache_create_params params;
+	char *names[MAX_VOLUMES], *backings[MAX_VOLUMES];
+	size_t nvolumes;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct args *a = state->input;
+
+	switch (key) {
+	case OPT_SIZE:
+		a->params.size_bytes = parse_size_arg("--size", arg, state);
+		break;
+	case OPT_LINE_SIZE:
+		a->params.line_size = (uint32_t)parse_size_arg("--line-size", arg, state);
+		if (a->params.line_size < CACHE_BLOCK || a->params.line_size > 65536 ||
+		    (a->params.line_size & (a->params.line_size - 1)))
+			argp_error(state, "--line-size is 4K, 8K, 16K, 32K or 64K, not '%s'", arg);
+		break;
+	case OPT_MODE:
+		a->params.mode = parse_mode_arg(arg, state);
+		break;
+	case OPT_RAM:
+		a->params.ram_bytes = parse_size_arg("--ram", arg, state);
+		break;
+	case OPT_VOLUME:
+		if (a->nvolumes == MAX_VOLUMES)
+			argp_error(state, "at most %d volumes here; add the others with 'blkcache add'", MAX_VOLUMES);
+		parse_volume_arg(arg, &a->names[a->nvolumes], &a->backings[a->nvolumes], state);
+		a->nvolumes++;
+		break;
+	case OPT_FORCE:
+		a->params.force = true;
+		break;
+	case ARGP_KEY_ARG:
+		if (a->dir)
+			argp_error(state, "unexpected argument '%s'", arg);
+		a->dir = absolute_path(arg);
+		break;
+	case ARGP_KEY_END:
+		if (!a->dir)
+			argp_error(state, "DIR is missing: the folder to make");
+		if (!a->params.size_bytes)
+			argp_error(state, "--size is missing: how large should the cache be?");
+		break;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+	return 0;
+}
+
+static const struct argp argp = {
+	options,
+	parse,
+	"DIR --size SIZE",
+	"Make a cache in the folder DIR: a preallocated data file and its journal. DIR is made if it is missing. Put "
+	"it on the fast disk."
+	"\v"
+	"Defaults of size, line-size, mode and ram come from /etc/blkcache.conf (or the file $BLKCACHE_CONF) if it has "
+	"them.\n\n"
+	"Example: blkcache create /ssd/cache --size 20G --mode wb --volume vm.img=/data/vm.img",
+	NULL,
+	NULL,
+	NULL,
+};
+
+static int add_volumes(struct args *a)
+{
+	struct bc_error err = { 0 };
+	int code = CMD_OK;
+	struct cache *c;
+
+	if (!a->nvolumes)
+		return CMD_OK;
+	c = open_stopped(a->dir, CACHE_OPEN_NO_VOLUMES, &code);
+	if (!c)
+		return code;
+	for (size_t i = 0; i < a->nvolumes && !code; i++)
+		if (cache_volume_add(c, a->names[i], a->backings[i], MODE_COUNT, &err))
+			code = fail_err(&err);
+	return close_stopped(c, code);
+}
+
+/* What can be known before anything is made, so that --force does not replace a cache and then fail at a typing
+ * mistake. */
+static int check_backings(struct args *a)
+{
+	struct bc_error err = { 0 };
+	struct bdev *bdev;
+
+	for (size_t i = 0; i < a->nvolumes; i++) {
+		for (size_t k = 0; k < i; k++)
+			if (!strcmp(a->names[i], a->names[k]))
+				return fail("%s: the volume name is given twice; names have to differ", a->names[i]);
+		if (bdev_open(a->backings[i], BDEV_OPEN_RDONLY, &bdev, &err))
+			return fail_err(&err);
+		bdev_close(bdev);
+	}
+	return CMD_OK;
+}
+
+static void print_made(struct args *a)
+{
+	printf("created %s: %s in lines of %s, mode %s\n", a->dir, size_text(a->params.size_bytes),
+	       size_text(a->params.line_size ? a->params.line_size : CACHE_BLOCK),
+	       cache_mode_long_name(a->params.mode));
+	for (size_t i = 0; i < a->nvolumes; i++)
+		printf("volume %s: %s\n", a->names[i], a->backings[i]);
+}
+
+int cmd_create(int argc, char **argv)
+{
+	struct args *a = calloc(1, sizeof(*a));
+	struct bc_error err = { 0 };
+	struct daemon_config config;
+	struct undo undo;
+	int code;
+
+	if (!a)
+		return fail("out of memory");
+	/* --help and usage errors do not depend on the configuration being right. */
+	bool config_ok = !config_load(&config, &err);
+
+	a->params.mode = MODE_WT;
+	if (config_ok) {
+		a->params.size_bytes = config.size;
+		a->params.line_size = config.line_size;
+		a->params.mode = config.mode;
+		a->params.ram_bytes = config.ram;
+	}
+	argp_parse(&argp, argc, argv, 0, NULL, a);
+	code = config_ok ? check_backings(a) : fail_err(&err);
+	if (!code) {
+		undo_prepare(&undo, a->dir);
+		if (cache_create(a->dir, &a->params, &err)) {
+			code = fail_err(&err);
+		} else {
+			code = add_volumes(a);
+			if (code)
+				undo_create(&undo);
+			else
+				print_made(a);
+		}
+	}
+	for (size_t i = 0; i < a->nvolumes; i++) {
+		free(a->names[i]);
+		free(a->backings[i]);
+	}
+	free(a->dir);
+	free(a);
+	return code;
+}

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * load.c - blkcache load: starts the daemon of a cache.
+ */
+#include <stdlib.h>
+
+#include "common.h"
+#include "loading.h"
+
+static const struct argp_option options[] = {
+	{ "foreground", 'f', NULL, 0, "Stay in the foreground and log to stderr; ends with Ctrl-C", 0 },
+	{ 0 },
+};
+
+struct args {
+	char *dir, *mountpoint;
+	bool foreground;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct args *a = state->input;
+
+	switch (key) {
+	case 'f':
+		a->foreground = true;
+		break;
+	case ARGP_KEY_ARG:
+		if (!a->dir)
+			a->dir = absolute_path(arg);
+		else if (!a->mountpoint)
+			a->mountpoint = loading_mountpoint(arg);
+		else
+			argp_error(state, "unexpected argument '%s'", arg);
+		break;
+	case ARGP_KEY_END:
+		if (!a->dir || !a->mountpoint)
+			argp_error(state, "%s is missing", a->dir ? "MOUNTPOINT" : "DIR");
+		break;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+	return 0;
+}
+
+static const struct argp argp = {
+	options,
+	parse,
+	"DIR MOUNTPOINT",
+	"Recover the cache in DIR, start its daemon, and mount its volumes as files below MOUNTPOINT. Returns when "
+	"they can be used, and says "
+	"what was recovered."
+	"\v"
+	"The daemon ends with 'blkcache stop', with 'umount MOUNTPOINT', or with SIGTERM. The latter two make "
+	"everything durable in the cache "
+	"but do not write dirty data to the backing device; it is there at the next load. Options of the daemon are in "
+	"/etc/blkcache.conf "
+	"(or the file $BLKCACHE_CONF).",
+	NULL,
+	NULL,
+	NULL,
+};
+
+/* A daemon that runs already is told of before a child is forked: the lock's message would name a pid, not what to do.
+ */
+static int refuse_if_loaded(const char *dir)
+{
+	bool stopped = false;
+	int code = CMD_OK;
+	json_t *status = call_daemon(dir, json_pack("{s:s}", "cmd", "status"), NULL, NULL, &stopped, &code);
+
+	if (status)
+		code = fail("%s: is loaded already, at %s; see 'blkcache status %s'", dir,
+			    jtext(json_object_get(status, "cache"), "mountpoint"), dir);
+	json_decref(status);
+	return code;
+}
+
+int cmd_load(int argc, char **argv)
+{
+	struct args a = { 0 };
+	struct bc_error err = { 0 };
+	struct daemon_params params = { 0 };
+	int code;
+
+	argp_parse(&argp, argc, argv, 0, NULL, &a);
+	params.dir = a.dir;
+	params.mountpoint = a.mountpoint;
+	params.foreground = a.foreground;
+	code = config_load(&params.config, &err) ? fail_err(&err) : refuse_if_loaded(a.dir);
+	if (!code) {
+		if (!a.foreground)
+			interrupts_catch();
+		code = loading_start(&params, NULL);
+	}
+	free(a.dir);
+	free(a.mountpoint);
+	return code;
+}

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * status.c - blkcache status. A stopped cache is opened for it, without its backing devices: that takes its lock for a
+ * moment, so the journal still has one reader, and recovers it if it crashed, which does no harm.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common.h"
+#include "daemon/daemon.h"
+#include "table.h"
+
+enum { OPT_JSON = 256 };
+
+static const struct argp_option options[] = {
+	{ "json", OPT_JSON, NULL, 0, "Print one JSON object", 0 },
+	{ 0 },
+};
+
+struct args {
+	char *dir;
+	bool json;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct args *a = state->input;
+
+	switch (key) {
+	case OPT_JSON:
+		a->json = true;
+		break;
+	case ARGP_KEY_ARG:
+		if (a->dir)
+			argp_error(state, "unexpected argument '%s'", arg);
+		a->dir = absolute_path(arg);
+		break;
+	case ARGP_KEY_END:
+		if (!a->dir)
+			argp_error(state, "DIR is missing");
+		break;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+	return 0;
+}
+
+static const struct argp argp = {
+	options,
+	parse,
+	"DIR",
+	"Show the state of a cache, its volumes, how much dirty data there is, and what is wrong if anything is."
+	"\v"
+	"States: running; flushing; degraded (volumes work without the cache, or with a part of it); failed (dirty "
+	"data is kept, but nothing "
+	"more is taken in); stopping; stopped.",
+	NULL,
+	NULL,
+	NULL,
+};
+
+static enum cache_state stopped_state(enum cache_state state, struct volume *v, void *ctx)
+{
+	(void)v;
+	(void)ctx;
+	return state == STATE_FAILED || state == STATE_DEGRADED ? state : STATE_STOPPED;
+}
+
+static json_t *status_stopped(const char *dir, int *code)
+{
+	struct json_daemon_view view = { .state = stopped_state };
+	struct cache *c = open_stopped(dir, CACHE_OPEN_NO_VOLUMES, code);
+	json_t *status;
+
+	if (!c)
+		return NULL;
+	status = json_status(c, &view);
+	*code = close_stopped(c, status ? CMD_OK : fail("%s: out of memory", dir));
+	return status;
+}
+
+static void print_cache(const json_t *status)
+{
+	const json_t *cache = json_object_get(status, "cache"), *usage = json_object_get(status, "usage");
+	const char *mountpoint = jtext(cache, "mountpoint"), *why = jtext(cache, "why");
+	double lines = (double)jcount(cache, "lines");
+	enum cache_mode mode = MODE_WT;
+	struct table t;
+
+	table_init(&t, 2, 0);
+	table_cell(&t, "cache");
+	table_cell(&t, "%s", jtext(cache, "dir"));
+	table_cell(&t, "uuid");
+	table_cell(&t, "%s", jtext(cache, "uuid"));
+	table_cell(&t, "state");
+	table_cell(&t, "%s%s%s", jtext(cache, "state"), *why ? ": " : "", why);
+	table_cell(&t, "mounted at");
+	table_cell(&t, "%s", *mountpoint ? mountpoint : "-");
+	if (jcount(cache, "pid")) {
+		table_cell(&t, "daemon");
+		table_cell(&t, "pid %llu", (unsigned long long)jcount(cache, "pid"));
+	}
+	table_cell(&t, "mode");
+	if (cache_mode_parse(jtext(cache, "mode"), &mode))
+		table_cell(&t, "%s", jtext(cache, "mode"));
+	else
+		table_cell(&t, "%s (%s)", jtext(cache, "mode"), cache_mode_long_name(mode));
+	table_cell(&t, "size");
+	table_cell(&t, "%s in lines of %s", size_text(jcount(cache, "size_bytes")),
+		   size_text(jcount(cache, "line_size")));
+	table_cell(&t, "memory");
+	table_cell(&t, "%s of buffers, %s of metadata", size_text(jcount(cache, "ram_bytes")),
+		   size_text(jcount(cache, "metadata_bytes")));
+	table_cell(&t, "occupied");
+	table_cell(&t, "%.1f %%", lines > 0 ? 100 * (double)jcount(usage, "occupied_lines") / lines : 0.0);
+	table_cell(&t, "dirty");
+	table_cell(&t, "%s", size_text(jcount(cache, "dirty_bytes")));
+	table_print(&t);
+}
+
+static void print_volumes(const json_t *status)
+{
+	static const char *const heads[] = { "VOLUME", "SIZE", "MODE", "STATE", "CACHED LINES", "DIRTY", "BACKING" };
+	json_t *volumes = json_object_get(status, "volumes"), *v;
+	struct table t;
+	size_t i;
+
+	if (!json_array_size(volumes)) {
+		printf("\nno volumes; add one with 'blkcache add'\n");
+		return;
+	}
+	printf("\n");
+	table_init(&t, 7, 1 << 1 | 1 << 4 | 1 << 5);
+	for (i = 0; i < 7; i++)
+		table_cell(&t, "%s", heads[i]);
+	json_array_foreach(volumes, i, v) {
+		table_cell(&t, "%s", jtext(v, "name"));
+		table_cell(&t, "%s", size_text(jcount(v, "size_bytes")));
+		table_cell(&t, "%s", jtext(v, "mode"));
+		table_cell(&t, "%s", jtext(v, "state"));
+		table_cell(&t, "%llu", (unsigned long long)jcount(json_object_get(v, "usage"), "occupied_lines"));
+		table_cell(&t, "%s", size_text(jcount(v, "dirty_bytes")));
+		table_cell(&t, "%s", jtext(v, "backing"));
+	}
+	table_print(&t);
+}
+
+int cmd_status(int argc, char **argv)
+{
+	struct args a = { 0 };
+	bool stopped = false;
+	int code = CMD_OK;
+	json_t *status;
+
+	argp_parse(&argp, argc, argv, 0, NULL, &a);
+	status = call_daemon(a.dir, json_pack("{s:s}", "cmd", "status"), NULL, NULL, &stopped, &code);
+	if (stopped)
+		status = status_stopped(a.dir, &code);
+	if (status && a.json) {
+		json_dumpf(status, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+		printf("\n");
+	} else if (status) {
+		print_cache(status);
+		print_volumes(status);
+	}
+	json_decref(status);
+	free(a.dir);
+	return code;
+}
