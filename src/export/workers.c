@@ -90,7 +90,7 @@ static void serve(struct worker *w)
 			dispatch(w);
 			continue;
 		}
-		if (atomic_fetch_sub(&e->idle, 1) == 1)
+		if (atomic_fetch_sub(&e->idle, 1) <= 1)
 			maybe_grow(e);
 		dispatch(w);
 		atomic_fetch_add(&e->idle, 1);
@@ -127,12 +127,16 @@ static bool start_one(struct export *e)
 	sigdelset(&set, KICK_SIGNAL);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, WORKER_STACK);
+	/* Counted before it exists: it may take a request, and need to start the next one, before pthread_create has
+	 * returned. */
+	atomic_fetch_add(&e->idle, 1);
 	pthread_sigmask(SIG_SETMASK, &set, &old);
 	rc = pthread_create(&w->thread, &attr, worker_main, w);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	pthread_attr_destroy(&attr);
 	if (rc != 0) {
 		log_warn("%s: cannot start worker thread %u: %s", e->mountpoint, e->nworkers + 1, strerror(rc));
+		atomic_fetch_sub(&e->idle, 1);
 		free(w);
 		return false;
 	}
@@ -140,7 +144,6 @@ static bool start_one(struct export *e)
 	e->workers = w;
 	e->nworkers++;
 	e->running++;
-	atomic_fetch_add(&e->idle, 1);
 	return true;
 }
 
