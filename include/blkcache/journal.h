@@ -111,11 +111,13 @@ void journal_close(struct journal *j); /* checkpoints; NULL is allowed */
 void journal_get_geometry(const struct journal *j, struct journal_geometry *geo);
 
 /* What recovery tells its caller, in this order: volumes and settings, verify, then (after the last epoch to keep is known) marks,
- * lines, redo, discards. A callback that returns nonzero ends the load with that error. */
+ * lines, redo, discards. A callback that returns nonzero ends the load with that error. Any may be NULL but verify. None may call
+ * journal functions on this journal. That no (volume, line) comes twice is for `line` to notice. */
 struct journal_load_ops {
 	int (*volume)(void *ctx, const struct journal_volume *v);
 	int (*setting)(void *ctx, const char *key, const char *value);
-	/* Is the data of these n slots in the data file as the crcs say? false drops this epoch and all after it. */
+	/* Is the data of these n slots in the data file as the crcs say? false drops this epoch and all after it, unless later epochs superseded
+	 * whatever is missing: then it is asked again about parts. Blocks carried in the row are not asked about. */
 	bool (*verify)(void *ctx, const struct journal_block *blocks, uint32_t n);
 	int (*mark)(void *ctx, const struct journal_mark *m);
 	int (*line)(void *ctx, const struct journal_line *l); /* final state, entries ascending, free ones left out */
@@ -136,7 +138,13 @@ struct journal_load_report {
 int journal_load(struct journal *j, const struct journal_load_ops *ops, void *ctx, struct journal_load_report *report,
 		 struct bc_error *err);
 
-/* One durable transaction. */
+/*
+ * Each is one durable transaction. An epoch whose numbers are out of range is refused with -EINVAL and nothing else happens. What recovery relies on:
+ *  - a slot that an epoch frees is not given out before that epoch and all before it are durable on both sides (for one with in-line
+ *    data its row is enough), whether or not a row says so in durable_upto yet;
+ *  - a slot is overwritten in place only with data carried by an epoch that cannot be dropped any more: it and all before it are durable;
+ *  - a volume is deleted (its id may be used again) only after the epochs that free its lines and end its discards are durable on both sides.
+ */
 int journal_commit(struct journal *j, const struct journal_epoch *e, struct bc_error *err);
 int journal_marks_set(struct journal *j, const struct journal_mark *marks, size_t n, struct bc_error *err);
 int journal_marks_clear(struct journal *j, const struct journal_mark *marks, size_t n, struct bc_error *err);

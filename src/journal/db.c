@@ -496,8 +496,8 @@ out:
 
 static int open_db(struct journal *j, struct bc_error *err)
 {
-	static const char setup[] = "PRAGMA locking_mode=EXCLUSIVE; PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY;"
-				    "PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA cache_size=-8192;";
+	static const char setup[] = "PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF;"
+				    "PRAGMA cell_size_check=ON; PRAGMA cache_size=-8192;";
 	static const char setup_rw[] = "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; "
 				       "PRAGMA journal_size_limit=-1;";
 	struct stat st;
@@ -516,12 +516,15 @@ static int open_db(struct journal *j, struct bc_error *err)
 	sqlite3_db_config(j->db, SQLITE_DBCONFIG_ENABLE_TRIGGER, 0, NULL);
 	/* Until it is known that this is a journal and that it can be read, closing must not change it. */
 	sqlite3_db_config(j->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
-	rc = sqlite3_exec(j->db, setup, NULL, NULL, NULL);
+	rc = sqlite3_exec(j->db, "PRAGMA locking_mode=EXCLUSIVE", NULL, NULL, NULL);
 	if (rc != SQLITE_OK)
 		return jdb_fail(j, rc, "cannot open it", err);
 	code = check_identity(j, err);
 	if (code)
 		return code;
+	rc = sqlite3_exec(j->db, setup, NULL, NULL, NULL);
+	if (rc != SQLITE_OK)
+		return jdb_fail(j, rc, "cannot open it", err);
 	if (!j->read_only) {
 		/* The exclusive lock is held since check_identity() read the header of a WAL database. */
 		code = prepare_wal(j, err);

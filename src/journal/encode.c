@@ -5,6 +5,7 @@
  * Everything is little-endian and unaligned. bpl = blocks per line (1..16), fixed for a journal.
  *
  * Epoch row (rowid = id):
+ *
  *      0  u32 magic "BCE1"
  *      4  u32 meta_len: bytes up to and including the crc; inline data follows
  *      8  u64 id                     (= rowid)
@@ -15,18 +16,36 @@
  *         ninlines of {u32 slot, u32 crc32c of the 4096 bytes}
  *         u32 crc32c of all before
  *     meta_len  ninlines * 4096 bytes of data
+ *
  * The crc does not cover the data, because each block of it has its own: a flush computes no checksum twice, and
  * folding and recovery read the front of a row without dragging its data through the page cache.
  *
- * Record, bpl = 1 (20 bytes, 12 if free):
- *     u32 entry; u64 where = line (bits 0-47), volume (48-59), valid (60), dirty (61), fresh (62); if valid: u32 slot,
- * u32 crc Record, bpl > 1: u32 entry; u64 where = line, volume; u16 valid, dirty, fresh; then u32 slot, u32 crc per
- * valid block, lowest first A free entry has where = 0 and all bits 0.
+ * Record, bpl = 1 (20 bytes, 12 if the block is not valid or the entry is free):
+ *
+ *     u32 entry
+ *     u64 where: line (bits 0-47), volume (48-59), valid (60), dirty (61), fresh (62)
+ *     if valid: u32 slot, u32 crc
+ *
+ * Record, bpl > 1:
+ *
+ *     u32 entry
+ *     u64 where: line, volume
+ *     u16 valid, u16 dirty, u16 fresh
+ *     per valid block, lowest first: u32 slot, u32 crc
+ *
+ * A free entry has where = 0 and no bits.
  *
  * Snapshot row k (rowid = k): entries [k*R, (k+1)*R), R = as many as fit SNAPSHOT_BODY_MAX. All rows have the same
  * size, so that changing one overwrites it where it lies: one page in the WAL, nothing allocated. The last row's
- * surplus entries are free. 0  u32 magic "BCS1" 4  u32 k 8  R entries: u64 where (as above, without fresh), [bpl > 1:
- * u16 valid, u16 dirty], bpl * {u32 slot, u32 crc} (0 if not valid) u32 crc32c of all before
+ * surplus entries are free.
+ *
+ *      0  u32 magic "BCS1"
+ *      4  u32 k
+ *      8  R entries of
+ *             u64 where (as above, without fresh)
+ *             if bpl > 1: u16 valid, u16 dirty
+ *             bpl * {u32 slot, u32 crc}, 0 if not valid
+ *         u32 crc32c of all before
  */
 #include "journal/encode.h"
 

@@ -1,23 +1,31 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fold.c - journal_maintain(): moving epochs into snapshot rows, and checkpoints. One step per call, each a short
- * transaction under `lock`, so that commits get their turn in between; `maint` is held all the time and guards struct
- * fold.
+ * fold.c - journal_maintain(): moving epochs into snapshot rows, and checkpoints.
+ *
+ * One step per call, each a short transaction under `lock`, so that commits get their turn in between; `maint` is held
+ * all the time and guards struct fold.
  *
  *   IDLE -> READ -> PATCH -> DELETE -> IDLE
  *
  *   IDLE    When the epochs <= durable_upto have become many or large, chooses E, the last one of them to fold.
+ *
  *   READ    Reads the fronts of the epoch rows <= E. Then, without `lock`: the last record of each entry, ordered by
- * entry. PATCH   Overwrites snapshot rows in place, FOLD_ROWS per step. The first step also raises the state row's
- * durable_upto to E or more. DELETE  The first step moves discards of these epochs that are still pending into their
- * table (and takes out the ended ones) and raises folded_upto to E. Each step deletes epochs in ascending order.
+ *           entry.
+ *
+ *   PATCH   Overwrites snapshot rows in place, FOLD_ROWS per step. The first step also raises the state row's
+ *           durable_upto to E or more.
+ *
+ *   DELETE  The first step moves discards of these epochs that are still pending into their table, takes out the ended
+ *           ones, and raises folded_upto to E. Each step deletes epochs in ascending order.
  *
  * Why a crash between any two steps is harmless: recovery replays the epochs that are still there over the snapshot
- * rows, patched or not. An entry whose last record <= E is in epoch e: while e is there, replay sets the entry to that
- * record's state (or a later one's), whatever the snapshot says. Once e is deleted all rows were patched, so the
- * snapshot has it, and since rows go in ascending order no epoch before e is left that could set it back. The same goes
- * for a discard and its end. This needs that epochs <= E are never dropped: they are <= durable_upto, which the state
- * row says on disk before the first snapshot row changes.
+ * rows, patched or not. Say the last record <= E of an entry is in epoch e. While e is there, replay sets the entry to
+ * that record's state (or a later one's), whatever the snapshot says. Once e is deleted, all rows were patched, so the
+ * snapshot has it; and since rows go in ascending order, no epoch before e is left that could set it back. The same
+ * goes for a discard and its end.
+ *
+ * This needs that epochs <= E are never dropped: they are <= durable_upto, and the state row says so on disk no later
+ * than the first snapshot row changes.
  *
  * Data carried in epoch rows is not read: epochs <= durable_upto have it in the data file.
  */

@@ -11,7 +11,7 @@ struct loaded_epoch {
 	uint8_t *mem;
 	struct epoch_view v;
 	uint32_t first_seq; /* of its records in the list */
-	const char *bad; /* why it cannot be decoded, or NULL */
+	const char *bad; /* why it cannot be decoded or kept, or NULL */
 };
 
 /* A block whose data a kept epoch > durable carries. */

@@ -3,28 +3,33 @@
  * recover.c - journal_load(): which epochs count after a crash. What they amount to is in replay.c. Runs once, on the
  * opening thread, with the journal's lock held; callbacks must not call back into the journal.
  *
- * The rows of the database are what committed transactions left: SQLite's WAL sees to that. An epoch's row and its data
- * in the data file are made durable side by side, so a row may be there without its data. Which epochs to keep:
+ * The rows of the database are what committed transactions left: SQLite's WAL sees to that. An epoch's row and its
+ * data in the data file are made durable side by side, so a row may be there without its data.
  *
- *  D = the largest durable_upto in any row that can be decoded, and in the state row. A row saying durable_upto = N was
- * written after all epochs <= N were durable on both sides. That stays true if the row itself is dropped for lack of
- * its own data. Epochs <= D are kept unseen. (Their data can not even be checked: a slot freed by them may hold newer
- * data by now.) Of the later ones, the longest prefix is kept that gives a state whose every block is really there. The
- * state after epoch K holds the fresh blocks of the epochs (D, K] that no epoch <= K superseded; each must be carried
- * in its row, or be in the data file (verify). So one bad block that nothing supersedes ends the prefix before its
- * epoch; a superseded one only forbids the states before the epoch that supersedes it. The latter matters: once an
- * epoch is durable on both sides, the slots it freed are given out again (and a slot is overwritten in place once the
- * row with its new data is durable), before any later row has had the occasion to tell a higher durable_upto. Dropping
- * the epoch that lost its slot that way would drop flushed epochs after it (P1). Every epoch that was reported durable
- * is in the prefix: all blocks alive after it are in the data file or in a row, and none of their slots was reused, for
- * reuse waits for the epoch that frees the slot to be durable on both sides, which then is in the prefix too. The
- * result is the exact state after some epoch (P2), and no block in it has foreign content (P3).
+ * D = the largest durable_upto in any row that can be decoded, and in the state row. A row saying durable_upto = N was
+ * written after all epochs <= N were durable on both sides; that stays true if the row itself is dropped.
  *
- *  An epoch > D whose row cannot be decoded ends the prefix as well: without it no later state is known. At or below D
- * it is damage.
+ * Epochs <= D are kept unseen. (Their data cannot even be checked: a slot freed by them may hold newer data by now.)
  *
- * Dropped rows are deleted before anything is told to the caller, in one transaction with the highest id ever used: new
- * epochs must not be taken for the dropped ones, nor dropped ones come back between new ones.
+ * Of the later ones, the longest prefix is kept that gives a state whose every block is really there. The state after
+ * epoch K holds the fresh blocks of the epochs (D, K] that no epoch <= K superseded; each must be carried in its row,
+ * or be in the data file (verify). So a bad block that nothing supersedes ends the prefix before its epoch; a
+ * superseded one only forbids the states before the epoch that supersedes it.
+ *
+ * The latter matters. Once an epoch is durable on both sides, the slots it freed are given out again, and slots are
+ * overwritten in place with data that durable rows carry, before any later row had the occasion to tell a higher
+ * durable_upto. Dropping the epoch that lost a slot that way would drop flushed epochs after it (P1).
+ *
+ * Every epoch that was reported durable is in the prefix: all blocks alive after it are in the data file or in a row,
+ * and none of their slots was reused, for reuse waits until the epoch that frees the slot is durable itself - and is
+ * then in the prefix by the same argument. The result is the exact state after some epoch (P2), and every block in it
+ * has the content it was given then (P3).
+ *
+ * An epoch > D whose row cannot be decoded ends the prefix too: without it no later state is known. At or below D it
+ * is damage that leaves no safe reading.
+ *
+ * Dropped rows are deleted before anything is told to the caller, in one transaction with the highest id ever used:
+ * new epochs must not be taken for the dropped ones, nor dropped ones come back between new ones.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -187,11 +192,16 @@ static size_t judge_blocks(struct load *ld, struct candidates *cs)
 	return need;
 }
 
-static void drop_from(struct load *ld, size_t e, const char *why)
+/* The first epoch that could not be kept says why. One that was superseded in a kept state is none. */
+static void say_why(struct load *ld)
 {
-	if (!ld->report->why_dropped[0])
+	for (size_t e = ld->keep; e < ld->nep; e++) {
+		if (!ld->ep[e].bad)
+			continue;
 		snprintf(ld->report->why_dropped, sizeof(ld->report->why_dropped), "epoch %llu: %s",
-			 (unsigned long long)ld->ep[e].id, why);
+			 (unsigned long long)ld->ep[e].id, ld->ep[e].bad);
+		return;
+	}
 }
 
 static int check_inlines(struct load *ld, size_t e)
@@ -217,13 +227,11 @@ int load_judge(struct load *ld)
 		struct candidates cs = { 0 };
 		size_t first;
 
-		if (ld->ep[e].bad) {
-			drop_from(ld, e, ld->ep[e].bad);
+		if (ld->ep[e].bad)
 			break;
-		}
 		code = check_inlines(ld, e);
 		if (code == -EBADMSG) {
-			drop_from(ld, e, "the data in its row has a wrong checksum");
+			ld->ep[e].bad = "the data in its row has a wrong checksum";
 			code = 0;
 			break;
 		}
@@ -237,7 +245,7 @@ int load_judge(struct load *ld)
 		if (code)
 			return code;
 		if (first)
-			drop_from(ld, e, "its data is not in the data file as its checksums say");
+			ld->ep[e].bad = "its data is not in the data file as its checksums say";
 		if (first == SIZE_MAX)
 			break;
 		if (first > need)
@@ -245,8 +253,7 @@ int load_judge(struct load *ld)
 		if (need <= e)
 			ld->keep = e + 1;
 	}
-	if (ld->keep == ld->nep)
-		ld->report->why_dropped[0] = 0; /* what was missing turned out to be superseded */
+	say_why(ld);
 	return code;
 }
 

@@ -1,13 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * rows.c - the bytes of the journal's small rows. Pure functions: no lock, any thread. Little-endian, unaligned; `crc`
- * is a u32 crc32c of all bytes before it.
+ * rows.c - the bytes of the journal's small rows. Pure functions: no lock, any thread.
  *
- * geometry:  u32 magic "BCG1", uuid[16], u64 size_bytes, u32 line_size, u32 blocks_per_line, u32 nlines, u32 nslots,
- * crc discard:   u32 magic "BCD1", then as in an epoch row (encode.c), crc; rowid = id volume:    u32 magic "BCV1", u16
- * id (= rowid), u16 in_use, mode[4], u64 size, u64 id[2], i64 mtime_ns, u32 length of name, u32 length of backing,
- * name, backing (both without NUL), crc Settings, marks and the state row are plain columns with a crc column over
- * them: a flipped bit in a mark would make stale lines look good.
+ * Little-endian, unaligned; `crc` is a u32 crc32c of all bytes before it.
+ *
+ *   geometry:  u32 magic "BCG1", uuid[16], u64 size_bytes, u32 line_size, u32 blocks_per_line, u32 nlines, u32 nslots,
+ *              crc
+ *
+ *   discard:   u32 magic "BCD1", then as in an epoch row (encode.c), crc; rowid = id
+ *
+ *   volume:    u32 magic "BCV1", u16 id (= rowid), u16 in_use, mode[4], u64 size, u64 id[2], i64 mtime_ns,
+ *              u32 length of name, u32 length of backing, name, backing (both without NUL), crc
+ *
+ * Settings, marks and the state row are plain columns with a crc column over them: a flipped bit in a mark would make
+ * stale lines look good.
  */
 #include <errno.h>
 #include <stdlib.h>
