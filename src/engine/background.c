@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * background.c - the threads behind the requests: reclaim (free slots), maintenance (an epoch each second, marks,
+ * journal folding) and cleaning. Each sleeps until kicked or its period is over.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* Sleeps until kicked or for `us`. False: stop. */
+static bool job_wait(struct cache *c, enum background_job job, uint64_t us)
+{
+	struct background *bg = &c->background;
+	struct timespec until;
+	bool go;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += (time_t)(us / 1000000);
+	until.tv_nsec += (long)(us % 1000000) * 1000;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_sec++;
+		until.tv_nsec -= 1000000000;
+	}
+	pthread_mutex_lock(&bg->lock);
+	while (!bg->wanted[job] && !bg->stop)
+		if (pthread_cond_timedwait(&bg->wake[job], &bg->lock, &until))
+			break;
+	bg->wanted[job] = false;
+	go = !bg->stop;
+	pthread_mutex_unlock(&bg->lock);
+	return go;
+}
+
+static bool stopping(struct cache *c)
+{
+	return __atomic_load_n(&c->background.stop, __ATOMIC_RELAXED);
+}
+
+static int clear_marks(struct volume *v, void *ctx)
+{
+	(void)ctx;
+	if (v->bdev)
+		intent_clear_idle(v, false);
+	return 0;
+}
+
+static void *maintain_main(void *arg)
+{
+	struct cache *c = arg;
+
+	while (job_wait(c, JOB_MAINTAIN, GET(c->tunables.epoch_interval_us))) {
+		struct bc_error err;
+		int rc = 1;
+
+		if (c->failed || epoch_commit(c, true))
+			continue;
+		cache_volume_foreach(c, clear_marks, NULL);
+		while (rc == 1 && !stopping(c) && !c->failed)
+			rc = journal_maintain(c->journal, GET(c->epoch.data_upto), &err);
+		if (rc < 0 && !c->failed)
+			cache_fail(c, "the journal cannot be maintained: %s", err.msg);
+	}
+	return NULL;
+}
+
+static void *reclaim_main(void *arg)
+{
+	struct cache *c = arg;
+
+	while (job_wait(c, JOB_RECLAIM, 1000000))
+		reclaim_run(c);
+	return NULL;
+}
+
+/* Above the mark, or when reclaim finds nothing clean, cleaning does not wait for its period. */
+static bool too_dirty(struct cache *c)
+{
+	return GET(c->dirty_lines) * 100 > (uint64_t)c->lines.n * GET(c->tunables.dirty_high_percent) ||
+	       GET(c->dirty_blocks) * 100 > (uint64_t)c->slots.n * GET(c->tunables.dirty_high_percent) ||
+	       GET(c->slots.nfree) < c->slots_low;
+}
+
+#define CLEAN_BATCH 1024 /* lines between looks at what has changed */
+
+static void *clean_main(void *arg)
+{
+	struct cache *c = arg;
+	uint64_t last = now_ns();
+
+	while (job_wait(c, JOB_CLEAN, 500000)) {
+		bool due = atomic_exchange(&c->clean_soon, false) ||
+			   now_ns() - last >= GET(c->tunables.clean_after_us) * 1000;
+		uint64_t left = due ? GET(c->dirty_lines) : 0;
+
+		if (due)
+			last = now_ns();
+		while ((left || too_dirty(c)) && GET(c->dirty_lines) && !stopping(c) && !c->failed) {
+			long n = cleaner_step(c, CLEAN_BATCH);
+
+			if (n <= 0)
+				break;
+			left = left > (uint64_t)n ? left - (uint64_t)n : 0;
+			if (GET(c->slots.nfree) < c->slots_low)
+				background_kick(c, JOB_RECLAIM);
+		}
+	}
+	return NULL;
+}
+
+int background_start(struct cache *c)
+{
+	static void *(*const mains[JOBS])(void *) = { reclaim_main, maintain_main, clean_main };
+	struct background *bg = &c->background;
+	pthread_condattr_t attr;
+
+	pthread_mutex_init(&bg->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	for (int i = 0; i < JOBS; i++)
+		pthread_cond_init(&bg->wake[i], &attr);
+	pthread_condattr_destroy(&attr);
+	bg->stop = false;
+	for (int i = 0; i < JOBS; i++) {
+		int rc = -pthread_create(&bg->thread[i], NULL, mains[i], c);
+
+		if (rc) {
+			background_stop(c);
+			return rc;
+		}
+		bg->started++;
+	}
+	return 0;
+}
+
+void background_stop(struct cache *c)
+{
+	struct background *bg = &c->background;
+
+	pthread_mutex_lock(&bg->lock);
+	__atomic_store_n(&bg->stop, true, __ATOMIC_RELAXED);
+	for (int i = 0; i < JOBS; i++)
+		pthread_cond_broadcast(&bg->wake[i]);
+	pthread_mutex_unlock(&bg->lock);
+	for (unsigned i = 0; i < bg->started; i++)
+		pthread_join(bg->thread[i], NULL);
+	bg->started = 0;
+	for (int i = 0; i < JOBS; i++)
+		pthread_cond_destroy(&bg->wake[i]);
+	pthread_mutex_destroy(&bg->lock);
+}
+
+void background_kick(struct cache *c, enum background_job job)
+{
+	struct background *bg = &c->background;
+
+	if (__atomic_load_n(&bg->wanted[job], __ATOMIC_RELAXED))
+		return;
+	pthread_mutex_lock(&bg->lock);
+	bg->wanted[job] = true;
+	pthread_cond_signal(&bg->wake[job]);
+	pthread_mutex_unlock(&bg->lock);
+}

@@ -1,0 +1,523 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * clean.c - writes dirty data to the backing devices (P5): epoch durable -> backing in address order, neighbours
+ * merged, many at once -> flush of the backing device -> "clean" recorded in the open epoch.
+ *
+ * A *wave* is a set of lines of one volume whose ranges are locked CLEAN: readers and write-back writers go on, writes
+ * to backing wait. A line that is written meanwhile loses its CLEANING flag (line_update); then what was read for it is
+ * not trusted any more (its slot may have been given to something else) and the line stays dirty. Runs are serialised
+ * by cleaner.lock, so the flag has one owner.
+ *
+ * The slots are captured under the chain lock; blocks that are `fresh` belong to the open epoch and are left for the
+ * next time, all others to epochs sealed before, whose durability is waited for before anything is written.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BATCH_LINES 4096u /* per flush of the backing device */
+#define WAVE_LINES 256u
+#define WAVE_BLOCKS 1024u
+#define RUN_BLOCKS 256u /* merged into one write */
+#define CLEAN_DEPTH 128u
+
+struct clean_line {
+	uint64_t key;
+	uint32_t e;
+	uint16_t mask; /* captured */
+	uint16_t written; /* of them, on the backing device */
+	bool locked;
+};
+
+struct clean_block {
+	uint64_t block;
+	uint32_t slot, crc;
+	uint32_t line; /* index in the batch */
+	struct buffer *buf;
+	char *data;
+	bool skip;
+};
+
+struct clean_batch {
+	struct clean_line line[BATCH_LINES];
+	uint32_t nlines;
+	struct clean_line again[BATCH_LINES]; /* passed over */
+	uint32_t nagain;
+	struct clean_line keep[BATCH_LINES]; /* a flush run's, while it lets others clean; flush_lock */
+	bool damaged; /* a dirty block was met that cannot be read any more */
+	struct range_lock range[WAVE_LINES];
+	struct clean_block block[WAVE_BLOCKS];
+	uint32_t nblocks, nranges;
+	struct bdev_io io[WAVE_BLOCKS];
+	struct iovec iov[WAVE_BLOCKS];
+	uint32_t io_first[WAVE_BLOCKS]; /* block index an I/O starts with */
+	uint32_t hand; /* of the background cleaner */
+	struct bdev_channel *backing_ch;
+	unsigned backing_id;
+};
+
+int cleaner_init(struct cache *c)
+{
+	struct cleaner *cl = &c->cleaner;
+
+	pthread_mutex_init(&cl->lock, NULL);
+	pthread_mutex_init(&cl->flush_lock, NULL);
+	cl->work = calloc(1, sizeof(struct clean_batch));
+	cl->memory = aligned_alloc(CACHE_BLOCK, WAVE_BLOCKS * CACHE_BLOCK);
+	cl->data_ch = bdev_channel_open(c->data, CLEAN_DEPTH);
+	return cl->work && cl->memory && cl->data_ch ? 0 : -ENOMEM;
+}
+
+static void close_backing(struct clean_batch *w)
+{
+	bdev_channel_close(w->backing_ch);
+	w->backing_ch = NULL;
+	w->backing_id = 0;
+}
+
+void cleaner_destroy(struct cache *c)
+{
+	struct cleaner *cl = &c->cleaner;
+
+	if (cl->work)
+		close_backing(cl->work);
+	bdev_channel_close(cl->data_ch);
+	free(cl->memory);
+	free(cl->work);
+	pthread_mutex_destroy(&cl->lock);
+	pthread_mutex_destroy(&cl->flush_lock);
+}
+
+void cleaner_forget_volume(struct cache *c, struct volume *v)
+{
+	struct clean_batch *w = c->cleaner.work;
+
+	pthread_mutex_lock(&c->cleaner.lock);
+	if (w->backing_id == v->id)
+		close_backing(w);
+	pthread_mutex_unlock(&c->cleaner.lock);
+}
+
+static int by_key(const void *a, const void *b)
+{
+	const struct clean_line *x = a, *y = b;
+
+	return x->key < y->key ? -1 : x->key > y->key;
+}
+
+/* Takes the line into the wave: what of it is dirty and not of the open epoch. False: some of it has to wait for
+ * another time. */
+static bool capture(struct cache *c, struct clean_batch *w, uint32_t index)
+{
+	struct clean_line *cl = &w->line[index];
+	struct lines *l = &c->lines;
+	struct line_chain ch = lines_lock(l, cl->key);
+	uint16_t dirty = 0;
+
+	if ((lines_word(l, cl->e) & LINE_KEY_MASK) == cl->key)
+		dirty = line_dirty(l, cl->e);
+	cl->mask = dirty & ~line_fresh(l, cl->e);
+	if (cl->mask)
+		lines_set_word(l, cl->e, lines_word(l, cl->e) | LINE_CLEANING);
+	for (unsigned b = 0; b < l->bpl; b++) {
+		const struct journal_block *blk = line_block(l, cl->e, b);
+
+		if (cl->mask >> b & 1)
+			w->block[w->nblocks++] = (struct clean_block){
+				.block = (line_key_line(cl->key) << l->bpl_shift) + b,
+				.slot = blk->slot,
+				.crc = blk->crc,
+				.line = index,
+			};
+	}
+	lines_unlock(&ch);
+	return cl->mask == dirty;
+}
+
+/* A dirty block without a readable copy: it stays dirty (reads of it fail), and is not tried again in this run. */
+static void lose_block(struct cache *c, struct volume *v, struct clean_batch *w, struct clean_block *b, const char *why)
+{
+	b->skip = true;
+	w->damaged = true;
+	w->line[b->line].mask &= (uint16_t) ~(1u << (b->block & (c->lines.bpl - 1)));
+	cache_degrade(c, "volume %s: the dirty block at byte %llu %s, so it cannot be written to the backing device",
+		      v->name, (unsigned long long)b->block * CACHE_BLOCK, why);
+}
+
+/* Gets the wave's data from RAM or the data file, and checks it. */
+static void load_wave(struct cache *c, struct volume *v, struct clean_batch *w)
+{
+	unsigned n = 0;
+
+	for (uint32_t i = 0; i < w->nblocks; i++) {
+		struct clean_block *b = &w->block[i];
+
+		b->buf = buffer_get(c->buffers, b->slot);
+		b->data = b->buf ? buffer_data(b->buf) : c->cleaner.memory + (size_t)i * CACHE_BLOCK;
+		if (b->buf)
+			continue;
+		w->iov[n] = (struct iovec){ .iov_base = b->data, .iov_len = CACHE_BLOCK };
+		w->io[n] = (struct bdev_io){ .type = BDEV_READ,
+					     .offset = (uint64_t)b->slot * CACHE_BLOCK,
+					     .length = CACHE_BLOCK,
+					     .iov = &w->iov[n],
+					     .iovcnt = 1 };
+		w->io_first[n++] = i;
+	}
+	bdev_rw_wait(c->cleaner.data_ch, w->io, n);
+	for (unsigned k = 0; k < n; k++) {
+		struct clean_block *b = &w->block[w->io_first[k]];
+
+		if (w->io[k].result) {
+			ADD(v->n.err_cache_read, 1);
+			lose_block(c, v, w, b, "cannot be read from the cache");
+		}
+	}
+}
+
+/* After the data was read: is it still what the map says? A block that is, and fails its checksum, is damage (P3: it
+ * must not reach backing). */
+static void verify_wave(struct cache *c, struct volume *v, struct clean_batch *w)
+{
+	struct lines *l = &c->lines;
+
+	for (uint32_t i = 0; i < w->nblocks; i++) {
+		struct clean_block *b = &w->block[i];
+		struct clean_line *cl = &w->line[b->line];
+		struct line_chain ch = lines_lock(l, cl->key);
+		uint64_t word = lines_word(l, cl->e);
+		bool ours = (word & LINE_KEY_MASK) == cl->key && word & LINE_CLEANING;
+
+		lines_unlock(&ch);
+		if (!ours)
+			b->skip = true;
+		if (b->skip || crc32c(b->data, CACHE_BLOCK) == b->crc)
+			continue;
+		ADD(v->n.err_checksum, 1);
+		lose_block(c, v, w, b, "fails its checksum");
+	}
+}
+
+static struct bdev_channel *backing_channel(struct clean_batch *w, struct volume *v)
+{
+	if (w->backing_id != v->id) {
+		close_backing(w);
+		w->backing_ch = bdev_channel_open(v->bdev, CLEAN_DEPTH);
+		if (w->backing_ch)
+			w->backing_id = v->id;
+	}
+	return w->backing_ch;
+}
+
+static int write_wave(struct cache *c, struct volume *v, struct clean_batch *w)
+{
+	struct bdev_channel *ch = backing_channel(w, v);
+	unsigned n = 0, niov = 0;
+	uint64_t bytes = 0;
+	int rc;
+
+	(void)c;
+	if (!ch)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < w->nblocks; i++) {
+		struct clean_block *b = &w->block[i];
+		uint32_t len = block_bytes(v, b->block);
+		struct bdev_io *io = n ? &w->io[n - 1] : NULL;
+
+		if (b->skip)
+			continue;
+		w->iov[niov] = (struct iovec){ .iov_base = b->data, .iov_len = len };
+		if (io && io->offset + io->length == b->block * CACHE_BLOCK && io->iovcnt < (int)RUN_BLOCKS) {
+			io->iovcnt++;
+			io->length += len;
+		} else {
+			w->io_first[n] = i;
+			w->io[n++] = (struct bdev_io){ .type = BDEV_WRITE,
+						       .offset = b->block * CACHE_BLOCK,
+						       .length = len,
+						       .iov = &w->iov[niov],
+						       .iovcnt = 1 };
+		}
+		niov++;
+	}
+	if (!n)
+		return 0;
+	rc = bdev_rw_wait(ch, w->io, n);
+	atomic_fetch_add_explicit(&v->write_seq, 1, memory_order_release);
+	for (unsigned k = 0; k < n; k++) {
+		unsigned left = (unsigned)w->io[k].iovcnt;
+
+		if (w->io[k].result) {
+			ADD(v->n.err_backing_write, 1);
+			cache_degrade(c, "volume %s: the backing device cannot be written at byte %llu: %s", v->name,
+				      (unsigned long long)w->io[k].offset, strerror(-w->io[k].result));
+			continue;
+		}
+		bytes += w->io[k].length;
+		for (uint32_t i = w->io_first[k]; left; i++) {
+			struct clean_block *b = &w->block[i];
+
+			if (b->skip)
+				continue;
+			w->line[b->line].written |= (uint16_t)(1u << (b->block & (c->lines.bpl - 1)));
+			left--;
+		}
+	}
+	ADD(v->n.backing_written, bytes);
+	return rc;
+}
+
+static void pass_over(struct clean_batch *w, const struct clean_line *cl)
+{
+	w->again[w->nagain++] = *cl;
+}
+
+/*
+ * Writes lines [from, ...) of the batch, all of one volume and as many as fit; returns the index after the last.
+ * insist: keeps writers out of these lines meanwhile, for lines that are written all the time. Nothing is waited for
+ * while ranges are held but the devices and the commit.
+ */
+static uint32_t write_some(struct cache *c, struct volume *v, struct clean_batch *w, uint32_t from, bool insist,
+			   int *result)
+{
+	struct lines *l = &c->lines;
+	uint32_t to = from, nranges = 0;
+	int rc = 0;
+
+	w->nblocks = 0;
+	for (; to < w->nlines && nranges < WAVE_LINES && (nranges + 1) * l->bpl <= WAVE_BLOCKS; to++) {
+		struct clean_line *cl = &w->line[to];
+
+		if (line_key_volume(cl->key) != v->id)
+			break;
+		cl->locked =
+			range_trylock(&c->ranges, &w->range[nranges], v->id, line_key_line(cl->key) << l->bpl_shift,
+				      l->bpl, insist ? RANGE_READ : RANGE_CLEAN);
+		if (cl->locked)
+			nranges++;
+		else
+			pass_over(w, cl);
+	}
+	if (insist)
+		rc = epoch_commit(c, false);
+	for (uint32_t i = from; i < to && !rc; i++)
+		if (w->line[i].locked && !capture(c, w, i))
+			pass_over(w, &w->line[i]);
+	/* what is not fresh is in an epoch sealed by now; P5 wants it durable before backing is touched */
+	if (!rc && w->nblocks)
+		rc = epoch_commit_to(c, epoch_open_id(c) - 1);
+	if (!rc && w->nblocks) {
+		load_wave(c, v, w);
+		verify_wave(c, v, w);
+		rc = write_wave(c, v, w);
+		for (uint32_t i = 0; i < w->nblocks; i++)
+			if (w->block[i].buf)
+				buffer_release(w->block[i].buf);
+	}
+	for (uint32_t i = 0; i < nranges; i++)
+		range_unlock(&c->ranges, &w->range[i]);
+	if (rc && !*result)
+		*result = rc;
+	return to;
+}
+
+/* The backing device was flushed: what was written to it is clean, unless the line changed since. Returns blocks
+ * cleaned. */
+static uint64_t mark_clean(struct cache *c, struct volume *v, struct clean_batch *w, uint32_t from, uint32_t to)
+{
+	struct lines *l = &c->lines;
+	uint64_t blocks = 0;
+
+	for (uint32_t i = from; i < to;) {
+		epoch_enter(c);
+		for (unsigned k = 0; k < 256 && i < to; k++, i++) {
+			struct clean_line *cl = &w->line[i];
+			struct line_chain ch;
+			uint64_t word;
+
+			if (!cl->locked)
+				continue;
+			if (cl->written != cl->mask)
+				pass_over(w, cl);
+			if (!cl->written)
+				continue;
+			ch = lines_lock(l, cl->key);
+			word = lines_word(l, cl->e);
+			if ((word & LINE_KEY_MASK) == cl->key && word & LINE_CLEANING) {
+				line_update(c, v, cl->e, line_valid(l, cl->e), line_dirty(l, cl->e) & ~cl->written,
+					    line_fresh(l, cl->e));
+				blocks += (unsigned)__builtin_popcount(cl->written);
+			}
+			lines_unlock(&ch);
+		}
+		epoch_leave(c);
+	}
+	return blocks;
+}
+
+/* Cleans the batch in w->line. cleaner.lock held. *blocks: cleaned. Lines that have to be tried again are in w->again.
+ */
+static int clean_batch(struct cache *c, struct clean_batch *w, bool insist, uint64_t *blocks)
+{
+	int rc = 0;
+
+	w->nagain = 0;
+	*blocks = 0;
+	qsort(w->line, w->nlines, sizeof w->line[0], by_key);
+	for (uint32_t i = 0; i < w->nlines; i++)
+		w->line[i].mask = w->line[i].written = 0;
+	/* most of what is dirty is of the open epoch when writes are busy: one commit makes it all fit to be cleaned */
+	rc = epoch_commit(c, false);
+	for (uint32_t i = 0; i < w->nlines && !rc;) {
+		struct volume *v = cache_volume_get_id(c, line_key_volume(w->line[i].key));
+		struct io_thread *t = io_thread_get(c);
+		uint32_t from = i;
+		int frc;
+
+		if (!v) { /* being removed: its lines go anyway */
+			i++;
+			continue;
+		}
+		if (!v->bdev || !t) {
+			volume_put(v);
+			return t ? -ENODEV : -ENOMEM;
+		}
+		while (i < w->nlines && line_key_volume(w->line[i].key) == v->id && !c->failed)
+			i = write_some(c, v, w, i, insist, &rc);
+		frc = backing_flush(t, v);
+		if (!frc)
+			*blocks += mark_clean(c, v, w, from, i);
+		rc = rc ? rc : frc;
+		volume_put(v);
+		if (c->failed)
+			rc = -EIO;
+	}
+	return rc;
+}
+
+/* Fills the batch with dirty lines (of volume id, or of all for 0) from entry *hand on, up to `limit`. False at the end
+ * of the table. */
+static bool collect(struct cache *c, struct clean_batch *w, unsigned id, uint32_t *hand, uint32_t limit)
+{
+	struct lines *l = &c->lines;
+
+	w->nlines = 0;
+	while (*hand < l->n && w->nlines < limit) {
+		uint32_t e = (*hand)++;
+		uint64_t word = lines_word(l, e);
+
+		if (word & LINE_KEY_MASK && word & LINE_DIRTY0 && (!id || line_key_volume(word) == id))
+			w->line[w->nlines++] = (struct clean_line){ .key = word & LINE_KEY_MASK, .e = e };
+	}
+	return *hand < l->n;
+}
+
+long cleaner_step(struct cache *c, uint32_t budget)
+{
+	struct clean_batch *w = c->cleaner.work;
+	uint64_t blocks;
+	uint32_t lines;
+	int rc;
+
+	pthread_mutex_lock(&c->cleaner.lock);
+	if (!collect(c, w, 0, &w->hand, budget < BATCH_LINES ? budget : BATCH_LINES)) {
+		w->hand = 0;
+		if (!w->nlines)
+			collect(c, w, 0, &w->hand, budget < BATCH_LINES ? budget : BATCH_LINES);
+	}
+	lines = w->nlines;
+	rc = lines ? clean_batch(c, w, false, &blocks) : 0;
+	pthread_mutex_unlock(&c->cleaner.lock);
+	return rc ? rc : (long)lines;
+}
+
+struct flush_run {
+	struct cache_progress p;
+	int (*fn)(const struct cache_progress *p, void *ctx);
+	void *ctx;
+	uint64_t last;
+};
+
+static int report(struct flush_run *r, bool last)
+{
+	uint64_t now = now_ns();
+
+	if (!r->fn || (!last && now - r->last < 200000000))
+		return 0;
+	r->last = now;
+	r->p.active = !last;
+	if (last || r->p.done_bytes > r->p.total_bytes)
+		r->p.total_bytes = r->p.done_bytes;
+	return r->fn(&r->p, r->ctx) && !last ? -EINTR : 0;
+}
+
+/* One batch and, until they are clean, the lines of it that were busy. */
+static int flush_batch(struct cache *c, struct clean_batch *w, struct flush_run *r)
+{
+	bool insist = false;
+
+	for (;;) {
+		uint64_t blocks;
+		uint32_t n;
+		int rc = clean_batch(c, w, insist, &blocks);
+
+		r->p.done_bytes += blocks * CACHE_BLOCK;
+		if (!rc)
+			rc = report(r, false);
+		n = w->nagain;
+		if (rc || !n)
+			return rc;
+		memcpy(w->keep, w->again, n * sizeof w->keep[0]);
+		if (insist) {
+			/* a writer may be waiting for room with its range locked: let the background cleaner make some
+			 */
+			pthread_mutex_unlock(&c->cleaner.lock);
+			nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
+			pthread_mutex_lock(&c->cleaner.lock);
+		}
+		memcpy(w->line, w->keep, n * sizeof w->line[0]);
+		w->nlines = n;
+		insist = true;
+	}
+}
+
+int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const struct cache_progress *p, void *ctx),
+		     void *ctx, struct bc_error *err)
+{
+	struct clean_batch *w = c->cleaner.work;
+	struct flush_run r = { .fn = progress, .ctx = ctx };
+	uint32_t hand = 0;
+	bool more = true, damaged;
+	int rc = 0;
+
+	if (c->failed)
+		return bc_fail(err, -EIO,
+			       "the cache has failed (%s): its dirty data is kept and cannot be written back", c->why);
+	r.p.total_bytes = (v ? GET(v->dirty_blocks) : GET(c->dirty_blocks)) * CACHE_BLOCK;
+	ADD(c->flushing, 1);
+	pthread_mutex_lock(&c->cleaner.flush_lock);
+	w->damaged = false;
+	while (more && !rc) {
+		pthread_mutex_lock(&c->cleaner.lock);
+		more = collect(c, w, v ? v->id : 0, &hand, BATCH_LINES);
+		rc = w->nlines ? flush_batch(c, w, &r) : 0;
+		pthread_mutex_unlock(&c->cleaner.lock);
+	}
+	damaged = w->damaged;
+	pthread_mutex_unlock(&c->cleaner.flush_lock);
+	SUB(c->flushing, 1);
+	/* the "clean" records should survive too, so that the next load need not do it again */
+	if (!rc)
+		rc = epoch_commit(c, false);
+	report(&r, true);
+	if (!rc && damaged)
+		rc = -EIO;
+	if (rc == -EINTR)
+		return bc_fail(err, rc, "interrupted; what was not written yet is still safe in the cache");
+	if (rc)
+		return bc_fail(err, rc, "%s: dirty data could not be written to the backing device: %s",
+			       v ? v->name : c->dir, c->why[0] ? c->why : strerror(-rc));
+	return 0;
+}

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* engine.c - opening and closing a cache, and what happens when it fails (P6) or degrades (P7). */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "blkcache/units.h"
+#include "recover.h"
+
+static void say(struct cache *c, const char *fmt, va_list ap)
+{
+	char text[sizeof c->why];
+
+	vsnprintf(text, sizeof text, fmt, ap);
+	pthread_mutex_lock(&c->why_lock);
+	memcpy(c->why, text, sizeof text);
+	pthread_mutex_unlock(&c->why_lock);
+	log_error("%s: %s", c->dir, text);
+}
+
+/* Final (P6): the first reason is kept. Waiters are woken so that they see it. */
+void cache_fail(struct cache *c, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (atomic_exchange(&c->failed, true))
+		return;
+	va_start(ap, fmt);
+	say(c, fmt, ap);
+	va_end(ap);
+	slots_abort(&c->slots);
+}
+
+void cache_degrade(struct cache *c, const char *fmt, ...)
+{
+	bool was = atomic_exchange(&c->degraded, true);
+	va_list ap;
+
+	va_start(ap, fmt);
+	if (!was && !c->failed) {
+		say(c, fmt, ap);
+	} else {
+		char text[sizeof c->why];
+
+		vsnprintf(text, sizeof text, fmt, ap);
+		log_error("%s: %s", c->dir, text);
+	}
+	va_end(ap);
+}
+
+static int open_data(struct cache *c, struct bc_error *err)
+{
+	char *path = NULL;
+	int rc;
+
+	if (asprintf(&path, "%s/%s", c->dir, CACHE_DATA_FILE) < 0)
+		return bc_fail(err, -ENOMEM, "out of memory");
+	rc = bdev_open(path, BDEV_OPEN_CLAIM, &c->data, err);
+	free(path);
+	if (rc)
+		return bc_fail_prefix(err, "cache %s: ", c->dir);
+	if (bdev_size(c->data) < c->geo.size_bytes)
+		return bc_fail(
+			err, -EUCLEAN,
+			"cache %s: its data file has %llu bytes and should have %llu; it was cut off or replaced",
+			c->dir, (unsigned long long)bdev_size(c->data), (unsigned long long)c->geo.size_bytes);
+	return 0;
+}
+
+/* How much is kept free, and how much a write may take at once, in terms of what there is. */
+static void set_limits(struct cache *c, uint64_t frames)
+{
+	uint32_t n = c->geo.nslots, piece = MAX_BLOCKS - 1;
+
+	if (piece > n / 16)
+		piece = n / 16;
+	if (piece > frames / 8)
+		piece = (uint32_t)(frames / 8);
+	if (!piece)
+		piece = 1;
+	c->write_piece = piece;
+	c->slots_low = n / 64 > 2 * piece ? n / 64 : 2 * piece;
+	if (c->slots_low > 65536)
+		c->slots_low = 65536;
+	c->slots_high = 2 * c->slots_low;
+}
+
+static int setup_memory(struct cache *c, struct bc_error *err)
+{
+	uint64_t need = lines_bytes(c->geo.nlines, c->geo.blocks_per_line),
+		 have = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+	char a[32], b[32];
+
+	if (need > have)
+		return bc_fail(err, -ENOMEM,
+			       "cache %s: its metadata takes %s of RAM and this machine has %s; larger lines take less",
+			       c->dir, units_format_size(a, sizeof a, need), units_format_size(b, sizeof b, have));
+	if (lines_init(&c->lines, c->geo.nlines, c->geo.blocks_per_line) || slots_init(&c->slots, c->geo.nslots))
+		return bc_fail(err, -ENOMEM,
+			       "cache %s: %s of RAM for its metadata cannot be had; larger lines take less", c->dir,
+			       units_format_size(a, sizeof a, need));
+	return 0;
+}
+
+int cache_setup_buffers(struct cache *c, struct bc_error *err)
+{
+	struct buffer_pool_params pp = { .memory = GET(c->tunables.ram_bytes), .block_size = CACHE_BLOCK };
+	struct buffer_client_params cp = { .reserved = 0 };
+	struct buffer_stats bs;
+	int rc = buffer_pool_create(&pp, &c->pool, err);
+
+	if (!rc)
+		rc = buffer_client_create(c->pool, c->data, &cp, &c->buffers, err);
+	if (rc)
+		return rc;
+	buffer_get_stats(c->buffers, &bs);
+	c->ram_bytes = pp.memory;
+	set_limits(c, bs.frames);
+	return 0;
+}
+
+static void free_cache(struct cache *c)
+{
+	io_destroy(c);
+	cleaner_destroy(c);
+	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES; i++)
+		if (c->volume[i])
+			volume_detach(c->volume[i]);
+	epoch_destroy(&c->epoch);
+	buffer_client_destroy(c->buffers);
+	buffer_pool_destroy(c->pool);
+	journal_close(c->journal);
+	bdev_close(c->data);
+	lines_destroy(&c->lines);
+	slots_destroy(&c->slots);
+	range_table_destroy(&c->ranges);
+	pthread_rwlock_destroy(&c->volumes_lock);
+	pthread_mutex_destroy(&c->why_lock);
+	if (c->lock_fd >= 0)
+		close(c->lock_fd);
+	if (c->dir_fd >= 0)
+		close(c->dir_fd);
+	free(c->dir);
+	free(c);
+}
+
+static int mark_in_use(struct volume *v, void *ctx)
+{
+	return v->bdev ? volume_record(v, true, ctx) : 0;
+}
+
+static int clear_all_marks(struct volume *v, void *ctx)
+{
+	(void)ctx;
+	return v->bdev ? intent_clear_idle(v, true) : 0;
+}
+
+int cache_open(const char *dir, unsigned flags, struct cache **out, struct cache_open_report *report,
+	       struct bc_error *err)
+{
+	struct cache_open_report dummy;
+	struct cache *c = calloc(1, sizeof *c);
+	int rc;
+
+	if (!c)
+		return bc_fail(err, -ENOMEM, "out of memory");
+	c->dir_fd = c->lock_fd = -1;
+	c->open_flags = flags;
+	c->policy.ops = &policy_clock;
+	pthread_mutex_init(&c->why_lock, NULL);
+	pthread_rwlock_init(&c->volumes_lock, NULL);
+	range_table_init(&c->ranges);
+	tunables_init(c);
+	c->dir = realpath(dir, NULL);
+	if (!c->dir) {
+		rc = bc_fail(err, -errno, "cache %s: %s", dir, strerror(errno));
+		free(c);
+		return rc;
+	}
+	if (!cache_exists(c->dir)) {
+		rc = bc_fail(err, -ENOENT, "%s holds no cache (there is no %s in it); `blkcache create` makes one", dir,
+			     JOURNAL_FILE);
+		free(c->dir);
+		free(c);
+		return rc;
+	}
+	rc = io_init(c);
+	if (!rc)
+		rc = cache_lock_dir(c->dir, &c->dir_fd, &c->lock_fd, err);
+	if (!rc)
+		rc = journal_open(c->dir, false, &c->journal, err);
+	if (rc)
+		goto fail;
+	journal_get_geometry(c->journal, &c->geo);
+	rc = open_data(c, err);
+	if (!rc)
+		rc = setup_memory(c, err);
+	if (!rc && (epoch_init(&c->epoch, c) || cleaner_init(c)))
+		rc = bc_fail(err, -ENOMEM, "out of memory");
+	if (!rc)
+		rc = recover(c, report ? report : &dummy, err);
+	if (!rc && !(flags & CACHE_OPEN_NO_VOLUMES)) {
+		rc = cache_volume_foreach(c, clear_all_marks, NULL);
+		if (rc)
+			bc_fail(err, rc, "cache %s: %s", c->dir, c->why[0] ? c->why : strerror(-rc));
+		if (!rc)
+			rc = cache_volume_foreach(c, mark_in_use, err);
+		if (!rc && (rc = background_start(c)))
+			bc_fail(err, rc, "cache %s: background threads cannot be started: %s", c->dir, strerror(-rc));
+	}
+	if (rc)
+		goto fail;
+	*out = c;
+	return 0;
+fail:
+	free_cache(c);
+	return rc;
+}
+
+/* Everything is durable and the marks are gone: the row says that the backing device is as we left it. */
+static int mark_stopped(struct volume *v, void *ctx)
+{
+	return v->bdev && !GET(v->intent.nmarked) ? volume_record(v, false, ctx) : 0;
+}
+
+int cache_close(struct cache *c, struct bc_error *err)
+{
+	struct bc_error own = { 0 };
+	int rc;
+
+	if (!c)
+		return 0;
+	c->stopping = true;
+	if (c->background.started)
+		background_stop(c);
+	rc = epoch_commit(c, true);
+	if (!rc && !(c->open_flags & CACHE_OPEN_NO_VOLUMES)) {
+		rc = cache_volume_foreach(c, clear_all_marks, NULL);
+		if (!rc)
+			rc = cache_volume_foreach(c, mark_stopped, &own);
+	}
+	if (rc)
+		bc_fail(err, rc, "cache %s: not everything could be made durable: %s", c->dir,
+			own.code    ? own.msg
+			: c->why[0] ? c->why
+				    : strerror(-rc));
+	free_cache(c);
+	return rc;
+}

@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * epoch.c - which changes become durable together (P1, P2, P6).
+ *
+ * Changes of line metadata are made inside the epoch's gate (shared). They belong to the *open* epoch, which keeps a
+ * list of the entries that changed and of the slots that are no longer used. Sealing takes the gate exclusively for as
+ * long as it takes to copy the entries' state (no I/O), so an epoch is a cut: whoever left the gate before is in it
+ * with everything, whoever enters later is in the next one.
+ *
+ * Why a crash at any moment leaves whole epochs in order:
+ *   1. A block that is written gets a slot that nothing durable refers to, unless its slot was already given in this
+ * same open epoch (the `fresh` mask). So writing data never damages what an earlier epoch refers to.
+ *   2. A slot given up in an epoch returns to the free slots only when that epoch is durable, metadata and data. So
+ * rule 1's "nothing durable refers to" holds for every free slot.
+ *   3. A sealed epoch is written in one of two ways. *Full*: its blocks go to the data file, then the data file's flush
+ * and the commit of the row run side by side; the epoch is durable when both are done. If only the row survived,
+ * recovery finds a block whose crc does not fit and drops the epoch and all after it; by rule 2 the state before is
+ * intact. *Inline* (few blocks): the row carries the blocks themselves, so the commit is the only sync. Recovery writes
+ * them to their slots again if the final state still refers to them.
+ *   4. Each row says up to which epoch everything is durable in the data file; later ones are checked at recovery.
+ *
+ * A failed commit or flush is final (P6): the cache is failed, and no later flush reports success.
+ *
+ * Leader: whoever needs durability and finds nobody at it does the work, for everybody who waits.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EPOCH_MAX_CHANGES 65536u /* entries; beyond, writers commit before they go on */
+#define INLINE_MAX_BLOCKS 16u /* in one row: up to 64 KiB, about where a second sync costs the same */
+#define INLINE_MAX_TOTAL 1024u /* in rows not yet superseded by a full epoch: bounds recovery and the WAL */
+
+static int vec_push(struct u32vec *v, uint32_t x)
+{
+	if (v->n == v->cap) {
+		uint32_t cap = v->cap ? v->cap * 2 : 4096;
+		uint32_t *p = realloc(v->v, cap * sizeof *p);
+
+		if (!p)
+			return -ENOMEM;
+		v->v = p;
+		v->cap = cap;
+	}
+	v->v[v->n++] = x;
+	return 0;
+}
+
+static void vec_swap(struct u32vec *a, struct u32vec *b)
+{
+	struct u32vec t = *a;
+
+	*a = *b;
+	*b = t;
+}
+
+int epoch_init(struct epoch *ep, struct cache *c)
+{
+	pthread_rwlockattr_t attr;
+
+	memset(ep, 0, sizeof *ep);
+	pthread_rwlockattr_init(&attr);
+	/* a sealer must not starve behind a stream of writers */
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&ep->gate, &attr);
+	pthread_rwlockattr_destroy(&attr);
+	pthread_mutex_init(&ep->lock, NULL);
+	pthread_cond_init(&ep->durable_cond, NULL);
+	ep->inline_data = aligned_alloc(CACHE_BLOCK, INLINE_MAX_BLOCKS * CACHE_BLOCK);
+	ep->flush_ch = bdev_channel_open(c->data, 4);
+	return ep->inline_data && ep->flush_ch ? 0 : -ENOMEM;
+}
+
+void epoch_destroy(struct epoch *ep)
+{
+	bdev_channel_close(ep->flush_ch);
+	free(ep->inline_data);
+	free(ep->records);
+	free(ep->changed.v);
+	free(ep->freed.v);
+	free(ep->sealed_changed.v);
+	free(ep->sealed_freed.v);
+	free(ep->discards);
+	pthread_rwlock_destroy(&ep->gate);
+	pthread_mutex_destroy(&ep->lock);
+	pthread_cond_destroy(&ep->durable_cond);
+}
+
+void epoch_enter(struct cache *c)
+{
+	struct epoch *ep = &c->epoch;
+
+	while (__atomic_load_n(&ep->changed.n, __ATOMIC_RELAXED) > EPOCH_MAX_CHANGES && !c->failed)
+		epoch_commit(c, false);
+	pthread_rwlock_rdlock(&ep->gate);
+}
+
+void epoch_leave(struct cache *c)
+{
+	pthread_rwlock_unlock(&c->epoch.gate);
+}
+
+/* A record that cannot be kept would be lost without a word: better no promise at all. */
+static void push_or_fail(struct cache *c, struct u32vec *v, uint32_t x)
+{
+	int rc;
+
+	pthread_mutex_lock(&c->epoch.lock);
+	rc = vec_push(v, x);
+	pthread_mutex_unlock(&c->epoch.lock);
+	if (rc)
+		cache_fail(c, "out of memory for metadata changes");
+}
+
+void epoch_owe(struct cache *c, uint32_t e)
+{
+	push_or_fail(c, &c->epoch.changed, e);
+}
+
+void epoch_free_slot(struct cache *c, uint32_t slot)
+{
+	push_or_fail(c, &c->epoch.freed, slot);
+}
+
+int epoch_add_discard(struct cache *c, const struct journal_discard *d)
+{
+	struct epoch *ep = &c->epoch;
+	int rc = 0;
+
+	pthread_mutex_lock(&ep->lock);
+	if (ep->ndiscards == ep->discards_cap) {
+		uint32_t cap = ep->discards_cap ? ep->discards_cap * 2 : 16;
+		struct journal_discard *p = realloc(ep->discards, cap * sizeof *p);
+
+		if (p) {
+			ep->discards = p;
+			ep->discards_cap = cap;
+		} else {
+			rc = -ENOMEM;
+		}
+	}
+	if (!rc)
+		ep->discards[ep->ndiscards++] = *d;
+	pthread_mutex_unlock(&ep->lock);
+	return rc;
+}
+
+/* What a seal took out of the open epoch. */
+struct sealed {
+	uint64_t id;
+	uint32_t nlines, nfresh, ninlines, ndiscards;
+	struct journal_discard *discards;
+	struct journal_inline inlines[INLINE_MAX_BLOCKS];
+};
+
+static int reserve_records(struct epoch *ep, uint32_t n, size_t stride)
+{
+	size_t need = (size_t)n * stride;
+
+	if (ep->records_cap < need) {
+		char *p = realloc(ep->records, need + need / 2);
+
+		if (!p)
+			return -ENOMEM;
+		ep->records = p;
+		ep->records_cap = need + need / 2;
+	}
+	return 0;
+}
+
+/* Gate held exclusively: copies an entry's state, and what was owed is paid. Returns the number of fresh blocks. */
+static unsigned record_entry(struct cache *c, uint32_t e, struct journal_line *r)
+{
+	struct lines *l = &c->lines;
+	uint64_t w = lines_word(l, e);
+
+	r->entry = e;
+	r->volume = (uint16_t)line_key_volume(w);
+	r->reserved = 0;
+	if (!r->volume) {
+		r->line = 0;
+		r->valid = r->dirty = r->fresh = 0;
+		lines_set_word(l, e, w & ~LINE_CHANGED);
+		return 0;
+	}
+	/* a hit may be counting in the word: it holds the chain, not the gate */
+	struct line_chain ch = lines_lock(l, w & LINE_KEY_MASK);
+
+	r->line = line_key_line(w);
+	r->valid = line_valid(l, e);
+	r->dirty = line_dirty(l, e);
+	r->fresh = line_fresh(l, e);
+	memcpy(r->blk, line_block(l, e, 0), l->bpl * sizeof r->blk[0]);
+	line_set_masks(l, e, r->valid, r->dirty, 0);
+	lines_set_word(l, e, lines_word(l, e) & ~LINE_CHANGED);
+	lines_unlock(&ch);
+	return (unsigned)__builtin_popcount(r->fresh);
+}
+
+/* Copies the epoch's fresh blocks out of the RAM buffers. False if one is not there (written and evicted already). */
+static bool gather_inlines(struct cache *c, struct sealed *s, size_t stride)
+{
+	struct epoch *ep = &c->epoch;
+
+	for (uint32_t i = 0; i < s->nlines; i++) {
+		const struct journal_line *r = (void *)(ep->records + i * stride);
+
+		for (unsigned b = 0; b < c->lines.bpl; b++) {
+			struct journal_inline *in;
+			struct buffer *buf;
+
+			if (!(r->fresh >> b & 1))
+				continue;
+			buf = buffer_get(c->buffers, r->blk[b].slot);
+			if (!buf)
+				return false;
+			in = &s->inlines[s->ninlines];
+			in->slot = r->blk[b].slot;
+			in->crc = r->blk[b].crc;
+			in->data = memcpy(ep->inline_data + s->ninlines * CACHE_BLOCK, buffer_data(buf), CACHE_BLOCK);
+			s->ninlines++;
+			buffer_release(buf);
+		}
+	}
+	return true;
+}
+
+/* Leader only. Takes the open epoch out and opens the next one. */
+static int seal(struct cache *c, struct sealed *s, bool full)
+{
+	struct epoch *ep = &c->epoch;
+	size_t stride = journal_line_stride(c->lines.bpl);
+	int rc;
+
+	memset(s, 0, sizeof *s);
+	pthread_rwlock_wrlock(&ep->gate);
+	rc = reserve_records(ep, ep->changed.n, stride);
+	if (rc)
+		goto out;
+	vec_swap(&ep->changed, &ep->sealed_changed);
+	vec_swap(&ep->freed, &ep->sealed_freed);
+	ep->changed.n = ep->freed.n = 0;
+	s->discards = ep->discards;
+	s->ndiscards = ep->ndiscards;
+	ep->discards = NULL;
+	ep->ndiscards = ep->discards_cap = 0;
+	s->nlines = ep->sealed_changed.n;
+	for (uint32_t i = 0; i < s->nlines; i++)
+		s->nfresh += record_entry(c, ep->sealed_changed.v[i], (void *)(ep->records + i * stride));
+	if (!full && s->nfresh && s->nfresh <= INLINE_MAX_BLOCKS && ep->inline_blocks + s->nfresh <= INLINE_MAX_TOTAL &&
+	    !gather_inlines(c, s, stride))
+		s->ninlines = 0;
+	s->id = GET(ep->open_id);
+	atomic_store_explicit(&ep->open_id, s->id + 1, memory_order_release);
+out:
+	pthread_rwlock_unlock(&ep->gate);
+	return rc;
+}
+
+/* Makes the sealed epoch durable. Leader only. */
+static int write_epoch(struct cache *c, struct sealed *s, bool sync_data)
+{
+	struct epoch *ep = &c->epoch;
+	struct bdev_io flush = { .type = BDEV_FLUSH, .result = 0 };
+	struct bc_error err = { 0 };
+	int rc = 0, jrc = 0;
+
+	if (sync_data) {
+		rc = buffer_write_dirty(c->buffers);
+		if (rc) {
+			cache_fail(c, "writing the data file failed: %s", strerror(-rc));
+			return -EIO;
+		}
+		/* beside the commit: the epoch counts only when both are done */
+		bdev_submit(ep->flush_ch, &flush);
+		bdev_poll(ep->flush_ch, 0);
+	}
+	if (s->nlines || s->ndiscards) {
+		struct journal_epoch je = {
+			.id = s->id,
+			.durable_upto = ep->data_upto,
+			.lines = (void *)ep->records,
+			.nlines = s->nlines,
+			.inlines = s->inlines,
+			.ninlines = s->ninlines,
+			.discards = s->discards,
+			.ndiscards = s->ndiscards,
+		};
+		jrc = journal_commit(c->journal, &je, &err);
+	}
+	while (bdev_in_flight(ep->flush_ch))
+		bdev_poll(ep->flush_ch, 1);
+	if (jrc) {
+		cache_fail(c, "the journal cannot be written: %s", err.code ? err.msg : strerror(-jrc));
+		return -EIO;
+	}
+	if (flush.result) {
+		cache_fail(c, "flushing the data file failed: %s", strerror(-flush.result));
+		return -EIO;
+	}
+	return 0;
+}
+
+static int commit_one(struct cache *c, bool full)
+{
+	struct epoch *ep = &c->epoch;
+	struct sealed s;
+	bool sync_data;
+	int rc = c->failed ? -EIO : seal(c, &s, full);
+
+	if (rc)
+		return rc;
+	/* nothing to sync if no block's data is waiting to become durable in the data file */
+	sync_data = s.nfresh > s.ninlines || (full && ep->inline_blocks);
+	rc = write_epoch(c, &s, sync_data);
+	free(s.discards);
+	if (rc)
+		return rc;
+	if (sync_data)
+		ep->inline_blocks = 0;
+	else
+		ep->inline_blocks += s.ninlines;
+	if (!ep->inline_blocks)
+		ep->data_upto = s.id;
+	atomic_store_explicit(&ep->durable_id, s.id, memory_order_release);
+	/* rule 2: only now may the slots be used again */
+	for (uint32_t i = 0; i < ep->sealed_freed.n; i++)
+		buffer_forget(c->buffers, ep->sealed_freed.v[i], 1);
+	slots_give(&c->slots, ep->sealed_freed.v, ep->sealed_freed.n);
+	ep->sealed_freed.n = ep->sealed_changed.n = 0;
+	return 0;
+}
+
+static int commit_until(struct cache *c, uint64_t id, bool full)
+{
+	struct epoch *ep = &c->epoch;
+	int rc = 0;
+
+	pthread_mutex_lock(&ep->lock);
+	while (!rc && (GET(ep->durable_id) < id || (full && ep->data_upto < id))) {
+		if (c->failed) {
+			rc = -EIO;
+		} else if (ep->committing) {
+			pthread_cond_wait(&ep->durable_cond, &ep->lock);
+		} else {
+			ep->committing = true;
+			pthread_mutex_unlock(&ep->lock);
+			rc = commit_one(c, full);
+			pthread_mutex_lock(&ep->lock);
+			ep->committing = false;
+			pthread_cond_broadcast(&ep->durable_cond);
+		}
+	}
+	if (c->failed)
+		rc = -EIO;
+	pthread_mutex_unlock(&ep->lock);
+	return rc;
+}
+
+int epoch_commit_to(struct cache *c, uint64_t id)
+{
+	return commit_until(c, id, false);
+}
+
+int epoch_commit(struct cache *c, bool full)
+{
+	struct epoch *ep = &c->epoch;
+	uint64_t id;
+
+	pthread_mutex_lock(&ep->lock);
+	id = GET(ep->open_id);
+	if (!ep->changed.n && !ep->freed.n && !ep->ndiscards)
+		id--;
+	pthread_mutex_unlock(&ep->lock);
+	return commit_until(c, id, full);
+}
+
+uint64_t epoch_durable_upto(struct cache *c)
+{
+	struct epoch *ep = &c->epoch;
+	uint64_t id, open;
+
+	pthread_mutex_lock(&ep->lock);
+	id = GET(ep->durable_id);
+	open = GET(ep->open_id);
+	if (id == open - 1 && !ep->committing && !ep->changed.n && !ep->freed.n && !ep->ndiscards)
+		id = open;
+	pthread_mutex_unlock(&ep->lock);
+	return id;
+}

@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * internal.h - the structures the engine's files share. Only files in src/engine include this.
+ *
+ * Lock order (outer first):
+ *   volumes_lock (rwlock: list of volumes)
+ *   cleaner.lock (one cleaning run at a time)
+ *   volume.gate  (shared: a request; exclusive: mode switch, removal, zeroing of large ranges)
+ *   range locks  (range.h)
+ *   intent lock  (volume.intent.lock)
+ *   epoch.commit (one sealer at a time)
+ *   epoch.gate   (shared: changing line metadata; exclusive: sealing)
+ *   stripe locks (lines.h), one at a time
+ *   leaf locks: lines.free_lock, slots.lock, epoch.lock, buffer and journal internals
+ * Nobody does I/O or waits for slots, buffers or a range while in epoch.gate.
+ */
+#ifndef ENGINE_INTERNAL_H
+#define ENGINE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#include "blkcache/buffer.h"
+#include "blkcache/engine.h"
+#include "blkcache/journal.h"
+#include "lines.h"
+#include "policy.h"
+#include "range.h"
+#include "slots.h"
+#include "util/crc.h"
+#include "util/hist.h"
+#include "util/log.h"
+
+#define CACHE_MIN_RAM (1u << 20)
+#define MAX_BLOCKS RANGE_MAX_BLOCKS /* blocks an unaligned request of VOLUME_MAX_IO touches */
+#define ADD(counter, n) atomic_fetch_add_explicit(&(counter), (n), memory_order_relaxed)
+#define SUB(counter, n) atomic_fetch_sub_explicit(&(counter), (n), memory_order_relaxed)
+#define GET(counter) atomic_load_explicit(&(counter), memory_order_relaxed)
+
+typedef _Atomic uint64_t counter;
+
+/* ---- statistics of a volume; the names of volume_stats ---- */
+struct volume_counters {
+	counter read_hits, read_partial_misses, read_misses, write_hits, write_partial_misses, write_misses,
+		pass_through_reads, pass_through_writes, flushes, discards;
+	counter volume_read, volume_written, ram_read, cache_read, cache_written, backing_read, backing_written;
+	counter err_cache_read, err_cache_write, err_backing_read, err_backing_write, err_checksum;
+	struct hist read_hit, read_miss, write, flush;
+};
+
+/* ---- write-intent regions (intent.c) ---- */
+#define REGION_SHIFT 26 /* 64 MiB */
+
+struct region {
+	uint64_t last_epoch; /* that holds the cache's side of the last write */
+	uint64_t last_seq; /* backing write sequence of the last write */
+	uint32_t in_flight;
+	bool marked; /* durably */
+};
+
+struct intent {
+	pthread_mutex_t lock;
+	struct region *region;
+	uint32_t nregions;
+	_Atomic uint32_t nmarked;
+};
+
+struct volume {
+	struct cache *cache;
+	unsigned id;
+	char name[JOURNAL_NAME_MAX];
+	char *backing;
+	struct bdev *bdev; /* NULL if opened without volumes */
+	struct bdev_identity identity; /* as in the journal */
+	uint64_t size;
+	uint64_t nblocks; /* size rounded up to blocks */
+	_Atomic int mode; /* changes with the gate held exclusively */
+	_Atomic int refs;
+	bool removing; /* volumes_lock */
+	pthread_rwlock_t gate;
+	counter lines, dirty_lines, dirty_blocks; /* cached now */
+	counter write_seq; /* completed writes to the backing device */
+	counter flushed_seq; /* of them, durable there */
+	counter last_epoch; /* that holds an answered write of this volume (P1) */
+	_Atomic bool backing_failed; /* a flush of it failed: none succeeds any more (P6) */
+	struct intent intent;
+	struct volume_counters n;
+};
+
+/* ---- per-thread context (io.c) ---- */
+enum block_source { FROM_RAM, FROM_SLOT, FROM_BACKING, FROM_BACKING_DONE /* within plan_read only */ };
+
+struct block_plan {
+	uint8_t source;
+	bool cached; /* valid in the cache when looked up */
+	bool dirty;
+	uint32_t slot, crc;
+	struct buffer *buf; /* pinned: its data (RAM), or the place where it is read to; NULL: bounce memory */
+	char *data;
+};
+
+struct io_thread {
+	struct cache *cache;
+	struct io_thread *next, *prev; /* cache->threads */
+	struct bdev_channel *data_ch;
+	struct bdev_channel **backing_ch; /* by volume id */
+	unsigned nbacking;
+	char *bounce; /* MAX_BLOCKS blocks, aligned */
+	struct block_plan plan[MAX_BLOCKS];
+	struct iovec iov[MAX_BLOCKS];
+	struct bdev_io ios[MAX_BLOCKS];
+	struct buffer *bufs[MAX_BLOCKS];
+	uint32_t slots[MAX_BLOCKS];
+	unsigned nplan; /* of the read whose reply is out */
+};
+
+/* ---- epochs (epoch.c) ---- */
+struct u32vec {
+	uint32_t *v;
+	uint32_t n, cap;
+};
+
+struct epoch {
+	pthread_rwlock_t gate;
+	pthread_mutex_t lock; /* the vectors, ids, waiters */
+	pthread_cond_t durable_cond;
+	struct u32vec changed; /* entries owed to the open epoch */
+	struct u32vec freed; /* slots it stops using */
+	struct journal_discard *discards;
+	uint32_t ndiscards, discards_cap;
+	counter open_id, durable_id; /* durable_id: highest epoch that survives power loss */
+	counter data_upto; /* highest epoch durable in the data file too; written by the leader */
+	uint32_t inline_blocks; /* carried by rows after data_upto; the leader's */
+	bool committing; /* a leader is at work */
+	/* the sealed epoch being committed; the leader's */
+	char *records;
+	size_t records_cap;
+	struct u32vec sealed_changed, sealed_freed;
+	char *inline_data;
+	struct bdev_channel *flush_ch;
+};
+
+struct cleaner {
+	pthread_mutex_t flush_lock; /* flush runs queue up; outside lock */
+	pthread_mutex_t lock; /* one batch at a time */
+	struct bdev_channel *data_ch;
+	char *memory; /* for reading what is not in RAM */
+	void *work; /* struct clean_batch */
+};
+
+enum background_job { JOB_RECLAIM, JOB_MAINTAIN, JOB_CLEAN, JOBS };
+
+struct background {
+	pthread_t thread[JOBS];
+	unsigned started;
+	pthread_mutex_t lock;
+	pthread_cond_t wake[JOBS];
+	bool wanted[JOBS];
+	bool stop;
+};
+
+struct tunables {
+	counter clean_after_us, epoch_interval_us;
+	counter dirty_high_percent;
+	counter ram_bytes; /* at the next load */
+};
+
+struct cache {
+	char *dir;
+	int dir_fd, lock_fd;
+	struct journal_geometry geo;
+	struct journal *journal;
+	struct bdev *data;
+	struct buffer_pool *pool;
+	struct buffer_client *buffers;
+	struct lines lines;
+	struct slots slots;
+	struct range_table ranges;
+	struct epoch epoch;
+	struct policy policy;
+	struct cleaner cleaner;
+	struct background background;
+	struct tunables tunables;
+	uint64_t ram_bytes;
+	_Atomic int default_mode;
+	unsigned open_flags;
+
+	pthread_rwlock_t volumes_lock;
+	struct volume *volume[CACHE_MAX_VOLUMES + 1]; /* by id */
+	unsigned nvolumes;
+
+	counter occupied_lines, dirty_lines, dirty_blocks;
+	counter discard_seq;
+	uint32_t slots_low, slots_high; /* reclaim below low, up to high */
+	uint32_t write_piece; /* blocks a write may take at once */
+	_Atomic bool failed; /* P6: nothing is promised durable any more */
+	_Atomic bool degraded, stopping;
+	_Atomic bool clean_soon; /* a volume left write-back: clean without waiting for the period */
+	_Atomic int flushing;
+	pthread_mutex_t why_lock;
+	char why[300];
+
+	pthread_key_t io_key;
+	pthread_mutex_t threads_lock;
+	struct io_thread *threads;
+};
+
+static inline uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* How many bytes of block `b` of the volume exist on the backing device (less than a block only for an odd-sized
+ * volume's last). */
+static inline uint32_t block_bytes(const struct volume *v, uint64_t b)
+{
+	uint64_t off = b * CACHE_BLOCK;
+
+	return v->size - off < CACHE_BLOCK ? (uint32_t)(v->size - off) : CACHE_BLOCK;
+}
+
+static inline bool mode_writes_back(int mode)
+{
+	return mode == MODE_WB || mode == MODE_WO;
+}
+static inline bool mode_fills(int mode)
+{
+	return mode == MODE_WT || mode == MODE_WB || mode == MODE_WA || mode == MODE_WI;
+}
+
+/* ---- state.c: changing a line's state; chain locked, in epoch.gate (shared). Keeps the counters and owes the record.
+ * ---- */
+
+/* Sets the masks of an entry of volume v and does everything that follows from it. */
+void line_update(struct cache *c, struct volume *v, uint32_t e, uint16_t valid, uint16_t dirty, uint16_t fresh);
+/* Drops the blocks of `mask` (slots go to the epoch); removes the entry if nothing is left. */
+void line_drop(struct cache *c, struct volume *v, struct line_chain *ch, uint32_t e, uint16_t mask);
+/* Points block b to a new slot (its old one, if valid, goes to the epoch). The masks are the caller's to set. */
+void line_move_block(struct cache *c, uint32_t e, unsigned b, uint32_t slot, uint32_t crc);
+/* Drops n blocks from `first` on, whatever their state. Takes gate and locks itself; the range is locked by the caller.
+ */
+void blocks_drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n);
+
+/* ---- epoch.c ---- */
+int epoch_init(struct epoch *ep, struct cache *c);
+void epoch_destroy(struct epoch *ep);
+void epoch_enter(struct cache *c); /* before changing metadata; waits if the open epoch is full */
+void epoch_leave(struct cache *c);
+void epoch_owe(struct cache *c, uint32_t e); /* in the gate, chain locked, CHANGED just set */
+void epoch_free_slot(struct cache *c, uint32_t slot); /* in the gate */
+int epoch_add_discard(struct cache *c, const struct journal_discard *d); /* in the gate */
+/* The epoch that changes made now belong to; stable while in the gate. */
+static inline uint64_t epoch_open_id(struct cache *c)
+{
+	return atomic_load_explicit(&c->epoch.open_id, memory_order_acquire);
+}
+/* Changes made up to this epoch are durable: the open one's id if there are none in it. */
+uint64_t epoch_durable_upto(struct cache *c);
+/* Returns when epoch `id` and all before are durable; the caller may do the work for others. 0 or -EIO. */
+int epoch_commit_to(struct cache *c, uint64_t id);
+/* Makes every change whose caller has left the gate durable. full: also the data that rows carry reaches the data file.
+ * 0 or -EIO. */
+int epoch_commit(struct cache *c, bool full);
+
+/* ---- io.c ---- */
+int io_init(struct cache *c);
+void io_destroy(struct cache *c);
+struct io_thread *io_thread_get(struct cache *c); /* NULL: out of memory */
+struct bdev_channel *io_backing(struct io_thread *t, struct volume *v); /* likewise */
+void io_forget_volume(struct cache *c,
+		      struct volume *v); /* closes all threads' channels to it; nothing may be using them */
+
+/* ---- lookup.c ---- */
+/* Looks up n blocks from `first` on into t->plan: source RAM (pinned), SLOT or BACKING. Range locked. Returns how many
+ * are cached. */
+unsigned plan_lookup(struct io_thread *t, struct volume *v, uint64_t first, unsigned n);
+/* Reads what is not in RAM to plan[].data, checks crcs; a clean block that is bad is dropped and read from backing
+ * (P9). */
+int plan_read(struct io_thread *t, struct volume *v, uint64_t first, unsigned n);
+/* After the range was unlocked: drops the clean blocks that plan_read found bad. */
+void plan_repair(struct io_thread *t, struct volume *v, uint64_t first, unsigned n);
+void plan_release(struct io_thread *t, unsigned n); /* unpins all buffers of the plan */
+
+/* ---- intent.c ---- */
+int intent_init(struct volume *v);
+void intent_destroy(struct volume *v);
+int intent_begin(struct volume *v, uint64_t off, uint64_t len); /* before writing to backing; durable on return */
+void intent_end(struct volume *v, uint64_t off, uint64_t len,
+		uint64_t epoch); /* `epoch` holds the cache's side of it */
+int intent_clear_idle(struct volume *v, bool all); /* `all`: flushes backing first */
+bool intent_is_marked(const struct volume *v, uint64_t block);
+
+/* ---- write.c / through.c ---- */
+/* Puts the n whole blocks that a write of [off, off + len) results in into block_data[]: src, and at the edges what is
+ * there now. Range locked; uses t->plan. */
+int write_gather(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, char **block_data);
+int write_back_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len);
+int write_through_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, int mode);
+int backing_flush(struct io_thread *t, struct volume *v); /* if anything was written there since the last */
+
+/* ---- reclaim.c ---- */
+/* Waits until n slots and entries might be free. -EIO when the cache has failed or stops. */
+int reclaim_wait(struct cache *c, uint32_t n);
+void reclaim_run(struct cache *c);
+
+/* ---- clean.c ---- */
+int cleaner_init(struct cache *c);
+void cleaner_destroy(struct cache *c);
+void cleaner_forget_volume(struct cache *c, struct volume *v); /* closes its channel to it */
+/* Cleans up to `budget` dirty lines in the background manner; returns how many, or -errno. */
+long cleaner_step(struct cache *c, uint32_t budget);
+
+/* ---- background.c ---- */
+int background_start(struct cache *c);
+void background_stop(struct cache *c);
+void background_kick(struct cache *c, enum background_job job);
+
+/* ---- volume.c ---- */
+int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_backing, bool claim, struct volume **out,
+		  struct bc_error *err);
+void volume_detach(struct volume *v); /* frees; not in the table any more */
+int volume_record(struct volume *v, bool in_use, struct bc_error *err); /* writes its row */
+
+/* ---- tunables.c ---- */
+void tunables_init(struct cache *c);
+int tunables_load(struct cache *c, const char *key, const char *value); /* from the journal */
+
+/* ---- engine.c ---- */
+int cache_setup_buffers(struct cache *c, struct bc_error *err); /* once the settings are known */
+void cache_fail(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void cache_degrade(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* ---- lock.c ---- */
+int cache_lock_dir(const char *dir, int *dir_fd, int *lock_fd, struct bc_error *err);
+
+#endif

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * io.c - what each thread that makes I/O calls owns: its channels, bounce memory and work arrays. Made at its first
+ * call, freed when the thread ends or the cache is closed, so that nothing is allocated while serving requests.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#define BOUNCE_BYTES ((size_t)MAX_BLOCKS * CACHE_BLOCK)
+
+static void thread_free(struct io_thread *t)
+{
+	bdev_channel_close(t->data_ch);
+	for (unsigned i = 0; i < t->nbacking; i++)
+		bdev_channel_close(t->backing_ch[i]);
+	free(t->backing_ch);
+	if (t->bounce)
+		munmap(t->bounce, BOUNCE_BYTES);
+	free(t);
+}
+
+/* the destructor of io_key */
+static void thread_exit(void *arg)
+{
+	struct io_thread *t = arg;
+	struct cache *c = t->cache;
+
+	pthread_mutex_lock(&c->threads_lock);
+	if (t->prev)
+		t->prev->next = t->next;
+	else
+		c->threads = t->next;
+	if (t->next)
+		t->next->prev = t->prev;
+	pthread_mutex_unlock(&c->threads_lock);
+	thread_free(t);
+}
+
+int io_init(struct cache *c)
+{
+	pthread_mutex_init(&c->threads_lock, NULL);
+	return -pthread_key_create(&c->io_key, thread_exit);
+}
+
+void io_destroy(struct cache *c)
+{
+	pthread_key_delete(c->io_key);
+	while (c->threads) {
+		struct io_thread *t = c->threads;
+
+		c->threads = t->next;
+		thread_free(t);
+	}
+	pthread_mutex_destroy(&c->threads_lock);
+}
+
+struct io_thread *io_thread_get(struct cache *c)
+{
+	struct io_thread *t = pthread_getspecific(c->io_key);
+
+	if (t)
+		return t;
+	t = calloc(1, sizeof *t);
+	if (!t)
+		return NULL;
+	t->cache = c;
+	t->bounce = mmap(NULL, BOUNCE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (t->bounce == MAP_FAILED) {
+		t->bounce = NULL;
+		goto fail;
+	}
+	t->data_ch = bdev_channel_open(c->data, 0);
+	if (!t->data_ch || pthread_setspecific(c->io_key, t))
+		goto fail;
+	pthread_mutex_lock(&c->threads_lock);
+	t->next = c->threads;
+	if (t->next)
+		t->next->prev = t;
+	c->threads = t;
+	pthread_mutex_unlock(&c->threads_lock);
+	return t;
+fail:
+	thread_free(t);
+	return NULL;
+}
+
+struct bdev_channel *io_backing(struct io_thread *t, struct volume *v)
+{
+	if (v->id >= t->nbacking) {
+		unsigned n = v->id + 8;
+		struct bdev_channel **p;
+
+		/* io_forget_volume walks the array from another thread */
+		pthread_mutex_lock(&t->cache->threads_lock);
+		p = realloc(t->backing_ch, n * sizeof *p);
+		if (p) {
+			for (unsigned i = t->nbacking; i < n; i++)
+				p[i] = NULL;
+			t->backing_ch = p;
+			t->nbacking = n;
+		}
+		pthread_mutex_unlock(&t->cache->threads_lock);
+		if (!p)
+			return NULL;
+	}
+	if (!t->backing_ch[v->id])
+		t->backing_ch[v->id] = bdev_channel_open(v->bdev, 0);
+	return t->backing_ch[v->id];
+}
+
+void io_forget_volume(struct cache *c, struct volume *v)
+{
+	pthread_mutex_lock(&c->threads_lock);
+	for (struct io_thread *t = c->threads; t; t = t->next) {
+		if (v->id < t->nbacking) {
+			bdev_channel_close(t->backing_ch[v->id]);
+			t->backing_ch[v->id] = NULL;
+		}
+	}
+	pthread_mutex_unlock(&c->threads_lock);
+}

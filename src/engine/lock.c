@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* lock.c - one owner per cache folder (P10): an flock on DIR/lock, held for as long as the cache is open; the file
+ * holds the owner's pid. */
+#include "internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int cache_lock_dir(const char *dir, int *dir_fd, int *lock_fd, struct bc_error *err)
+{
+	char pid[32] = "";
+	ssize_t n;
+	int rc;
+
+	*lock_fd = -1;
+	*dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (*dir_fd < 0) {
+		rc = -errno;
+		if (rc == -ENOTDIR)
+			return bc_fail(err, rc, "cache %s: not a folder; give the folder that `blkcache create` made",
+				       dir);
+		return bc_fail(err, rc, "cache %s: %s", dir, strerror(-rc));
+	}
+	*lock_fd = openat(*dir_fd, CACHE_LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (*lock_fd < 0) {
+		rc = bc_fail(err, -errno, "cache %s: its lock file cannot be opened: %s", dir, strerror(errno));
+		goto fail;
+	}
+	if (flock(*lock_fd, LOCK_EX | LOCK_NB)) {
+		n = errno == EWOULDBLOCK ? pread(*lock_fd, pid, sizeof pid - 1, 0) : 0;
+		if (n > 0)
+			pid[strcspn(pid, "\n")] = 0;
+		rc = errno == EWOULDBLOCK
+			     ? bc_fail(err, -EBUSY, "cache %s is in use by process %s; `blkcache stop %s` ends it", dir,
+				       n > 0 ? pid : "(unknown)", dir)
+			     : bc_fail(err, -errno, "cache %s cannot be locked: %s", dir, strerror(errno));
+		goto fail;
+	}
+	n = snprintf(pid, sizeof pid, "%d\n", (int)getpid());
+	if (ftruncate(*lock_fd, 0) || pwrite(*lock_fd, pid, (size_t)n, 0) != n)
+		log_debug("%s: the pid could not be written to the lock file", dir); /* only for messages */
+	return 0;
+fail:
+	if (*lock_fd >= 0)
+		close(*lock_fd);
+	close(*dir_fd);
+	*dir_fd = *lock_fd = -1;
+	return rc;
+}

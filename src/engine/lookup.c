@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * lookup.c - where the blocks of a request are, and getting them from there. The request's range is locked by the
+ * caller (READ or stronger), so a block's slot cannot be given up meanwhile (writers and eviction take the range in a
+ * conflicting mode).
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+unsigned plan_lookup(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+{
+	struct cache *c = v->cache;
+	struct lines *l = &c->lines;
+	unsigned cached = 0;
+
+	for (unsigned i = 0; i < n;) {
+		uint64_t block = first + i, line = block >> l->bpl_shift;
+		unsigned b = block & (l->bpl - 1), end = l->bpl - b < n - i ? l->bpl : b + n - i;
+		struct line_chain ch = lines_lock(l, line_key(v->id, line));
+		uint32_t e = lines_find(&ch);
+		uint16_t valid = e == LINE_NONE ? 0 : line_valid(l, e);
+		uint16_t dirty = e == LINE_NONE ? 0 : line_dirty(l, e);
+
+		if (e != LINE_NONE)
+			c->policy.ops->hit(&c->policy, l, e);
+		for (; b < end; b++, i++) {
+			struct block_plan *p = &t->plan[i];
+
+			p->buf = NULL;
+			p->data = NULL;
+			p->cached = valid >> b & 1;
+			p->dirty = dirty >> b & 1;
+			p->source = p->cached ? FROM_SLOT : FROM_BACKING;
+			if (p->cached) {
+				const struct journal_block *blk = line_block(l, e, b);
+
+				p->slot = blk->slot;
+				p->crc = blk->crc;
+				cached++;
+			}
+		}
+		lines_unlock(&ch);
+	}
+	for (unsigned i = 0; i < n; i++) {
+		struct block_plan *p = &t->plan[i];
+
+		if (p->source != FROM_SLOT)
+			continue;
+		p->buf = buffer_get(c->buffers, p->slot);
+		if (p->buf) {
+			p->source = FROM_RAM;
+			p->data = buffer_data(p->buf);
+		}
+	}
+	return cached;
+}
+
+void plan_release(struct io_thread *t, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		if (t->plan[i].buf) {
+			buffer_release(t->plan[i].buf);
+			t->plan[i].buf = NULL;
+		}
+	}
+}
+
+/* Gives every block that has to be read a place: RAM buffers if there are enough, else the thread's bounce memory. */
+static void plan_places(struct io_thread *t, unsigned n)
+{
+	unsigned need = 0, k = 0;
+
+	for (unsigned i = 0; i < n; i++)
+		need += !t->plan[i].data;
+	if (!need)
+		return;
+	if (buffer_alloc(t->cache->buffers, t->bufs, need, false)) {
+		for (unsigned i = 0; i < n; i++)
+			if (!t->plan[i].data)
+				t->plan[i].data = t->bounce + (size_t)i * CACHE_BLOCK;
+		return;
+	}
+	for (unsigned i = 0; i < n; i++) {
+		struct block_plan *p = &t->plan[i];
+
+		if (!p->data) {
+			p->buf = t->bufs[k++];
+			p->data = buffer_data(p->buf);
+		}
+	}
+}
+
+/* Builds the reads of one source, neighbours merged, from t->ios[at] and t->iov[*iov_at] on. Returns how many. */
+static unsigned build_reads(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, enum block_source source,
+			    unsigned at, unsigned *iov_at)
+{
+	struct bdev_io *io = NULL;
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct block_plan *p = &t->plan[i];
+		uint32_t bytes = CACHE_BLOCK;
+		uint64_t off;
+		struct iovec *iov;
+
+		if (p->source != source)
+			continue;
+		if (source == FROM_SLOT) {
+			off = (uint64_t)p->slot * CACHE_BLOCK;
+		} else {
+			off = (first + i) * CACHE_BLOCK;
+			bytes = block_bytes(v, first + i);
+			if (bytes < CACHE_BLOCK)
+				memset(p->data + bytes, 0, CACHE_BLOCK - bytes);
+		}
+		iov = &t->iov[(*iov_at)++];
+		*iov = (struct iovec){ .iov_base = p->data, .iov_len = bytes };
+		if (io && io->offset + io->length == off) {
+			struct iovec *last = &io->iov[io->iovcnt - 1];
+
+			io->length += bytes;
+			if ((char *)last->iov_base + last->iov_len == p->data) {
+				last->iov_len += bytes;
+				(*iov_at)--;
+			} else {
+				io->iovcnt++;
+			}
+			continue;
+		}
+		io = &t->ios[at + count++];
+		*io = (struct bdev_io){ .type = BDEV_READ, .offset = off, .length = bytes, .iov = iov, .iovcnt = 1 };
+	}
+	return count;
+}
+
+/* The result of the I/O that covered plan[i]: the k-th block of its source. */
+static int read_backing(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+{
+	struct bdev_channel *ch = io_backing(t, v);
+	unsigned iov = 0, ios;
+	uint64_t bytes = 0;
+	int rc;
+
+	if (!ch)
+		return -ENOMEM;
+	ios = build_reads(t, v, first, n, FROM_BACKING, 0, &iov);
+	rc = bdev_rw_wait(ch, t->ios, ios);
+	for (unsigned i = 0; i < ios; i++)
+		bytes += t->ios[i].length;
+	ADD(v->n.backing_read, bytes);
+	if (rc)
+		ADD(v->n.err_backing_read, 1);
+	return rc;
+}
+
+/* Drops a clean block whose slot turned out bad, unless somebody has replaced it. Not under a range lock of the
+ * caller's. */
+static void drop_bad(struct volume *v, uint64_t block, uint32_t slot)
+{
+	struct cache *c = v->cache;
+	struct lines *l = &c->lines;
+	struct range_lock rl;
+	unsigned b = block & (l->bpl - 1);
+	struct line_chain ch;
+	uint32_t e;
+
+	if (!range_trylock(&c->ranges, &rl, v->id, block, 1, RANGE_THROUGH))
+		return; /* in use: whoever reads it next finds it again */
+	epoch_enter(c);
+	ch = lines_lock(l, line_key(v->id, block >> l->bpl_shift));
+	e = lines_find(&ch);
+	if (e != LINE_NONE && line_valid(l, e) >> b & 1 && !(line_dirty(l, e) >> b & 1) &&
+	    line_block(l, e, b)->slot == slot)
+		line_drop(c, v, &ch, e, (uint16_t)(1u << b));
+	lines_unlock(&ch);
+	epoch_leave(c);
+	range_unlock(&c->ranges, &rl);
+}
+
+void plan_repair(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (t->plan[i].source == FROM_BACKING && t->plan[i].cached)
+			drop_bad(v, first + i, t->plan[i].slot);
+}
+
+/*
+ * P9: after the reads from slots. A clean block that could not be read or fails its checksum becomes a block to read
+ * from backing (its `cached` stays true, by which plan_repair finds it). A dirty one has no other copy: -EIO for this
+ * request.
+ */
+static int check_slots(struct io_thread *t, struct volume *v, unsigned n, unsigned ios)
+{
+	unsigned io = 0;
+	uint64_t io_bytes = 0;
+	int rc = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct block_plan *p = &t->plan[i];
+		bool io_failed;
+
+		if (p->source != FROM_SLOT)
+			continue;
+		if (io_bytes == t->ios[io].length) {
+			io++;
+			io_bytes = 0;
+		}
+		io_bytes += CACHE_BLOCK;
+		io_failed = io >= ios || t->ios[io].result;
+		if (!io_failed && crc32c(p->data, CACHE_BLOCK) == p->crc)
+			continue;
+		if (io_failed)
+			ADD(v->n.err_cache_read, 1);
+		else
+			ADD(v->n.err_checksum, 1);
+		if (p->dirty) {
+			log_error("volume %s: a dirty block in slot %u %s: its data is lost", v->name, p->slot,
+				  io_failed ? "cannot be read" : "fails its checksum");
+			rc = -EIO;
+		}
+		p->source = FROM_BACKING;
+	}
+	return rc;
+}
+
+int plan_read(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+{
+	struct bdev_channel *ch = NULL;
+	unsigned iov = 0, nslot = 0, nback = 0, ios_slot, ios_back, bad = 0;
+	uint64_t back_bytes = 0;
+	int rc = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		nslot += t->plan[i].source == FROM_SLOT;
+		nback += t->plan[i].source == FROM_BACKING;
+	}
+	if (!nslot && !nback)
+		return 0;
+	plan_places(t, n);
+	if (nback && !(ch = io_backing(t, v)))
+		return -ENOMEM;
+	ios_slot = build_reads(t, v, first, n, FROM_SLOT, 0, &iov);
+	ios_back = build_reads(t, v, first, n, FROM_BACKING, ios_slot, &iov);
+	/* both devices work at the same time */
+	if (ios_slot && ios_back) {
+		for (unsigned i = 0; i < ios_slot; i++)
+			bdev_submit(t->data_ch, &t->ios[i]);
+		bdev_poll(t->data_ch, 0);
+	}
+	if (ios_back) {
+		rc = bdev_rw_wait(ch, t->ios + ios_slot, ios_back);
+		for (unsigned i = 0; i < ios_back; i++)
+			back_bytes += t->ios[ios_slot + i].length;
+		ADD(v->n.backing_read, back_bytes);
+		if (rc)
+			ADD(v->n.err_backing_read, 1);
+	}
+	if (ios_slot) {
+		if (ios_back)
+			while (bdev_in_flight(t->data_ch))
+				bdev_poll(t->data_ch, 1);
+		else
+			bdev_rw_wait(t->data_ch, t->ios, ios_slot);
+		ADD(v->n.cache_read, (uint64_t)nslot * CACHE_BLOCK);
+		for (unsigned i = 0; i < n; i++)
+			if (t->plan[i].source == FROM_BACKING)
+				t->plan[i].source = FROM_BACKING_DONE;
+		if (!rc)
+			rc = check_slots(t, v, n, ios_slot);
+		for (unsigned i = 0; i < n; i++)
+			bad += t->plan[i].source == FROM_BACKING;
+		if (!rc && bad)
+			rc = read_backing(t, v, first, n);
+		for (unsigned i = 0; i < n; i++)
+			if (t->plan[i].source == FROM_BACKING_DONE)
+				t->plan[i].source = FROM_BACKING;
+	}
+	return rc;
+}

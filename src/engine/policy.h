@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * policy.h - eviction policies: a table of functions, one file each. A policy ranks entries of the line table; whether
+ * an entry may go (clean, not in use) is the caller's question.
+ */
+#ifndef ENGINE_POLICY_H
+#define ENGINE_POLICY_H
+
+#include <stdint.h>
+
+#include "lines.h"
+
+struct policy;
+
+struct policy_ops {
+	const char *name;
+	/* Chain locked. An entry was inserted / was hit. A hit writes at most the entry's own word. */
+	void (*inserted)(struct policy *p, struct lines *l, uint32_t e);
+	void (*hit)(struct policy *p, struct lines *l, uint32_t e);
+	/* The next entry to try; called by one thread (reclaim), no locks held. LINE_NONE: nothing suitable found in
+	 * this many steps. */
+	uint32_t (*victim)(struct policy *p, struct lines *l);
+};
+
+struct policy {
+	const struct policy_ops *ops;
+	uint32_t hand;
+};
+
+extern const struct policy_ops policy_clock;
+
+#endif

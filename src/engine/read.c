@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * read.c - reads, and the fills that follow from misses.
+ *
+ *   hit in RAM   the reply points into pinned buffers; buffers in memory are never changed in place (a write publishes
+ * another one), so the range lock is not needed any more once they are pinned hit on SSD   read into RAM buffers, crc
+ * checked, published as clean buffers miss         read from backing into RAM buffers; a fill gives them slots and
+ * publishes them as buffers to be written out
+ *
+ * A fill never waits: without a free slot, entry or buffer the block is simply not cached this time. It happens under
+ * the read's own range lock, so no write to the range can have started meanwhile.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* In the gate. False: the line table is full. */
+static bool fill_block(struct cache *c, struct volume *v, uint64_t block, struct buffer *buf, uint32_t slot,
+		       uint32_t crc, bool *used)
+{
+	struct lines *l = &c->lines;
+	unsigned b = block & (l->bpl - 1);
+	uint16_t bit = (uint16_t)(1u << b);
+	struct line_chain ch = lines_lock(l, line_key(v->id, block >> l->bpl_shift));
+	uint32_t e = lines_find(&ch);
+
+	*used = false;
+	if (e == LINE_NONE) {
+		e = lines_insert(&ch);
+		if (e != LINE_NONE)
+			c->policy.ops->inserted(&c->policy, l, e);
+	}
+	/* two readers of one block may both have missed */
+	if (e != LINE_NONE && !(line_valid(l, e) & bit)) {
+		line_move_block(c, e, b, slot, crc);
+		buffer_publish(buf, slot, true);
+		line_update(c, v, e, line_valid(l, e) | bit, line_dirty(l, e), line_fresh(l, e) | bit);
+		*used = true;
+	}
+	lines_unlock(&ch);
+	return e != LINE_NONE;
+}
+
+/* The blocks of the plan that came from backing go into the cache, as far as there is room. */
+static void fill(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+{
+	struct cache *c = v->cache;
+	uint32_t crc[MAX_BLOCKS];
+	unsigned want = 0, got, k = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct block_plan *p = &t->plan[i];
+
+		if (p->source == FROM_BACKING && !p->cached && p->buf) {
+			crc[i] = crc32c(p->data, CACHE_BLOCK);
+			want++;
+		}
+	}
+	if (!want || c->failed)
+		return;
+	/* half of what reclaim keeps free is for writes, which must have a slot */
+	got = slots_take_some(&c->slots, t->slots, want, c->slots_low / 2);
+	if (got < want || GET(c->slots.nfree) < c->slots_low ||
+	    GET(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
+		background_kick(c, JOB_RECLAIM);
+	if (!got)
+		return;
+	epoch_enter(c);
+	for (unsigned i = 0; i < n && k < got; i++) {
+		struct block_plan *p = &t->plan[i];
+		bool used;
+
+		if (p->source != FROM_BACKING || p->cached || !p->buf)
+			continue;
+		if (!fill_block(c, v, first + i, p->buf, t->slots[k], crc[i], &used))
+			break;
+		k += used;
+	}
+	epoch_leave(c);
+	slots_give(&c->slots, t->slots + k, got - k);
+	ADD(v->n.cache_written, (uint64_t)k * CACHE_BLOCK);
+}
+
+/* Hands the plan's blocks out as pieces for [off, off + len). */
+static void make_reply(struct io_thread *t, uint64_t off, uint32_t len, struct volume_reply *reply)
+{
+	uint32_t skip = off % CACHE_BLOCK;
+	struct iovec *last = NULL;
+
+	reply->iovcnt = 0;
+	for (unsigned i = 0; len; i++) {
+		uint32_t bytes = CACHE_BLOCK - skip < len ? CACHE_BLOCK - skip : len;
+		char *at = t->plan[i].data + skip;
+
+		if (last && (char *)last->iov_base + last->iov_len == at) {
+			last->iov_len += bytes;
+		} else {
+			last = &reply->iov[1 + reply->iovcnt++];
+			*last = (struct iovec){ .iov_base = at, .iov_len = bytes };
+		}
+		len -= bytes;
+		skip = 0;
+	}
+}
+
+static void count_read(struct io_thread *t, struct volume *v, unsigned n, unsigned cached, uint32_t len, bool through,
+		       uint64_t start)
+{
+	unsigned ram = 0;
+	uint64_t took = now_ns() - start;
+
+	ADD(v->n.volume_read, len);
+	for (unsigned i = 0; i < n; i++)
+		ram += t->plan[i].source == FROM_RAM;
+	if (ram)
+		ADD(v->n.ram_read, (uint64_t)ram * CACHE_BLOCK);
+	if (through)
+		ADD(v->n.pass_through_reads, 1);
+	else if (cached == n)
+		ADD(v->n.read_hits, 1);
+	else if (cached)
+		ADD(v->n.read_partial_misses, 1);
+	else
+		ADD(v->n.read_misses, 1);
+	hist_add(cached == n ? &v->n.read_hit : &v->n.read_miss, took);
+}
+
+int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_reply *reply)
+{
+	struct cache *c = v->cache;
+	struct io_thread *t = io_thread_get(c);
+	uint64_t first = off / CACHE_BLOCK, start = now_ns();
+	struct range_lock rl;
+	unsigned n, cached;
+	bool bad = false;
+	int mode, rc;
+
+	if (!t)
+		return -ENOMEM;
+	if (off > v->size || len > v->size - off || len > VOLUME_MAX_IO)
+		return -EINVAL;
+	reply->priv = t;
+	t->nplan = 0;
+	reply->iovcnt = 0;
+	if (!len)
+		return 0;
+	n = (unsigned)((off + len - 1) / CACHE_BLOCK - first + 1);
+
+	pthread_rwlock_rdlock(&v->gate);
+	mode = GET(v->mode);
+	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_READ);
+	cached = plan_lookup(t, v, first, n);
+	if (mode == MODE_PT) {
+		/* the backing device answers, but for what only the cache has */
+		for (unsigned i = 0; i < n; i++) {
+			struct block_plan *p = &t->plan[i];
+
+			if (!p->cached || p->dirty)
+				continue;
+			if (p->buf)
+				buffer_release(p->buf);
+			*p = (struct block_plan){ .source = FROM_BACKING };
+			cached--;
+		}
+	}
+	rc = plan_read(t, v, first, n);
+	if (!rc) {
+		for (unsigned i = 0; i < n; i++) {
+			struct block_plan *p = &t->plan[i];
+
+			if (p->source == FROM_SLOT && p->buf)
+				buffer_publish(p->buf, p->slot, false);
+			bad |= p->source == FROM_BACKING && p->cached;
+		}
+		if (mode_fills(mode))
+			fill(t, v, first, n);
+	}
+	range_unlock(&c->ranges, &rl);
+	if (bad)
+		plan_repair(t, v, first, n);
+	pthread_rwlock_unlock(&v->gate);
+	if (rc) {
+		plan_release(t, n);
+		return rc;
+	}
+	t->nplan = n;
+	make_reply(t, off, len, reply);
+	count_read(t, v, n, cached, len, mode == MODE_PT, start);
+	return 0;
+}
+
+void volume_read_done(struct volume *v, struct volume_reply *reply)
+{
+	struct io_thread *t = reply->priv;
+
+	(void)v;
+	plan_release(t, t->nplan);
+	t->nplan = 0;
+}
+
+int volume_pread(struct volume *v, void *buf, uint32_t len, uint64_t off)
+{
+	struct volume_reply reply;
+	char *at = buf;
+	int rc = volume_read(v, off, len, &reply);
+
+	if (rc)
+		return rc;
+	for (int i = 1; i <= reply.iovcnt; i++) {
+		memcpy(at, reply.iov[i].iov_base, reply.iov[i].iov_len);
+		at += reply.iov[i].iov_len;
+	}
+	volume_read_done(v, &reply);
+	return 0;
+}

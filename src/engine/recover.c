@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * recover.c - from the journal to the state in memory. The journal decides which epochs survive (journal.h); here the
+ * lines are put into the table, and those are dropped that cannot be trusted:
+ *
+ *   - clean blocks in marked regions: backing may have changed after they were recorded (P4, intent.c)
+ *   - all lines of a volume whose backing device changed behind the cache; if some are dirty, the load is refused (P10)
+ *   - blocks in the range of a discard that had begun: it is repeated
+ *
+ * What is dropped is recorded in the first epoch, and only when that is durable the marks are cleared.
+ */
+#include "recover.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blkcache/units.h"
+
+struct recovery {
+	struct cache *c;
+	struct cache_open_report *report;
+	struct bc_error *err;
+	struct bdev_channel *ch;
+	bool changed[CACHE_MAX_VOLUMES + 1];
+	struct journal_discard *discards;
+	uint32_t ndiscards;
+	uint64_t redone;
+	char *buf;
+};
+
+static void note(struct cache_open_report *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void note(struct cache_open_report *r, const char *fmt, ...)
+{
+	size_t n = strlen(r->notes);
+	va_list ap;
+
+	if (n && n + 1 < sizeof r->notes) {
+		r->notes[n++] = '\n';
+		r->notes[n] = 0;
+	}
+	va_start(ap, fmt);
+	vsnprintf(r->notes + n, sizeof r->notes - n, fmt, ap);
+	va_end(ap);
+}
+
+/* What is different about the backing device, or NULL. Device numbers may change at a reboot, so only the file's inode
+ * counts. */
+static const char *what_changed(struct volume *v, bool was_in_use)
+{
+	struct bdev_identity now;
+
+	bdev_get_identity(v->bdev, &now);
+	if (now.size != v->identity.size)
+		return "its size has changed";
+	if (now.id[1] != v->identity.id[1])
+		return "it is another file";
+	/* our own writes after the last record would show as well: exact only after a clean stop */
+	if (!was_in_use && now.mtime_ns != v->identity.mtime_ns)
+		return "it was modified while the cache was not loaded";
+	return NULL;
+}
+
+static int on_volume(void *ctx, const struct journal_volume *jv)
+{
+	struct recovery *r = ctx;
+	bool open = !(r->c->open_flags & CACHE_OPEN_NO_VOLUMES);
+	const char *why;
+	struct volume *v;
+	int rc;
+
+	if (!jv->id || jv->id > CACHE_MAX_VOLUMES || r->c->volume[jv->id])
+		return bc_fail(r->err, -EUCLEAN, "the journal names volume id %u, which cannot be", jv->id);
+	rc = volume_attach(r->c, jv, open, true, &v, r->err);
+	if (rc)
+		return rc;
+	r->c->volume[jv->id] = v;
+	r->c->nvolumes++;
+	if (jv->in_use)
+		r->report->clean_stop = false;
+	v->write_seq = 1; /* the backing device may hold unflushed writes of before: marks are not cleared until it was
+			     flushed */
+	why = open ? what_changed(v, jv->in_use) : NULL;
+	if (why) {
+		r->changed[jv->id] = true;
+		note(r->report, "volume %s: backing %s: %s; its cached lines are dropped", v->name, v->backing, why);
+	}
+	return 0;
+}
+
+static int on_setting(void *ctx, const char *key, const char *value)
+{
+	struct recovery *r = ctx;
+
+	return tunables_load(r->c, key, value);
+}
+
+static int by_slot(const void *a, const void *b)
+{
+	const struct journal_block *x = a, *y = b;
+
+	return x->slot < y->slot ? -1 : x->slot > y->slot;
+}
+
+/* Reads the slots, neighbours in one go, and compares. */
+static bool on_verify(void *ctx, const struct journal_block *blocks, uint32_t n)
+{
+	struct recovery *r = ctx;
+	struct journal_block *b = malloc((n ? n : 1) * sizeof *b);
+	bool ok = b != NULL;
+
+	if (!ok)
+		return false;
+	memcpy(b, blocks, n * sizeof *b);
+	qsort(b, n, sizeof *b, by_slot);
+	for (uint32_t i = 0, run; ok && i < n; i += run) {
+		for (run = 1; i + run < n && run < MAX_BLOCKS && b[i + run].slot == b[i].slot + run; run++)
+			;
+		ok = !bdev_pread(r->ch, r->buf, (size_t)run * CACHE_BLOCK, (uint64_t)b[i].slot * CACHE_BLOCK);
+		for (uint32_t k = 0; ok && k < run; k++)
+			ok = crc32c(r->buf + (size_t)k * CACHE_BLOCK, CACHE_BLOCK) == b[i + k].crc;
+	}
+	free(b);
+	return ok;
+}
+
+static int on_mark(void *ctx, const struct journal_mark *m)
+{
+	struct recovery *r = ctx;
+	struct volume *v = m->volume <= CACHE_MAX_VOLUMES ? r->c->volume[m->volume] : NULL;
+
+	if (!v || m->region >= v->intent.nregions) {
+		if (v && r->changed[m->volume])
+			return 0;
+		return bc_fail(r->err, -EUCLEAN, "the journal marks region %u of volume id %u, which does not exist",
+			       m->region, m->volume);
+	}
+	if (!v->intent.region[m->region].marked) {
+		v->intent.region[m->region].marked = true;
+		v->intent.nmarked++;
+	}
+	return 0;
+}
+
+static int on_line(void *ctx, const struct journal_line *jl)
+{
+	struct recovery *r = ctx;
+	struct cache *c = r->c;
+	struct lines *l = &c->lines;
+	struct volume *v = jl->volume <= CACHE_MAX_VOLUMES ? c->volume[jl->volume] : NULL;
+	uint64_t block = jl->line << l->bpl_shift;
+	struct line_chain ch;
+	uint16_t drop = 0;
+
+	if (!v || jl->line >> LINE_BITS || jl->entry >= l->n || !jl->valid)
+		return bc_fail(r->err, -EUCLEAN, "the journal's line %u belongs to volume id %u, which does not exist",
+			       jl->entry, jl->volume);
+	if (r->changed[v->id]) {
+		if (jl->dirty)
+			return bc_fail(r->err, -ESTALE,
+				       "volume %s: backing %s changed behind the cache, and the cache holds dirty data "
+				       "for it that would "
+				       "overwrite the change; restore the backing device, or remove the volume with "
+				       "--discard-dirty",
+				       v->name, v->backing);
+		drop = 0xffff;
+	} else if (block + l->bpl > v->nblocks + l->bpl - 1 && block >= v->nblocks) {
+		return bc_fail(r->err, -EUCLEAN, "the journal has line %llu of volume %s, beyond its end",
+			       (unsigned long long)jl->line, v->name);
+	} else if (intent_is_marked(v, block)) {
+		drop = jl->valid & ~jl->dirty;
+	}
+	for (unsigned b = 0; b < l->bpl; b++) {
+		if (!(jl->valid >> b & 1))
+			continue;
+		if (!slots_claim(&c->slots, jl->blk[b].slot))
+			return bc_fail(r->err, -EUCLEAN, "the journal gives slot %u to two blocks", jl->blk[b].slot);
+		*line_block(l, jl->entry, b) = jl->blk[b];
+	}
+	ch = lines_lock(l, line_key(v->id, jl->line));
+	if (lines_find(&ch) != LINE_NONE || lines_word(l, jl->entry) & LINE_KEY_MASK) {
+		lines_unlock(&ch);
+		return bc_fail(r->err, -EUCLEAN, "the journal has line %llu of volume %s twice",
+			       (unsigned long long)jl->line, v->name);
+	}
+	lines_insert_at(&ch, jl->entry);
+	line_update(c, v, jl->entry, jl->valid, jl->dirty, 0);
+	/* what was just read needs no record */
+	lines_set_word(l, jl->entry, lines_word(l, jl->entry) & ~LINE_CHANGED);
+	c->epoch.changed.n--;
+	r->report->lines++;
+	r->report->dirty_lines += jl->dirty != 0;
+	r->report->dirty_bytes += (uint64_t)__builtin_popcount(jl->dirty) * CACHE_BLOCK;
+	if (drop) {
+		r->report->dropped_clean_lines++;
+		line_drop(c, v, &ch, jl->entry, drop);
+	}
+	lines_unlock(&ch);
+	return 0;
+}
+
+static int on_redo(void *ctx, uint32_t slot, const void *data)
+{
+	struct recovery *r = ctx;
+	int rc;
+
+	memcpy(r->buf, data, CACHE_BLOCK);
+	rc = bdev_pwrite(r->ch, r->buf, CACHE_BLOCK, (uint64_t)slot * CACHE_BLOCK);
+	r->redone++;
+	return rc ? bc_fail(r->err, rc, "%s/%s cannot be written: %s", r->c->dir, CACHE_DATA_FILE, strerror(-rc)) : 0;
+}
+
+static int on_discard(void *ctx, const struct journal_discard *d)
+{
+	struct recovery *r = ctx;
+	struct journal_discard *p = realloc(r->discards, (r->ndiscards + 1) * sizeof *p);
+
+	if (!p)
+		return bc_fail(r->err, -ENOMEM, "out of memory");
+	r->discards = p;
+	p[r->ndiscards++] = *d;
+	return 0;
+}
+
+/* zero.c's order, from where it was broken off. */
+static int repeat_discard(struct recovery *r, struct journal_discard *d)
+{
+	struct cache *c = r->c;
+	struct volume *v = d->volume <= CACHE_MAX_VOLUMES ? c->volume[d->volume] : NULL;
+	struct bdev_io io = { .type = BDEV_WRITE_ZEROES, .offset = d->offset, .length = d->length };
+	struct bdev_channel *ch;
+	int rc;
+
+	if (!v || !v->bdev)
+		return 0; /* gone, or for the load that opens it */
+	if (d->offset > v->size || d->length > v->size - d->offset)
+		return bc_fail(r->err, -EUCLEAN, "the journal has a discard beyond the end of volume %s", v->name);
+	ch = bdev_channel_open(v->bdev, 0);
+	if (!ch)
+		return bc_fail(r->err, -ENOMEM, "out of memory");
+	blocks_drop(c, v, d->offset / CACHE_BLOCK, (d->length + CACHE_BLOCK - 1) / CACHE_BLOCK);
+	rc = bdev_rw_wait(ch, &io, 1);
+	if (!rc)
+		rc = bdev_flush(ch);
+	bdev_channel_close(ch);
+	if (rc)
+		return bc_fail(r->err, rc, "volume %s: an unfinished discard cannot be completed on backing %s: %s",
+			       v->name, v->backing, strerror(-rc));
+	d->done = true;
+	return epoch_add_discard(c, d);
+}
+
+int recover(struct cache *c, struct cache_open_report *report, struct bc_error *err)
+{
+	static const struct journal_load_ops ops = {
+		.volume = on_volume,
+		.setting = on_setting,
+		.verify = on_verify,
+		.mark = on_mark,
+		.line = on_line,
+		.redo = on_redo,
+		.discard = on_discard,
+	};
+	struct recovery r = { .c = c, .report = report, .err = err };
+	struct journal_load_report jr;
+	int rc;
+
+	memset(report, 0, sizeof *report);
+	report->clean_stop = true;
+	r.ch = bdev_channel_open(c->data, 0);
+	r.buf = aligned_alloc(CACHE_BLOCK, MAX_BLOCKS * CACHE_BLOCK);
+	rc = r.ch && r.buf ? 0 : bc_fail(err, -ENOMEM, "out of memory");
+	/* recovery has the cache to itself, but drops go through the same paths as ever */
+	if (!rc)
+		rc = journal_load(c->journal, &ops, &r, &jr, err);
+	if (!rc)
+		rc = cache_setup_buffers(c, err); /* how large they are is a setting */
+	if (rc)
+		goto out;
+	lines_rebuild_free(&c->lines);
+	if (r.redone && (rc = bdev_flush(r.ch))) {
+		bc_fail(err, rc, "%s/%s cannot be flushed: %s", c->dir, CACHE_DATA_FILE, strerror(-rc));
+		goto out;
+	}
+	report->epochs_replayed = jr.epochs_replayed;
+	report->epochs_dropped = jr.epochs_dropped;
+	report->redo_blocks = jr.redo_blocks;
+	if (jr.epochs_dropped)
+		note(report, "%llu unflushed epoch(s) were incomplete and dropped: %s",
+		     (unsigned long long)jr.epochs_dropped, jr.why_dropped);
+	c->epoch.open_id = jr.next_id;
+	c->epoch.durable_id = jr.next_id - 1;
+	c->epoch.data_upto = jr.next_id - 1;
+	for (uint32_t i = 0; i < r.ndiscards && !rc; i++)
+		rc = repeat_discard(&r, &r.discards[i]);
+	if (!rc) {
+		rc = epoch_commit(c, true);
+		if (rc)
+			bc_fail(err, rc, "the recovered state cannot be written: %s", c->why);
+	}
+out:
+	bdev_channel_close(r.ch);
+	free(r.buf);
+	free(r.discards);
+	return rc;
+}

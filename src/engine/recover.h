@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* recover.h - building the cache's state from the journal at load. Single-threaded; called by cache_open only. */
+#ifndef ENGINE_RECOVER_H
+#define ENGINE_RECOVER_H
+
+#include "internal.h"
+
+/* Fills volumes, tunables, lines and slots; sets the epoch ids; repeats unfinished discards; makes what it dropped
+ * durable. */
+int recover(struct cache *c, struct cache_open_report *report, struct bc_error *err);
+
+#endif

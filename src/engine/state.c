@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * state.c - every change of a line's state goes through here, so that the counters are right, freed slots go to the
+ * epoch, and the line's record is owed to it. Callers are in the epoch's gate (shared) and hold the line's chain and
+ * range.
+ */
+#include "internal.h"
+
+void line_update(struct cache *c, struct volume *v, uint32_t e, uint16_t valid, uint16_t dirty, uint16_t fresh)
+{
+	struct lines *l = &c->lines;
+	uint16_t was_valid = line_valid(l, e), was_dirty = line_dirty(l, e);
+	int blocks = __builtin_popcount(dirty) - __builtin_popcount(was_dirty);
+	uint64_t w;
+
+	if (!was_valid != !valid) {
+		uint64_t d = valid ? 1 : UINT64_MAX;
+
+		ADD(v->lines, d);
+		ADD(c->occupied_lines, d);
+	}
+	if (!was_dirty != !dirty) {
+		uint64_t d = dirty ? 1 : UINT64_MAX;
+
+		ADD(v->dirty_lines, d);
+		ADD(c->dirty_lines, d);
+	}
+	if (blocks) {
+		ADD(v->dirty_blocks, (uint64_t)(int64_t)blocks);
+		ADD(c->dirty_blocks, (uint64_t)(int64_t)blocks);
+	}
+	line_set_masks(l, e, valid, dirty, fresh);
+	w = lines_word(l, e);
+	lines_set_word(l, e, (w | LINE_CHANGED) & ~LINE_CLEANING);
+	if (!(w & LINE_CHANGED))
+		epoch_owe(c, e);
+}
+
+void line_drop(struct cache *c, struct volume *v, struct line_chain *ch, uint32_t e, uint16_t mask)
+{
+	struct lines *l = &c->lines;
+	uint16_t valid = line_valid(l, e), gone = valid & mask;
+
+	if (!gone)
+		return;
+	for (unsigned b = 0; b < l->bpl; b++)
+		if (gone >> b & 1)
+			epoch_free_slot(c, line_block(l, e, b)->slot);
+	line_update(c, v, e, valid & ~gone, line_dirty(l, e) & ~gone, line_fresh(l, e) & ~gone);
+	if (!(valid & ~gone))
+		lines_remove(ch, e);
+}
+
+void line_move_block(struct cache *c, uint32_t e, unsigned b, uint32_t slot, uint32_t crc)
+{
+	struct journal_block *blk = line_block(&c->lines, e, b);
+
+	if (line_valid(&c->lines, e) >> b & 1)
+		epoch_free_slot(c, blk->slot);
+	blk->slot = slot;
+	blk->crc = crc;
+}
+
+/* Those of the entry's blocks that lie in [first, last]. */
+static uint16_t blocks_in(const struct lines *l, uint64_t line, uint64_t first, uint64_t last)
+{
+	uint64_t base = line << l->bpl_shift;
+	unsigned lo = first > base ? (unsigned)(first - base) : 0;
+	unsigned hi = last < base + l->bpl - 1 ? (unsigned)(last - base) : l->bpl - 1;
+
+	return (uint16_t)((2u << hi) - (1u << lo));
+}
+
+static void drop_line(struct cache *c, struct volume *v, uint64_t line, uint64_t first, uint64_t last)
+{
+	struct line_chain ch = lines_lock(&c->lines, line_key(v->id, line));
+	uint32_t e = lines_find(&ch);
+
+	if (e != LINE_NONE)
+		line_drop(c, v, &ch, e, blocks_in(&c->lines, line, first, last));
+	lines_unlock(&ch);
+}
+
+#define DROP_BATCH 4096 /* lines per stay in the gate, so that a flush is not kept waiting */
+
+void blocks_drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n)
+{
+	struct lines *l = &c->lines;
+	uint64_t last = first + n - 1, line0 = first >> l->bpl_shift, line1 = last >> l->bpl_shift;
+
+	if (!n || !GET(v->lines))
+		return;
+	if (line1 - line0 < l->n) {
+		for (uint64_t at = line0; at <= line1;) {
+			epoch_enter(c);
+			for (unsigned i = 0; i < DROP_BATCH && at <= line1; i++)
+				drop_line(c, v, at++, first, last);
+			epoch_leave(c);
+		}
+		return;
+	}
+	for (uint32_t e = 0; e < l->n;) {
+		epoch_enter(c);
+		for (unsigned i = 0; i < DROP_BATCH && e < l->n; i++, e++) {
+			uint64_t key = lines_word(l, e) & LINE_KEY_MASK;
+
+			if (line_key_volume(key) == v->id && line_key_line(key) >= line0 && line_key_line(key) <= line1)
+				drop_line(c, v, line_key_line(key), first, last);
+		}
+		epoch_leave(c);
+	}
+}

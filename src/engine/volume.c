@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * volume.c - the table of volumes: adding, removing, looking up, mode switches. The table is guarded by volumes_lock; a
+ * volume lives as long as it is in the table, and is only taken out when nobody holds a reference.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define VOLUME_REMOVING (-1)
+
+static int check_name(const char *name, struct bc_error *err)
+{
+	size_t n = strlen(name);
+
+	if (!n || n >= JOURNAL_NAME_MAX)
+		return bc_fail(err, -EINVAL, "volume name \"%.40s%s\": it must have 1 to %d bytes", name,
+			       n > 40 ? "..." : "", JOURNAL_NAME_MAX - 1);
+	if (!strcmp(name, ".") || !strcmp(name, "..") || strchr(name, '/'))
+		return bc_fail(err, -EINVAL,
+			       "volume name \"%s\": it becomes a file name, so it cannot be . or .. or contain '/'",
+			       name);
+	for (const char *p = name; *p; p++)
+		if ((unsigned char)*p < 32 || *p == 127)
+			return bc_fail(err, -EINVAL, "volume name: control characters are not allowed");
+	return 0;
+}
+
+/* A plain path becomes absolute, since the daemon runs in another folder. */
+static char *absolute_spec(const char *spec)
+{
+	char *cwd, *out = NULL;
+
+	if (spec[0] == '/' || strchr(spec, ':'))
+		return strdup(spec);
+	cwd = getcwd(NULL, 0);
+	if (cwd && asprintf(&out, "%s/%s", cwd, spec) < 0)
+		out = NULL;
+	free(cwd);
+	return out;
+}
+
+int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_backing, bool claim, struct volume **out,
+		  struct bc_error *err)
+{
+	struct volume *v = calloc(1, sizeof *v);
+	pthread_rwlockattr_t attr;
+	enum cache_mode mode;
+	int rc = -ENOMEM;
+
+	if (!v)
+		return bc_fail(err, -ENOMEM, "volume %s: out of memory", jv->name);
+	v->cache = c;
+	v->id = jv->id;
+	snprintf(v->name, sizeof v->name, "%s", jv->name);
+	v->backing = strdup(jv->backing);
+	v->identity = jv->identity;
+	v->size = jv->identity.size;
+	pthread_rwlockattr_init(&attr);
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&v->gate, &attr);
+	pthread_rwlockattr_destroy(&attr);
+	if (cache_mode_parse(jv->mode, &mode)) {
+		rc = bc_fail(err, -EUCLEAN, "volume %s: the journal has the unknown mode \"%.3s\" for it", jv->name,
+			     jv->mode);
+		goto fail;
+	}
+	v->mode = (int)mode;
+	if (!v->backing)
+		goto fail;
+	if (open_backing) {
+		rc = bdev_open(v->backing, claim ? BDEV_OPEN_CLAIM : 0, &v->bdev, err);
+		if (rc) {
+			bc_fail_prefix(err, "volume %s: ", v->name);
+			goto fail;
+		}
+		v->size = bdev_size(v->bdev);
+	}
+	v->nblocks = (v->size + CACHE_BLOCK - 1) / CACHE_BLOCK;
+	if (v->nblocks >> c->lines.bpl_shift >> LINE_BITS) {
+		rc = bc_fail(err, -EFBIG, "volume %s: the backing device is too large for lines of %u bytes", v->name,
+			     c->geo.line_size);
+		goto fail;
+	}
+	rc = intent_init(v);
+	if (rc)
+		goto fail;
+	*out = v;
+	return 0;
+fail:
+	if (rc == -ENOMEM)
+		bc_fail(err, rc, "volume %s: out of memory", jv->name);
+	volume_detach(v);
+	return rc;
+}
+
+void volume_detach(struct volume *v)
+{
+	if (v->intent.region)
+		intent_destroy(v);
+	bdev_close(v->bdev);
+	pthread_rwlock_destroy(&v->gate);
+	free(v->backing);
+	free(v);
+}
+
+int volume_record(struct volume *v, bool in_use, struct bc_error *err)
+{
+	struct journal_volume jv = { .id = (uint16_t)v->id, .backing = v->backing, .in_use = in_use };
+
+	if (v->bdev)
+		bdev_get_identity(v->bdev, &v->identity);
+	jv.identity = v->identity;
+	memcpy(jv.name, v->name, sizeof jv.name);
+	snprintf(jv.mode, sizeof jv.mode, "%s", cache_mode_name((enum cache_mode)GET(v->mode)));
+	return journal_volume_put(v->cache->journal, &jv, err);
+}
+
+static struct volume *__find(struct cache *c, const char *name)
+{
+	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES; i++)
+		if (c->volume[i] && !strcmp(c->volume[i]->name, name))
+			return c->volume[i];
+	return NULL;
+}
+
+/* Takes a reference unless the volume is being removed. */
+static struct volume *get(struct volume *v)
+{
+	int refs;
+
+	if (!v)
+		return NULL;
+	refs = GET(v->refs);
+	do {
+		if (refs == VOLUME_REMOVING)
+			return NULL;
+	} while (!atomic_compare_exchange_weak(&v->refs, &refs, refs + 1));
+	return v;
+}
+
+struct volume *cache_volume_get(struct cache *c, const char *name)
+{
+	struct volume *v;
+
+	pthread_rwlock_rdlock(&c->volumes_lock);
+	v = get(__find(c, name));
+	pthread_rwlock_unlock(&c->volumes_lock);
+	return v;
+}
+
+struct volume *cache_volume_get_id(struct cache *c, unsigned id)
+{
+	struct volume *v;
+
+	if (!id || id > CACHE_MAX_VOLUMES)
+		return NULL;
+	pthread_rwlock_rdlock(&c->volumes_lock);
+	v = get(c->volume[id]);
+	pthread_rwlock_unlock(&c->volumes_lock);
+	return v;
+}
+
+struct volume *volume_ref(struct volume *v)
+{
+	ADD(v->refs, 1);
+	return v;
+}
+
+void volume_put(struct volume *v)
+{
+	SUB(v->refs, 1);
+}
+
+int cache_volume_foreach(struct cache *c, int (*fn)(struct volume *v, void *ctx), void *ctx)
+{
+	int rc = 0;
+
+	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES && !rc; i++) {
+		struct volume *v;
+
+		if (!__atomic_load_n(&c->volume[i], __ATOMIC_RELAXED))
+			continue;
+		v = cache_volume_get_id(c, i);
+		if (v) {
+			rc = fn(v, ctx);
+			volume_put(v);
+		}
+	}
+	return rc;
+}
+
+static int check_duplicates(struct cache *c, const char *name, const char *backing, struct bc_error *err)
+{
+	if (__find(c, name))
+		return bc_fail(err, -EEXIST, "volume %s exists already in %s; choose another name or remove it first",
+			       name, c->dir);
+	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES; i++)
+		if (c->volume[i] && !strcmp(c->volume[i]->backing, backing))
+			return bc_fail(err, -EEXIST, "backing %s is volume %s already", backing, c->volume[i]->name);
+	return 0;
+}
+
+int cache_volume_add(struct cache *c, const char *name, const char *backing, enum cache_mode mode, struct bc_error *err)
+{
+	struct journal_volume jv = { 0 };
+	struct volume *v = NULL;
+	char *spec = absolute_spec(backing);
+	unsigned id = 1;
+	int rc;
+
+	if (!spec)
+		return bc_fail(err, -ENOMEM, "out of memory");
+	rc = check_name(name, err);
+	if (rc) {
+		free(spec);
+		return rc;
+	}
+	pthread_rwlock_wrlock(&c->volumes_lock);
+	rc = check_duplicates(c, name, spec, err);
+	while (!rc && id <= CACHE_MAX_VOLUMES && c->volume[id])
+		id++;
+	if (!rc && id > CACHE_MAX_VOLUMES)
+		rc = bc_fail(err, -ENOSPC, "%s has %d volumes already, the most there can be", c->dir,
+			     CACHE_MAX_VOLUMES);
+	if (rc)
+		goto out;
+	jv.id = (uint16_t)id;
+	jv.backing = spec;
+	snprintf(jv.name, sizeof jv.name, "%s", name);
+	snprintf(jv.mode, sizeof jv.mode, "%s",
+		 cache_mode_name(mode == MODE_COUNT ? (enum cache_mode)GET(c->default_mode) : mode));
+	rc = volume_attach(c, &jv, true, true, &v, err);
+	if (rc)
+		goto out;
+	rc = volume_record(v, !(c->open_flags & CACHE_OPEN_NO_VOLUMES), err);
+	if (rc) {
+		volume_detach(v);
+		goto out;
+	}
+	if (c->open_flags & CACHE_OPEN_NO_VOLUMES) { /* registered; whoever loads the cache opens it */
+		bdev_close(v->bdev);
+		v->bdev = NULL;
+	}
+	c->volume[id] = v;
+	c->nvolumes++;
+out:
+	pthread_rwlock_unlock(&c->volumes_lock);
+	free(spec);
+	return rc;
+}
+
+/* Everything of the volume out of the map, durably, then its row. */
+static int forget_lines(struct cache *c, struct volume *v, struct bc_error *err)
+{
+	int rc;
+
+	pthread_rwlock_wrlock(&v->gate);
+	blocks_drop(c, v, 0, v->nblocks);
+	pthread_rwlock_unlock(&v->gate);
+	rc = epoch_commit(c, true);
+	if (rc)
+		return bc_fail(err, rc, "volume %s: its lines could not be removed from the journal: %s", v->name,
+			       c->why);
+	return journal_volume_delete(c->journal, (uint16_t)v->id, err);
+}
+
+int cache_volume_remove(struct cache *c, const char *name, bool discard_dirty, struct bc_error *err)
+{
+	struct volume *v = cache_volume_get(c, name);
+	int refs = 1, rc = 0;
+
+	if (!v)
+		return bc_fail(err, -ENOENT, "there is no volume %s in %s; `blkcache status %s` lists them", name,
+			       c->dir, c->dir);
+	if (GET(v->dirty_blocks) && !discard_dirty) {
+		if (!v->bdev) {
+			volume_put(v);
+			return bc_fail(err, -EBUSY,
+				       "volume %s holds %llu bytes of dirty data and its backing device is not open",
+				       name, (unsigned long long)GET(v->dirty_blocks) * CACHE_BLOCK);
+		}
+		rc = cache_write_back(c, v, NULL, NULL, err);
+		if (rc) {
+			volume_put(v);
+			return rc;
+		}
+	}
+	/* from here on nobody can get it any more */
+	if (!atomic_compare_exchange_strong(&v->refs, &refs, VOLUME_REMOVING)) {
+		volume_put(v);
+		return bc_fail(err, -EBUSY, "volume %s is in use (its file is open); close it first", name);
+	}
+	if (GET(v->dirty_blocks) && !discard_dirty)
+		rc = bc_fail(err, -EBUSY,
+			     "volume %s was written again while it was flushed; stop its users and try again", name);
+	if (!rc)
+		rc = forget_lines(c, v, err);
+	if (rc) {
+		atomic_store(&v->refs, 0);
+		return rc;
+	}
+	pthread_rwlock_wrlock(&c->volumes_lock);
+	c->volume[v->id] = NULL;
+	c->nvolumes--;
+	pthread_rwlock_unlock(&c->volumes_lock);
+	io_forget_volume(c, v);
+	cleaner_forget_volume(c, v);
+	volume_detach(v);
+	return 0;
+}
+
+int volume_set_mode(struct volume *v, enum cache_mode mode, struct bc_error *err)
+{
+	int old, rc;
+
+	pthread_rwlock_wrlock(&v->gate);
+	old = GET(v->mode);
+	atomic_store(&v->mode, (int)mode);
+	pthread_rwlock_unlock(&v->gate);
+	rc = volume_record(v, v->bdev != NULL, err);
+	if (rc) {
+		atomic_store(&v->mode, old);
+		return bc_fail_prefix(err, "volume %s: ", v->name);
+	}
+	/* what is dirty has no reason to stay so */
+	if (!mode_writes_back((int)mode) && GET(v->dirty_blocks) && v->cache->background.started)
+		atomic_store(&v->cache->clean_soon, true), background_kick(v->cache, JOB_CLEAN);
+	return 0;
+}
+
+unsigned volume_id(const struct volume *v)
+{
+	return v->id;
+}
+
+const char *volume_name(const struct volume *v)
+{
+	return v->name;
+}
+
+const char *volume_backing(const struct volume *v)
+{
+	return v->backing;
+}
+
+uint64_t volume_size(const struct volume *v)
+{
+	return v->size;
+}
+
+enum cache_mode volume_mode(const struct volume *v)
+{
+	return (enum cache_mode)GET(((struct volume *)(uintptr_t)v)->mode);
+}

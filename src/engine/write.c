@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * write.c - writes: the entry point for all modes, and the write-back path. The paths that write to the backing device
+ * are in through.c.
+ *
+ * Write-back copies the data into fresh RAM buffers, gives the blocks slots, and answers. Nothing is written anywhere
+ * yet: the buffers' writer sends them to the data file in slot order, at the latest with the epoch. A block whose slot
+ * belongs to the open epoch is replaced in its slot; any other gets a new slot (epoch.c, rule 1).
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* Copies the present contents of a block to dst, for a write that covers only part of it. Range locked. */
+static int load_block(struct io_thread *t, struct volume *v, uint64_t block, char *dst)
+{
+	int rc;
+
+	plan_lookup(t, v, block, 1);
+	if (t->plan[0].source != FROM_RAM)
+		t->plan[0].data = dst;
+	rc = plan_read(t, v, block, 1);
+	if (!rc && t->plan[0].data != dst)
+		memcpy(dst, t->plan[0].data, CACHE_BLOCK);
+	plan_release(t, 1);
+	return rc;
+}
+
+int write_gather(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, char **block_data)
+{
+	uint64_t first = off / CACHE_BLOCK, end = off + len, last = (end - 1) / CACHE_BLOCK;
+	uint32_t head = off % CACHE_BLOCK, tail = end % CACHE_BLOCK;
+	unsigned n = (unsigned)(last - first + 1);
+	int rc;
+
+	/* the rest of the blocks at the edges; the end of an odd-sized volume is no edge */
+	if (head && (rc = load_block(t, v, first, block_data[0])))
+		return rc;
+	if (tail && end < v->size && !(n == 1 && head) && (rc = load_block(t, v, last, block_data[n - 1])))
+		return rc;
+	if (tail && end == v->size)
+		memset(block_data[n - 1] + tail, 0, CACHE_BLOCK - tail);
+	for (unsigned i = 0; i < n; i++) {
+		uint32_t skip = i ? 0 : head, bytes = CACHE_BLOCK - skip < len ? CACHE_BLOCK - skip : len;
+
+		memcpy(block_data[i] + skip, src, bytes);
+		src += bytes;
+		len -= bytes;
+	}
+	return 0;
+}
+
+/*
+ * In the gate: puts one dirty block into the map. Returns 1 if the slot was used, 0 if the block had one of this epoch,
+ * -EAGAIN if the line table is full. *hit: it was cached before.
+ */
+static int put_dirty(struct cache *c, struct volume *v, uint64_t block, struct buffer *buf, uint32_t slot, uint32_t crc,
+		     bool *hit)
+{
+	struct lines *l = &c->lines;
+	unsigned b = block & (l->bpl - 1);
+	uint16_t bit = (uint16_t)(1u << b);
+	struct line_chain ch = lines_lock(l, line_key(v->id, block >> l->bpl_shift));
+	uint32_t e = lines_find(&ch);
+	int used = 1;
+
+	if (e == LINE_NONE) {
+		e = lines_insert(&ch);
+		if (e == LINE_NONE) {
+			lines_unlock(&ch);
+			return -EAGAIN;
+		}
+		c->policy.ops->inserted(&c->policy, l, e);
+	} else {
+		c->policy.ops->hit(&c->policy, l, e);
+	}
+	*hit = line_valid(l, e) & bit;
+	if (line_fresh(l, e) & bit) {
+		slot = line_block(l, e, b)->slot;
+		line_block(l, e, b)->crc = crc;
+		used = 0;
+	} else {
+		line_move_block(c, e, b, slot, crc);
+	}
+	buffer_publish(buf, slot, true);
+	line_update(c, v, e, line_valid(l, e) | bit, line_dirty(l, e) | bit, line_fresh(l, e) | bit);
+	lines_unlock(&ch);
+	return used;
+}
+
+static void count_write(struct volume *v, unsigned hits, unsigned n)
+{
+	if (hits == n)
+		ADD(v->n.write_hits, 1);
+	else if (hits)
+		ADD(v->n.write_partial_misses, 1);
+	else
+		ADD(v->n.write_misses, 1);
+}
+
+/* Puts all blocks into the map; waits for room where there is none. */
+static int put_all(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, const uint32_t *crc)
+{
+	struct cache *c = v->cache;
+	unsigned done = 0, hits = 0;
+	int rc = 0;
+
+	while (done < n && !rc) {
+		unsigned want = n - done, k = 0;
+		int put = 0;
+
+		if (!slots_take(&c->slots, t->slots, want)) {
+			rc = reclaim_wait(c, want);
+			continue;
+		}
+		epoch_enter(c);
+		if (c->failed)
+			rc = -EIO;
+		while (done < n && !rc) {
+			bool hit;
+
+			put = put_dirty(c, v, first + done, t->bufs[done], t->slots[k], crc[done], &hit);
+			if (put < 0)
+				break;
+			k += (unsigned)put;
+			hits += hit;
+			done++;
+		}
+		atomic_store_explicit(&v->last_epoch, epoch_open_id(c), memory_order_release);
+		epoch_leave(c);
+		slots_give(&c->slots, t->slots + k, want - k);
+		if (put < 0)
+			rc = reclaim_wait(c, n - done);
+	}
+	if (GET(c->slots.nfree) < c->slots_low || GET(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
+		background_kick(c, JOB_RECLAIM);
+	if (!rc) {
+		count_write(v, hits, n);
+		ADD(v->n.cache_written, (uint64_t)n * CACHE_BLOCK);
+	}
+	return rc;
+}
+
+int write_back_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len)
+{
+	struct cache *c = v->cache;
+	uint64_t first = off / CACHE_BLOCK;
+	unsigned n = (unsigned)((off + len - 1) / CACHE_BLOCK - first + 1);
+	struct range_lock rl;
+	uint32_t crc[MAX_BLOCKS];
+	char *data[MAX_BLOCKS];
+	int rc;
+
+	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_WRITE);
+	rc = buffer_alloc(c->buffers, t->bufs, n, true);
+	if (rc)
+		goto out;
+	for (unsigned i = 0; i < n; i++)
+		data[i] = buffer_data(t->bufs[i]);
+	rc = write_gather(t, v, src, off, len, data);
+	if (!rc) {
+		for (unsigned i = 0; i < n; i++)
+			crc[i] = crc32c(data[i], CACHE_BLOCK);
+		rc = put_all(t, v, first, n, crc);
+	}
+	buffer_release_many(t->bufs, n);
+out:
+	range_unlock(&c->ranges, &rl);
+	return rc;
+}
+
+/* P1 for this volume. */
+static int make_durable(struct io_thread *t, struct volume *v)
+{
+	uint64_t epoch = atomic_load_explicit(&v->last_epoch, memory_order_acquire);
+	int rc = backing_flush(t, v), rc2 = 0;
+
+	if (v->cache->failed && GET(v->dirty_blocks))
+		rc2 = -EIO; /* P6 */
+	else if (atomic_load_explicit(&v->cache->epoch.durable_id, memory_order_acquire) < epoch)
+		rc2 = epoch_commit_to(v->cache, epoch);
+	return rc ? rc : rc2;
+}
+
+int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, bool durable)
+{
+	struct cache *c = v->cache;
+	struct io_thread *t = io_thread_get(c);
+	uint64_t start = now_ns();
+	const char *src = buf;
+	uint32_t left = len;
+	int rc = 0;
+
+	if (!t)
+		return -ENOMEM;
+	if (off > v->size || len > v->size - off || len > VOLUME_MAX_IO)
+		return -EINVAL;
+	pthread_rwlock_rdlock(&v->gate);
+	while (left && !rc) {
+		uint32_t room = c->write_piece * CACHE_BLOCK - off % CACHE_BLOCK, piece = left < room ? left : room;
+		int mode = GET(v->mode);
+
+		if (mode_writes_back(mode))
+			rc = write_back_blocks(t, v, src, off, piece);
+		else
+			rc = write_through_blocks(t, v, src, off, piece, mode);
+		src += piece;
+		off += piece;
+		left -= piece;
+	}
+	if (!rc && durable && len)
+		rc = make_durable(t, v);
+	pthread_rwlock_unlock(&v->gate);
+	if (!rc) {
+		ADD(v->n.volume_written, len);
+		hist_add(&v->n.write, now_ns() - start);
+	}
+	return rc;
+}
+
+int volume_flush(struct volume *v)
+{
+	struct io_thread *t = io_thread_get(v->cache);
+	uint64_t start = now_ns();
+	int rc;
+
+	if (!t)
+		return -ENOMEM;
+	rc = make_durable(t, v);
+	ADD(v->n.flushes, 1);
+	if (!rc)
+		hist_add(&v->n.flush, now_ns() - start);
+	return rc;
+}

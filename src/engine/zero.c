@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * zero.c - discard and write-zeroes: the range reads as zeros at once, and the backing device is told.
+ *
+ * Edges that cover part of a block are ordinary writes of zeros. The whole blocks between are dropped from the cache
+ * and zeroed on the backing device. While a volume has write-back data, order matters (P2, P3): the backing device must
+ * not lose what the cache's durable state still builds on, and a crash half-way must not bring back a backing block
+ * older than a dirty block that was flushed. So:
+ *
+ *   1. the discard is recorded in an epoch, and that epoch (with everything before it) made durable
+ *   2. the blocks are dropped from the map
+ *   3. the backing range is zeroed, and flushed
+ *   4. the record's end is made durable; until then the range stays locked, since recovery repeats an unended discard
+ * and must not run over newer writes
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define PIECE (1ull << 30) /* bytes zeroed under one exclusive gate */
+
+static int zero_backing(struct io_thread *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
+{
+	struct bdev_channel *ch = io_backing(t, v);
+	struct bdev_io io = { .type = punch ? BDEV_UNMAP : BDEV_WRITE_ZEROES, .offset = off, .length = len };
+	int rc;
+
+	if (!ch)
+		return -ENOMEM;
+	rc = bdev_rw_wait(ch, &io, 1);
+	atomic_fetch_add_explicit(&v->write_seq, 1, memory_order_release);
+	if (rc)
+		ADD(v->n.err_backing_write, 1);
+	return rc;
+}
+
+static int record(struct cache *c, const struct journal_discard *d)
+{
+	uint64_t epoch;
+	int rc;
+
+	epoch_enter(c);
+	rc = epoch_add_discard(c, d);
+	epoch = epoch_open_id(c);
+	epoch_leave(c);
+	return rc ? rc : epoch_commit_to(c, epoch);
+}
+
+/* Whole blocks (or up to the volume's odd end); nobody else is on them. */
+static int zero_locked(struct io_thread *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
+{
+	struct cache *c = v->cache;
+	bool ordered = mode_writes_back(GET(v->mode)) || GET(v->dirty_blocks);
+	struct journal_discard d = { .volume = (uint16_t)v->id, .offset = off, .length = len };
+	int rc, rc2;
+
+	rc = intent_begin(v, off, len);
+	if (rc)
+		return rc;
+	if (ordered) {
+		d.id = GET(c->epoch.open_id) << 20 | (ADD(c->discard_seq, 1) & 0xfffff);
+		rc = record(c, &d);
+		if (rc)
+			goto out;
+	}
+	blocks_drop(c, v, off / CACHE_BLOCK, (len + CACHE_BLOCK - 1) / CACHE_BLOCK);
+	rc = zero_backing(t, v, off, len, punch);
+	if (ordered) {
+		if (!rc)
+			rc = backing_flush(t, v);
+		/* also after an error: a discard that failed must not be repeated over later writes */
+		d.done = true;
+		rc2 = record(c, &d);
+		rc = rc ? rc : rc2;
+	}
+out:
+	intent_end(v, off, len, epoch_open_id(c));
+	return rc;
+}
+
+static int zero_whole_blocks(struct io_thread *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
+{
+	int rc = 0;
+
+	while (len && !rc) {
+		uint64_t piece = len;
+
+		if (piece <= VOLUME_MAX_IO) {
+			struct range_lock rl;
+
+			pthread_rwlock_rdlock(&v->gate);
+			range_lock(&v->cache->ranges, &rl, v->id, off / CACHE_BLOCK,
+				   (uint32_t)((piece + CACHE_BLOCK - 1) / CACHE_BLOCK), RANGE_THROUGH);
+			rc = zero_locked(t, v, off, piece, punch);
+			range_unlock(&v->cache->ranges, &rl);
+		} else {
+			/* too many blocks for a range lock; the cleaner, which works outside the gate, is kept out by
+			 * its own lock */
+			if (piece > PIECE)
+				piece = PIECE;
+			pthread_mutex_lock(&v->cache->cleaner.lock);
+			pthread_rwlock_wrlock(&v->gate);
+			rc = zero_locked(t, v, off, piece, punch);
+			pthread_mutex_unlock(&v->cache->cleaner.lock);
+		}
+		pthread_rwlock_unlock(&v->gate);
+		off += piece;
+		len -= piece;
+	}
+	return rc;
+}
+
+int volume_zero(struct volume *v, uint64_t off, uint64_t len, bool punch)
+{
+	static const char zeros[CACHE_BLOCK];
+	struct io_thread *t = io_thread_get(v->cache);
+	uint32_t head, tail;
+	int rc = 0;
+
+	if (!t)
+		return -ENOMEM;
+	if (off > v->size || len > v->size - off)
+		return -EINVAL;
+	if (!len)
+		return 0;
+	ADD(v->n.discards, 1);
+	head = off % CACHE_BLOCK ? CACHE_BLOCK - off % CACHE_BLOCK : 0;
+	if (head > len)
+		head = (uint32_t)len;
+	if (head) {
+		rc = volume_write(v, zeros, head, off, false);
+		off += head;
+		len -= head;
+	}
+	tail = off + len == v->size ? 0 : (off + len) % CACHE_BLOCK;
+	if (!rc && tail)
+		rc = volume_write(v, zeros, tail, off + len - tail, false);
+	len -= tail;
+	return rc || !len ? rc : zero_whole_blocks(t, v, off, len, punch);
+}
