@@ -75,7 +75,8 @@ int buffer_read(struct buffer_client *c, struct bdev_channel *ch, uint64_t block
 /* A pinned buffer for `block` whose contents the caller is going to overwrite as a whole (no read). Waits for a frame. */
 struct buffer *buffer_new(struct buffer_client *c, uint64_t block);
 
-/* Starts reading n blocks that are not in memory, on the writer thread; returns at once; errors are ignored. */
+/* Starts reading n blocks that are not in memory, on the writer thread; returns at once; errors are ignored. Not for blocks that
+ * are being written to the device past the buffers: stale contents would stay in memory. */
 void buffer_prefetch(struct buffer_client *c, uint64_t block, unsigned n);
 
 /*

@@ -76,7 +76,7 @@ void group_lock_slow(struct group *g)
 
 void __chain_link(struct buffer_client *c, struct buffer *b, uint64_t block)
 {
-	uint32_t *head = chain_of(c, group_of(c, block), block);
+	uint32_t *head = chain_of(group_of(c, block), block);
 
 	atomic_store_explicit(&b->block, block, memory_order_relaxed);
 	b->next = *head;
@@ -86,7 +86,7 @@ void __chain_link(struct buffer_client *c, struct buffer *b, uint64_t block)
 void __chain_unlink(struct buffer_client *c, struct buffer *b)
 {
 	uint64_t block = buffer_block_relaxed(b);
-	uint32_t *link = chain_of(c, group_of(c, block), block);
+	uint32_t *link = chain_of(group_of(c, block), block);
 
 	while (*link != b->index)
 		link = &c->pool->desc[*link].next;
@@ -95,7 +95,7 @@ void __chain_unlink(struct buffer_client *c, struct buffer *b)
 
 static struct buffer *__find_visible(struct buffer_client *c, struct group *g, uint64_t block)
 {
-	for (uint32_t i = *chain_of(c, g, block); i != NIL; i = c->pool->desc[i].next) {
+	for (uint32_t i = *chain_of(g, block); i != NIL; i = c->pool->desc[i].next) {
 		struct buffer *b = &c->pool->desc[i];
 
 		if (buffer_block_relaxed(b) == block &&
@@ -119,7 +119,7 @@ bool buffer_present(struct buffer_client *c, uint64_t block)
 /* What is being read for this block is stale from now on. */
 static void __cancel_reads(struct buffer_client *c, struct group *g, uint64_t block)
 {
-	for (uint32_t i = *chain_of(c, g, block); i != NIL; i = c->pool->desc[i].next) {
+	for (uint32_t i = *chain_of(g, block); i != NIL; i = c->pool->desc[i].next) {
 		struct buffer *b = &c->pool->desc[i];
 
 		if (buffer_block_relaxed(b) == block && (atomic_load(&b->state) & ST_READING))
@@ -154,13 +154,12 @@ static inline bool invisible_free(uint64_t s)
 	return !(s & (ST_PINS | ST_VISIBLE | ST_WRITING));
 }
 
-struct buffer *buffer_get(struct buffer_client *c, uint64_t block)
+/* Takes the locked group and unlocks it. */
+static inline struct buffer *__get(struct buffer_client *c, struct group *g, uint64_t block)
 {
-	struct group *g = group_of(c, block);
-	struct buffer *desc = c->pool->desc;
+	struct buffer *desc = c->desc;
 
-	group_lock(g);
-	for (uint32_t i = *chain_of(c, g, block); i != NIL; i = desc[i].next) {
+	for (uint32_t i = *chain_of(g, block); i != NIL; i = desc[i].next) {
 		struct buffer *b = &desc[i];
 		uint64_t s;
 
@@ -180,9 +179,25 @@ struct buffer *buffer_get(struct buffer_client *c, uint64_t block)
 	return NULL;
 }
 
+static __attribute__((noinline)) struct buffer *get_contended(struct buffer_client *c, struct group *g, uint64_t block)
+{
+	group_lock_slow(g);
+	return __get(c, g, block);
+}
+
+struct buffer *buffer_get(struct buffer_client *c, uint64_t block)
+{
+	struct group *g = group_of(c, block);
+
+	/* the slow case as a tail call: the fast one needs no stack */
+	if (__builtin_expect(atomic_exchange_explicit(&g->lock, 1, memory_order_acquire) != 0, 0))
+		return get_contended(c, g, block);
+	return __get(c, g, block);
+}
+
 /* Drops HOLD if it is the calling thread's, or if `any`; `minus` pins go and `set` flags come in the same step. Returns
  * the old state. */
-static uint64_t unhold(struct buffer *b, uint64_t s, unsigned minus, uint64_t set)
+static __attribute__((noinline)) uint64_t unhold(struct buffer *b, uint64_t s, unsigned minus, uint64_t set)
 {
 	struct buffer_client *c = b->client;
 	const void *owner = atomic_load(&b->holder);
@@ -202,6 +217,12 @@ static uint64_t unhold(struct buffer *b, uint64_t s, unsigned minus, uint64_t se
 	return s;
 }
 
+static __attribute__((noinline)) bool offer_one(struct buffer_pool *pool, uint32_t index)
+{
+	pool_offer(pool, &index, 1);
+	return false;
+}
+
 /* True if the caller must give the frame back. */
 static inline bool release_one(struct buffer *b)
 {
@@ -219,8 +240,13 @@ static inline bool release_one(struct buffer *b)
 		return !(s & ST_WRITING);
 	/* pairs with the store in buffer_alloc: either we see the waiter or its search sees our unpin */
 	if (__builtin_expect(atomic_load(&pool->nwaiters) != 0, 0))
-		pool_offer(pool, &index, 1);
+		return offer_one(pool, index);
 	return false;
+}
+
+static __attribute__((noinline)) void give_back_one(struct buffer_pool *pool, uint32_t index)
+{
+	pool_give_back(pool, &index, 1);
 }
 
 void buffer_release(struct buffer *b)
@@ -229,7 +255,7 @@ void buffer_release(struct buffer *b)
 	uint32_t index = b->index;
 
 	if (release_one(b))
-		pool_give_back(pool, &index, 1);
+		give_back_one(pool, index);
 }
 
 void buffer_release_many(struct buffer **b, unsigned n)
@@ -362,7 +388,7 @@ static bool block_writing(struct buffer_client *c, uint64_t block)
 	bool found = false;
 
 	group_lock(g);
-	for (uint32_t i = *chain_of(c, g, block); i != NIL && !found; i = c->pool->desc[i].next) {
+	for (uint32_t i = *chain_of(g, block); i != NIL && !found; i = c->pool->desc[i].next) {
 		struct buffer *b = &c->pool->desc[i];
 
 		found = buffer_block_relaxed(b) == block && (atomic_load(&b->state) & ST_WRITING);
@@ -388,7 +414,7 @@ static void forget_one(struct buffer_client *c, uint64_t block)
 	bool writing = false;
 
 	group_lock(g);
-	for (i = *chain_of(c, g, block); i != NIL; i = next) {
+	for (i = *chain_of(g, block); i != NIL; i = next) {
 		struct buffer *b = &c->pool->desc[i];
 		uint64_t s;
 

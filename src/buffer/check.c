@@ -47,7 +47,7 @@ static void check_chains(struct checker *k, struct buffer_client *c)
 				expect(k, s & ST_LINKED, "I2: frame %u is in a chain, but not LINKED", i);
 				expect(k, state_client(s) == c->id && b->client == c,
 				       "I2: frame %u in a chain of client %u", i, c->id);
-				expect(k, group_of(c, block) == g && chain_of(c, g, block) == &g->head[h],
+				expect(k, group_of(c, block) == g && chain_of(g, block) == &g->head[h],
 				       "I2: frame %u is not in the chain of its block %llu", i,
 				       (unsigned long long)block);
 				for (uint32_t j = b->next; (s & ST_VISIBLE) && j != NIL; j = k->pool->desc[j].next)

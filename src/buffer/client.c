@@ -57,7 +57,7 @@ static int client_memory(struct buffer_client *c, struct bc_error *err)
 		d->max_blocks = BDEV_MAX_IOV;
 	c->mem_len = layout(c, 0);
 	c->mem = map_memory(c->mem_len);
-	if (!c->mem)
+	if (!c->mem || populate_memory(c->mem, c->mem_len))
 		return bc_fail(err, -ENOMEM, "no memory for the buffers of %s: %zu bytes are needed",
 			       bdev_spec(c->bdev), c->mem_len);
 	layout(c, (uintptr_t)c->mem);
@@ -82,6 +82,7 @@ int buffer_client_create(struct buffer_pool *pool, struct bdev *bdev, const stru
 		return bc_fail(err, -ENOMEM, "no memory for the buffers of %s", bdev_spec(bdev));
 	memset(c, 0, sizeof(*c));
 	c->pool = pool;
+	c->desc = pool->desc;
 	c->bdev = bdev;
 	if (params)
 		c->params = *params;

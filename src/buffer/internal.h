@@ -120,10 +120,11 @@ struct drain {
 };
 
 struct buffer_client {
-	struct buffer_pool *pool;
-	struct bdev *bdev;
+	struct buffer_pool *pool; /* the first four: what a lookup needs */
+	struct buffer *desc; /* the pool's */
 	struct group *groups;
 	unsigned group_shift;
+	struct bdev *bdev;
 	uint32_t ngroups;
 	unsigned id; /* 1.. */
 	struct buffer_client_params params;
@@ -191,17 +192,15 @@ static inline uint64_t block_hash(uint64_t block)
 	return block * 0x9e3779b97f4a7c15ull;
 }
 
+/* The group by the upper bits, the chain in it by lower ones. */
 static inline struct group *group_of(const struct buffer_client *c, uint64_t block)
 {
 	return &c->groups[block_hash(block) >> c->group_shift];
 }
 
-/* Uses bits below those that chose the group. */
-static inline uint32_t *chain_of(const struct buffer_client *c, struct group *g, uint64_t block)
+static inline uint32_t *chain_of(struct group *g, uint64_t block)
 {
-	uint64_t rest = block_hash(block) << (64 - c->group_shift) >> 32;
-
-	return &g->head[rest * HEADS >> 32];
+	return &g->head[(block_hash(block) & UINT32_MAX) * HEADS >> 32];
 }
 
 static inline uint64_t buffer_block_relaxed(const struct buffer *b)
@@ -235,6 +234,7 @@ void pool_offer(struct buffer_pool *pool, const uint32_t *frames, unsigned n); /
 void pool_serve(struct buffer_pool *pool); /* pool->lock held */
 void pool_client_round(struct buffer_client *c, bool stuck); /* a round ended */
 void *map_memory(size_t len);
+int populate_memory(void *p, size_t len);
 
 /* writer.c */
 int writer_start(struct buffer_client *c, struct bc_error *err);

@@ -36,7 +36,7 @@ static void unmap(void *p, size_t len)
 }
 
 /* Takes the pages now: a cache under a loop device cannot wait for memory while the kernel waits for it to write. */
-static int populate(void *p, size_t len)
+int populate_memory(void *p, size_t len)
 {
 	if (madvise(p, len, MADV_POPULATE_WRITE) == 0)
 		return 0;
@@ -66,8 +66,8 @@ static int frames_map(struct buffer_pool *pool, size_t bytes, struct bc_error *e
 		return bc_fail(err, -ENOMEM, "no memory for %s of RAM buffers: give less memory", text);
 	base = (char *)(((uintptr_t)pool->data_map + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1));
 	madvise(base, bytes, MADV_HUGEPAGE);
-	if (populate(base, bytes) || populate(pool->desc_map, pool->desc_len) ||
-	    populate(pool->free_map, pool->free_len))
+	if (populate_memory(base, bytes) || populate_memory(pool->desc_map, pool->desc_len) ||
+	    populate_memory(pool->free_map, pool->free_len))
 		return bc_fail(err, -ENOMEM, "no memory for %s of RAM buffers: give less memory", text);
 	pool->desc = pool->desc_map;
 	pool->free = pool->free_map;
@@ -112,11 +112,13 @@ int buffer_pool_create(const struct buffer_pool_params *params, struct buffer_po
 	pthread_mutex_init(&pool->lock, NULL);
 	rc = frames_map(pool, frames << pool->block_shift, err);
 	if (!rc && params->lock_memory &&
-	    (mlock(pool->data_map, pool->data_len) || mlock(pool->desc_map, pool->desc_len))) {
+	    (mlock(pool->desc[0].data, (size_t)pool->frames << pool->block_shift) ||
+	     mlock(pool->desc_map, pool->desc_len))) {
 		rc = bc_fail(err, -errno,
 			     "cannot lock %llu bytes of RAM buffers in memory: %s; raise the limit (ulimit -l) or do "
 			     "not lock",
-			     (unsigned long long)(pool->data_len + pool->desc_len), strerror(errno));
+			     (unsigned long long)(((uint64_t)pool->frames << pool->block_shift) + pool->desc_len),
+			     strerror(errno));
 	}
 	if (rc) {
 		buffer_pool_destroy(pool);
@@ -207,14 +209,19 @@ static bool may_evict(const struct buffer_pool *pool, const struct buffer_client
 static void reclaim(struct buffer_pool *pool, struct buffer_client *c, uint64_t want)
 {
 	for (int sharing = pool->nclients > 1; sharing >= 0 && want; sharing--) {
-		/* two rounds: the first may only clear REF */
-		for (uint64_t step = 2 * (uint64_t)pool->frames; step && want; step--) {
+		bool any = false;
+
+		/* two rounds: the first may only clear REF; there is no second if not even that happened */
+		for (uint64_t step = 0; step < 2 * (uint64_t)pool->frames && want; step++) {
 			struct buffer *b = &pool->desc[pool->hand];
 			uint64_t s = atomic_load_explicit(&b->state, memory_order_seq_cst);
 
 			pool->hand = pool->hand + 1 == pool->frames ? 0 : pool->hand + 1;
+			if (step == pool->frames && !any)
+				break;
 			if (!state_evictable(s) || !may_evict(pool, b->client, c, sharing))
 				continue;
+			any = true;
 			if (s & ST_REF)
 				atomic_fetch_and_explicit(&b->state, ~ST_REF, memory_order_relaxed);
 			else if (evict(pool, b))
@@ -369,7 +376,9 @@ int buffer_alloc(struct buffer_client *c, struct buffer **out, unsigned n, bool 
 	if (!pool->wait_head || within_reserve(c, n)) { /* else it is the waiters' turn */
 		uint32_t have = available(pool, c);
 
-		if (have < n)
+		/* all dirty or free: spare the walk. (dirty may read too high for a moment; who waits searches again.)
+		 */
+		if (have < n && (int64_t)pool->nfree + atomic_load(&pool->dirty) < (int64_t)pool->frames)
 			reclaim(pool, c, n - have);
 		rc = take(pool, c, out, n);
 	}

@@ -15,9 +15,8 @@
  * A merged write that fails says nothing about its single blocks: they are tried again one by one, so that one bad
  * block fails alone (P9).
  */
-#include <errno.h>
+#include <sched.h>
 #include <string.h>
-#include <time.h>
 
 #include "buffer/internal.h"
 
@@ -331,6 +330,7 @@ static void write_batch(struct buffer_client *c, uint32_t n)
 void round_run(struct buffer_client *c, struct bdev_channel *ch)
 {
 	struct drain *d = &c->drain;
+	unsigned held_passes = 0;
 	bool again;
 
 	d->ch = ch;
@@ -347,7 +347,10 @@ void round_run(struct buffer_client *c, struct bdev_channel *ch)
 				write_batch(c, n);
 		}
 		again = d->again || d->held;
-		if (d->held)
+		/* a hold lasts as long as a memcpy: mostly it is over by now */
+		if (d->held && held_passes++ < 8)
+			sched_yield();
+		else if (d->held)
 			round_wait_hold(c, 1000000);
 		/* failed ones are back in the map: a further pass may try them once more, but its end does not depend
 		 * on them */

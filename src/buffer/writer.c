@@ -17,7 +17,6 @@
 #include <time.h>
 
 #include "buffer/internal.h"
-#include "util/log.h"
 
 uint64_t now_ns(void)
 {
