@@ -210,6 +210,8 @@ json_t *call_daemon(const char *dir, json_t *request, int (*progress)(json_t *p,
 		return accept_answer(answer, exit_code);
 	if (stopped && err.code == -ECONNREFUSED)
 		*stopped = true;
+	else if (err.code == -EINTR)
+		*exit_code = CMD_INTERRUPTED;
 	else
 		*exit_code = fail_err(&err);
 	return NULL;

@@ -74,8 +74,6 @@ static int flush_stopped(struct args *a, struct progress *p, uint64_t *done)
 	case 0:
 		break;
 	case -EINTR:
-		progress_clear(p);
-		fail("interrupted; nothing is lost, 'blkcache flush %s' goes on from here", a->dir);
 		code = CMD_INTERRUPTED;
 		break;
 	default:
@@ -118,6 +116,8 @@ int cmd_flush(int argc, char **argv)
 		code = flush_stopped(&a, &p, &done);
 	seconds = progress_seconds(&p);
 	progress_clear(&p);
+	if (code == CMD_INTERRUPTED && interrupted())
+		fail("interrupted; nothing is lost, 'blkcache flush %s' goes on from here", a.dir);
 	if (!code)
 		printf("%s%s%s: flushed, %s written in %.1f s (%s/s)\n", a.dir, a.name ? " " : "", a.name ? a.name : "",
 		       size_text(done), seconds, size_text(seconds > 0 ? (uint64_t)((double)done / seconds) : 0));

@@ -83,6 +83,7 @@ int cmd_stop(int argc, char **argv)
 	struct args a = { 0 };
 	struct progress p;
 	json_t *result;
+	bool stopped = false;
 	int code = CMD_OK;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &a);
@@ -91,6 +92,10 @@ int cmd_stop(int argc, char **argv)
 	result = call_daemon(a.dir, json_pack("{s:s,s:b}", "cmd", "stop", "no_flush", a.no_flush), progress_from_daemon,
 			     &p, NULL, &code);
 	progress_clear(&p);
+	if (stopped)
+		code = fail("%s: the cache is not loaded: there is nothing to stop", a.dir);
+	if (code == CMD_INTERRUPTED && interrupted())
+		fail("%s: interrupted; the volumes go on working, what was flushed stays so", a.dir);
 	if (result)
 		code = tell_end(&a, result);
 	json_decref(result);

@@ -28,6 +28,7 @@
 #include "daemon/state.h"
 
 #define BUSY_GRACE_S 10
+#define STOP_PATIENCE_S 2 /* a `stop` that was just interrupted takes a moment to notice */
 
 /* ---- states ---- */
 
@@ -52,9 +53,14 @@ void daemon_leave(struct daemon *d)
 
 bool daemon_stop_begin(struct daemon *d)
 {
+	struct timespec deadline;
 	bool ok;
 
+	clock_gettime(CLOCK_REALTIME, &deadline);
+	deadline.tv_sec += STOP_PATIENCE_S;
 	pthread_mutex_lock(&d->lock);
+	while (d->phase == PHASE_STOPPING && !pthread_cond_timedwait(&d->cond, &d->lock, &deadline))
+		;
 	ok = d->phase == PHASE_RUNNING;
 	if (ok)
 		d->phase = PHASE_STOPPING;

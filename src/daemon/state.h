@@ -46,7 +46,7 @@ struct daemon {
 bool daemon_enter(struct daemon *d);
 void daemon_leave(struct daemon *d);
 
-/* RUNNING -> STOPPING, or false if a stop is under way. The caller has entered. */
+/* RUNNING -> STOPPING, or false if a stop is under way and does not end in a moment. The caller has entered. */
 bool daemon_stop_begin(struct daemon *d);
 /* Back to RUNNING; false if somebody's umount has ended it meanwhile. */
 bool daemon_stop_undo(struct daemon *d);
