@@ -110,16 +110,14 @@ int cache_setup_buffers(struct cache *c, struct bc_error *err)
 {
 	struct buffer_pool_params pp = { .memory = GET(c->tunables.ram_bytes), .block_size = CACHE_BLOCK };
 	struct buffer_client_params cp = { .reserved = 0 };
-	struct buffer_stats bs;
 	int rc = buffer_pool_create(&pp, &c->pool, err);
 
 	if (!rc)
 		rc = buffer_client_create(c->pool, c->data, &cp, &c->buffers, err);
 	if (rc)
 		return rc;
-	buffer_get_stats(c->buffers, &bs);
 	c->ram_bytes = pp.memory;
-	set_limits(c, bs.frames);
+	set_limits(c, pp.memory / CACHE_BLOCK);
 	return 0;
 }
 

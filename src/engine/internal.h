@@ -298,8 +298,11 @@ bool intent_is_marked(const struct volume *v, uint64_t block);
 /* Puts the n whole blocks that a write of [off, off + len) results in into block_data[]: src, and at the edges what is
  * there now. Range locked; uses t->plan. */
 int write_gather(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, char **block_data);
-int write_back_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len);
-int write_through_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, int mode);
+/* *hits: blocks that were cached before, added to. */
+int write_back_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len,
+		      unsigned *hits);
+int write_through_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, int mode,
+			 unsigned *hits);
 int backing_flush(struct io_thread *t, struct volume *v); /* if anything was written there since the last */
 
 /* ---- reclaim.c ---- */

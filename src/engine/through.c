@@ -122,18 +122,6 @@ static void look(struct io_thread *t, struct volume *v, uint64_t first, unsigned
 	plan_release(t, n);
 }
 
-static void count_through(struct volume *v, int mode, unsigned cached, unsigned n)
-{
-	if (mode == MODE_PT)
-		ADD(v->n.pass_through_writes, 1);
-	else if (cached == n)
-		ADD(v->n.write_hits, 1);
-	else if (cached)
-		ADD(v->n.write_partial_misses, 1);
-	else
-		ADD(v->n.write_misses, 1);
-}
-
 /* Drops the blocks of the last lookup that are clean; range locked THROUGH. */
 static void drop_clean(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
 {
@@ -142,11 +130,12 @@ static void drop_clean(struct io_thread *t, struct volume *v, uint64_t first, un
 			blocks_drop(v->cache, v, first + i, 1);
 }
 
-int write_through_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, int mode)
+int write_through_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, int mode,
+			 unsigned *hits)
 {
 	struct cache *c = v->cache;
 	uint64_t first = off / CACHE_BLOCK;
-	unsigned n = (unsigned)((off + len - 1) / CACHE_BLOCK - first + 1), cached, dirty;
+	unsigned n = (unsigned)((off + len - 1) / CACHE_BLOCK - first + 1), cached, dirty, hit;
 	struct range_lock rl;
 	uint32_t crc[MAX_BLOCKS];
 	char *data[MAX_BLOCKS];
@@ -159,6 +148,7 @@ int write_through_blocks(struct io_thread *t, struct volume *v, const char *src,
 	if (rc)
 		goto unlock;
 	look(t, v, first, n, &cached, &dirty);
+	hit = cached;
 	if (mode == MODE_WA)
 		keep = cached == n;
 	if (keep && (c->failed || buffer_alloc(c->buffers, bufs, n, true)))
@@ -181,8 +171,7 @@ int write_through_blocks(struct io_thread *t, struct volume *v, const char *src,
 	} else {
 		blocks_drop(c, v, first, n);
 	}
-	if (!rc)
-		count_through(v, mode, cached, n);
+	*hits += hit;
 release:
 	if (keep)
 		buffer_release_many(bufs, n);

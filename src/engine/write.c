@@ -89,21 +89,12 @@ static int put_dirty(struct cache *c, struct volume *v, uint64_t block, struct b
 	return used;
 }
 
-static void count_write(struct volume *v, unsigned hits, unsigned n)
-{
-	if (hits == n)
-		ADD(v->n.write_hits, 1);
-	else if (hits)
-		ADD(v->n.write_partial_misses, 1);
-	else
-		ADD(v->n.write_misses, 1);
-}
-
 /* Puts all blocks into the map; waits for room where there is none. */
-static int put_all(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, const uint32_t *crc)
+static int put_all(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, const uint32_t *crc,
+		   unsigned *hits)
 {
 	struct cache *c = v->cache;
-	unsigned done = 0, hits = 0;
+	unsigned done = 0;
 	int rc = 0;
 
 	while (done < n && !rc) {
@@ -124,7 +115,7 @@ static int put_all(struct io_thread *t, struct volume *v, uint64_t first, unsign
 			if (put < 0)
 				break;
 			k += (unsigned)put;
-			hits += hit;
+			*hits += hit;
 			done++;
 		}
 		atomic_store_explicit(&v->last_epoch, epoch_open_id(c), memory_order_release);
@@ -135,14 +126,13 @@ static int put_all(struct io_thread *t, struct volume *v, uint64_t first, unsign
 	}
 	if (GET(c->slots.nfree) < c->slots_low || GET(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
 		background_kick(c, JOB_RECLAIM);
-	if (!rc) {
-		count_write(v, hits, n);
+	if (!rc)
 		ADD(v->n.cache_written, (uint64_t)n * CACHE_BLOCK);
-	}
 	return rc;
 }
 
-int write_back_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len)
+int write_back_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len,
+		      unsigned *hits)
 {
 	struct cache *c = v->cache;
 	uint64_t first = off / CACHE_BLOCK;
@@ -162,7 +152,7 @@ int write_back_blocks(struct io_thread *t, struct volume *v, const char *src, ui
 	if (!rc) {
 		for (unsigned i = 0; i < n; i++)
 			crc[i] = crc32c(data[i], CACHE_BLOCK);
-		rc = put_all(t, v, first, n, crc);
+		rc = put_all(t, v, first, n, crc, hits);
 	}
 	buffer_release_many(t->bufs, n);
 out:
@@ -183,6 +173,18 @@ static int make_durable(struct io_thread *t, struct volume *v)
 	return rc ? rc : rc2;
 }
 
+static void count_write(struct volume *v, int mode, unsigned hits, unsigned blocks)
+{
+	if (mode == MODE_PT)
+		ADD(v->n.pass_through_writes, 1);
+	else if (hits == blocks)
+		ADD(v->n.write_hits, 1);
+	else if (hits)
+		ADD(v->n.write_partial_misses, 1);
+	else
+		ADD(v->n.write_misses, 1);
+}
+
 int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, bool durable)
 {
 	struct cache *c = v->cache;
@@ -190,21 +192,23 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 	uint64_t start = now_ns();
 	const char *src = buf;
 	uint32_t left = len;
-	int rc = 0;
+	unsigned hits = 0, blocks = 0;
+	int rc = 0, mode;
 
 	if (!t)
 		return -ENOMEM;
 	if (off > v->size || len > v->size - off || len > VOLUME_MAX_IO)
 		return -EINVAL;
 	pthread_rwlock_rdlock(&v->gate);
+	mode = GET(v->mode);
 	while (left && !rc) {
 		uint32_t room = c->write_piece * CACHE_BLOCK - off % CACHE_BLOCK, piece = left < room ? left : room;
-		int mode = GET(v->mode);
 
 		if (mode_writes_back(mode))
-			rc = write_back_blocks(t, v, src, off, piece);
+			rc = write_back_blocks(t, v, src, off, piece, &hits);
 		else
-			rc = write_through_blocks(t, v, src, off, piece, mode);
+			rc = write_through_blocks(t, v, src, off, piece, mode, &hits);
+		blocks += (unsigned)((off % CACHE_BLOCK + piece + CACHE_BLOCK - 1) / CACHE_BLOCK);
 		src += piece;
 		off += piece;
 		left -= piece;
@@ -212,7 +216,8 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 	if (!rc && durable && len)
 		rc = make_durable(t, v);
 	pthread_rwlock_unlock(&v->gate);
-	if (!rc) {
+	if (!rc && len) {
+		count_write(v, mode, hits, blocks);
 		ADD(v->n.volume_written, len);
 		hist_add(&v->n.write, now_ns() - start);
 	}
