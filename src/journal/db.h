@@ -98,6 +98,16 @@ struct journal {
  * opened. */
 extern const char *journal_vfs_name;
 
+/* When folding starts and how much a step does. Seam for tests: set before any journal is opened. */
+extern struct journal_fold_limits {
+	unsigned rows, read_epochs, delete_epochs; /* at most, per step */
+	/* Folding starts when the fronts of foldable epoch rows exceed start_meta and an eighth of the snapshot (the
+	 * more at once, the more records share a row); or their data exceeds start_body and an eighth of the data file,
+	 * or 64 MiB; or there are so many that recovery would feel it. */
+	uint64_t start_meta, start_body;
+	unsigned start_epochs;
+} journal_fold_limits;
+
 /* Registers (once) and returns the name of a VFS over journal_vfs_name that cannot change anything on disk (rovfs.c).
  */
 const char *journal_rovfs(void);

@@ -12,7 +12,7 @@
  *   READ    Reads the fronts of the epoch rows <= E. Then, without `lock`: the last record of each entry, ordered by
  *           entry.
  *
- *   PATCH   Overwrites snapshot rows in place, FOLD_ROWS per step. The first step also raises the state row's
+ *   PATCH   Overwrites snapshot rows in place, a few hundred per step. The first step also raises the state row's
  *           durable_upto to E or more.
  *
  *   DELETE  The first step moves discards of these epochs that are still pending into their table, takes out the ended
@@ -34,20 +34,18 @@
 
 #include "journal/db.h"
 
-/* Per step. 256 rows are 1 MiB of WAL. */
-#define FOLD_ROWS 256
-#define FOLD_READ_EPOCHS 256
+struct journal_fold_limits journal_fold_limits = {
+	.rows = 256, /* 1 MiB of WAL */
+	.read_epochs = 256,
+	.delete_epochs = 256,
+	.start_meta = 4u << 20,
+	.start_body = 4u << 20,
+	.start_epochs = 16384,
+};
+
 #define FOLD_READ_BYTES (1u << 20)
-#define FOLD_DELETE_EPOCHS 256
 #define FOLD_DELETE_BYTES (4u << 20)
-/* Start when the fronts of epoch rows exceed this or an eighth of the snapshot (the more at once, the more records
- * share a snapshot row) ... */
-#define FOLD_META_MIN (4u << 20)
-/* ... or whole rows with their data exceed an eighth of the data file, within these bounds ... */
-#define FOLD_BODY_MIN (4u << 20)
 #define FOLD_BODY_MAX (64u << 20)
-/* ... or there are so many that recovery would feel it. */
-#define FOLD_EPOCHS 16384
 /* Fronts read into memory for one fold; the rest is for the next one. */
 #define FOLD_MEMORY (64u << 20)
 
@@ -93,14 +91,14 @@ static uint64_t clamp(uint64_t v, uint64_t min, uint64_t max)
 static int fold_start(struct journal *j, struct fold *f, uint64_t durable_upto)
 {
 	uint64_t meta_limit = snapshot_rows(&j->geo) * JOURNAL_PAGE / 8;
-	uint64_t body_limit = clamp(j->geo.size_bytes / 8, FOLD_BODY_MIN, FOLD_BODY_MAX);
+	uint64_t body_limit = clamp(j->geo.size_bytes / 8, journal_fold_limits.start_body, FOLD_BODY_MAX);
 	uint64_t meta = 0, body = 0;
 	size_t n = 0, fit = 0;
 
 	if (durable_upto > j->last_id)
 		durable_upto = j->last_id;
-	if (meta_limit < FOLD_META_MIN)
-		meta_limit = FOLD_META_MIN;
+	if (meta_limit < journal_fold_limits.start_meta)
+		meta_limit = journal_fold_limits.start_meta;
 	for (size_t i = j->held_first; i < j->held_end && j->held[i].id <= durable_upto; i++, n++) {
 		meta += j->held[i].meta;
 		body += j->held[i].body;
@@ -108,7 +106,7 @@ static int fold_start(struct journal *j, struct fold *f, uint64_t durable_upto)
 			fit = n + 1;
 	}
 	/* In-line data counts in `body` only; without it both grow alike and `meta` decides. */
-	if (!n || (meta <= meta_limit && body - meta <= body_limit && n <= FOLD_EPOCHS))
+	if (!n || (meta <= meta_limit && body - meta <= body_limit && n <= journal_fold_limits.start_epochs))
 		return 0;
 	f->mem = calloc(fit, sizeof(f->mem[0]));
 	if (!f->mem)
@@ -142,7 +140,8 @@ static int fold_read(struct journal *j, struct fold *f, struct bc_error *err)
 	size_t bytes = 0;
 	int code = 0;
 
-	for (unsigned n = 0; f->done < f->count && n < FOLD_READ_EPOCHS && bytes < FOLD_READ_BYTES; n++) {
+	for (unsigned n = 0; f->done < f->count && n < journal_fold_limits.read_epochs && bytes < FOLD_READ_BYTES;
+	     n++) {
 		uint64_t id = j->held[j->held_first + f->done].id;
 		struct epoch_view v;
 		const char *why;
@@ -231,7 +230,7 @@ static int fold_patch(struct journal *j, struct fold *f, struct bc_error *err)
 		st.last_id = j->last_id;
 		rc = jdb_state_put(j, &st);
 	}
-	for (unsigned n = 0; rc == SQLITE_OK && pos < f->records.n && n < FOLD_ROWS; n++)
+	for (unsigned n = 0; rc == SQLITE_OK && pos < f->records.n && n < journal_fold_limits.rows; n++)
 		rc = patch_row(j, f, &blob, &pos, &why);
 	sqlite3_blob_close(blob);
 	code = jdb_end(j, rc, false, "cannot fold epochs into the snapshot", err);
@@ -283,8 +282,8 @@ static int fold_delete(struct journal *j, struct fold *f, struct bc_error *err)
 		if (rc == SQLITE_OK)
 			rc = move_discards(j, f);
 	}
-	while (end < j->held_end && j->held[end].id <= f->upto && end - j->held_first < FOLD_DELETE_EPOCHS &&
-	       bytes < FOLD_DELETE_BYTES)
+	while (end < j->held_end && j->held[end].id <= f->upto &&
+	       end - j->held_first < journal_fold_limits.delete_epochs && bytes < FOLD_DELETE_BYTES)
 		bytes += j->held[end++].body;
 	if (rc == SQLITE_OK && end > j->held_first) {
 		sqlite3_bind_int64(j->stmt[STMT_EPOCH_DELETE_UPTO], 1, (int64_t)j->held[end - 1].id);

@@ -70,8 +70,14 @@ static UNUSED void copy_file(const char *from_dir, const char *to_dir, const cha
 		return;
 	out = open(to, O_WRONLY | O_CREAT | O_TRUNC, 0600);
 	cr_assert_geq(out, 0);
-	while ((n = read(in, buf, sizeof(buf))) > 0)
-		cr_assert_eq(write(out, buf, (size_t)n), n);
+	while ((n = read(in, buf, sizeof(buf))) > 0) {
+		/* Most of it is reserve: leave holes. */
+		if (!buf[0] && !memcmp(buf, buf + 1, (size_t)n - 1))
+			lseek(out, n, SEEK_CUR);
+		else
+			cr_assert_eq(write(out, buf, (size_t)n), n);
+	}
+	cr_assert_eq(ftruncate(out, lseek(out, 0, SEEK_CUR)), 0);
 	close(in);
 	close(out);
 }
