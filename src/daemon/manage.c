@@ -120,7 +120,7 @@ static int set_one(struct cache *c, struct volume *v, json_t *pair, json_t *note
 		return bc_fail(err, -EINVAL, "the request's values are not pairs of texts");
 	ret = cache_set(c, v, key, value, &note, err);
 	if (!ret && note)
-		json_array_append_new(notes, json_pack("s++", key, ": ", note));
+		json_array_append_new(notes, json_string(note));
 	return ret;
 }
 
