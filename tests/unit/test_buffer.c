@@ -264,7 +264,8 @@ Test(buffer, read_new_and_prefetch)
 
 Test(buffer, what_was_read_is_dropped_if_the_block_changed_meanwhile)
 {
-	struct buffer *b;
+	struct buffer *b, *all[63];
+	unsigned n = 0;
 
 	setup(64, NULL);
 	b = alloc1(client);
@@ -272,8 +273,18 @@ Test(buffer, what_was_read_is_dropped_if_the_block_changed_meanwhile)
 	cr_assert_eq(peek(client, 5), -1, "not visible while reading");
 	put(client, 5, 'n', true);
 	cr_assert_eq(buffer_write_dirty(client), 0);
-	buffer_forget(client, 5, 1); /* as if evicted */
+	while (n < 63 && buffer_alloc(client, &all[n], 1, false) == 0)
+		n++;
+	cr_assert_eq(n, 63, "all others: the new contents are evicted");
+	cr_assert_eq(peek(client, 5), -1);
 	cr_assert_not(read_end(b, true));
+	buffer_release_many(all, n);
+	read_begin(b, 6);
+	buffer_forget(client, 6, 1);
+	cr_assert_not(read_end(b, true));
+	read_begin(b, 7);
+	cr_assert(read_end(b, true), "nothing happened to this one");
+	cr_assert_eq(buffer_block(b), 7);
 	cr_assert_eq(peek(client, 5), -1);
 	buffer_release(b);
 	teardown();
@@ -419,4 +430,47 @@ Test(share, too_much_reserved_is_refused)
 	check();
 	buffer_client_destroy(c);
 	teardown();
+}
+
+/* Blocks of any size keep their contents through a write and a read; with memory locked, where the limit allows it. */
+Test(buffer, smallest_and_largest_blocks)
+{
+	static const uint32_t sizes[] = { 512, 65536 };
+
+	for (int k = 0; k < 2; k++) {
+		struct buffer_pool_params pp = { .memory = 100ull * sizes[k],
+						 .block_size = sizes[k],
+						 .lock_memory = true };
+		struct bdev_channel *ch;
+		struct bc_error err;
+		struct buffer *b;
+
+		if (buffer_pool_create(&pp, &pool, &err)) {
+			cr_assert(strstr(err.msg, "ulimit"), "%s", err.msg);
+			pp.lock_memory = false;
+			cr_assert_eq(buffer_pool_create(&pp, &pool, &err), 0, "%s", err.msg);
+		}
+		cr_assert_eq(bdev_open("malloc:size=16M", 0, &dev, &err), 0, "%s", err.msg);
+		client = add_client(NULL);
+		ch = bdev_channel_open(dev, 0);
+		cr_assert_eq(buffer_device_blocks(client), (16u << 20) / sizes[k]);
+		cr_assert_eq(buffer_block_size(client), sizes[k]);
+		for (unsigned i = 0; i < 80; i++) {
+			b = alloc1(client);
+			cr_assert_eq((uintptr_t)buffer_data(b) % (sizes[k] < 4096 ? sizes[k] : 4096), 0);
+			memset(buffer_data(b), (int)i, sizes[k]);
+			cr_assert(buffer_publish(b, 79 - i, true));
+			buffer_release(b);
+		}
+		cr_assert_eq(buffer_write_dirty_on(client, ch), 0);
+		buffer_forget(client, 0, 80);
+		for (unsigned i = 0; i < 80; i++) {
+			cr_assert_eq(buffer_read(client, ch, 79 - i, &b), 0);
+			cr_assert_eq(((unsigned char *)buffer_data(b))[0], i);
+			cr_assert_eq(((unsigned char *)buffer_data(b))[sizes[k] - 1], i);
+			buffer_release(b);
+		}
+		bdev_channel_close(ch);
+		teardown();
+	}
 }
