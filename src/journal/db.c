@@ -29,6 +29,7 @@
 #include "util/log.h"
 
 const char *journal_vfs_name;
+size_t journal_wal_reserve = WAL_RESERVE;
 
 static const char *const stmt_sql[STMT_COUNT] = {
 	[STMT_BEGIN] = "BEGIN IMMEDIATE",
@@ -441,7 +442,7 @@ static int read_held(struct journal *j, struct bc_error *err)
 }
 
 /*
- * Makes the WAL what SQLite thinks it is, and as long as WAL_RESERVE.
+ * Makes the WAL what SQLite thinks it is, and as long as the reserve.
  *
  * A WAL left by a crash is rewritten in place with its own bytes and synced: if the last owner died of a failed sync,
  * the page cache shows frames as clean that never reached the disk (P6), and everything committed after them would be
@@ -475,8 +476,9 @@ static int prepare_wal(struct journal *j, struct bc_error *err)
 		}
 	}
 	memset(buf, 0, size);
-	for (off_t pos = st.st_size; pos < (off_t)WAL_RESERVE; pos += n) {
-		n = pwrite(fd, buf, WAL_RESERVE - (size_t)pos < size ? WAL_RESERVE - (size_t)pos : size, pos);
+	for (off_t pos = st.st_size; pos < (off_t)journal_wal_reserve; pos += n) {
+		n = pwrite(fd, buf, journal_wal_reserve - (size_t)pos < size ? journal_wal_reserve - (size_t)pos : size,
+			   pos);
 		if (n <= 0) {
 			log_warn("%s: no space for the journal's reserve; a full disk may stop the cache", path);
 			break;

@@ -98,6 +98,9 @@ struct journal {
  * opened. */
 extern const char *journal_vfs_name;
 
+/* WAL_RESERVE, or less for tests that open many journals. */
+extern size_t journal_wal_reserve;
+
 /* When folding starts and how much a step does. Seam for tests: set before any journal is opened. */
 extern struct journal_fold_limits {
 	unsigned rows, read_epochs, delete_epochs; /* at most, per step */

@@ -55,6 +55,17 @@ static UNUSED void scratch_remove(void)
 	nftw(scratch, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
+static UNUSED void remove_journal(void)
+{
+	static const char *const tails[] = { "", "-wal", "-shm", "-journal", ".new" };
+	char path[300];
+
+	for (unsigned i = 0; i < 5; i++) {
+		snprintf(path, sizeof(path), "%s/" JOURNAL_FILE "%s", scratch, tails[i]);
+		unlink(path);
+	}
+}
+
 static UNUSED void copy_file(const char *from_dir, const char *to_dir, const char *name)
 {
 	char from[400], to[400];
