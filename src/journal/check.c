@@ -15,6 +15,7 @@ struct check {
 	void (*report)(void *ctx, const char *what);
 	void *ctx;
 	int found;
+	uint64_t next_row; /* of the snapshot: they must all be there */
 };
 
 static void found(struct check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -90,6 +91,9 @@ static void check_snapshot(struct check *c, sqlite3_stmt *s, uint64_t id)
 	const char *why = snapshot_verify(bpl, id, p, (size_t)sqlite3_column_bytes(s, 1));
 	union line_buf lb;
 
+	if (id != c->next_row)
+		found(c, "snapshot rows from %llu on: missing", (unsigned long long)c->next_row);
+	c->next_row = id + 1;
 	for (unsigned i = 0; !why && i < per_row; i++) {
 		if (!snapshot_get(bpl, p, i, &lb.line))
 			continue;
@@ -157,6 +161,9 @@ int journal_check(struct journal *j, void (*report)(void *ctx, const char *what)
 	each(&c, j->stmt[STMT_MARK_ALL], "mark", check_mark);
 	each(&c, j->stmt[STMT_DISCARD_ALL], "discard", check_discard);
 	each(&c, j->stmt[STMT_SNAPSHOT_ALL], "snapshot", check_snapshot);
+	if (c.next_row != snapshot_rows(&j->geo))
+		found(&c, "snapshot rows: %llu instead of %llu", (unsigned long long)c.next_row,
+		      (unsigned long long)snapshot_rows(&j->geo));
 	for (size_t i = j->held_first; i < j->held_end; i++)
 		check_epoch(&c, j->held[i].id, &blob);
 	sqlite3_blob_close(blob);

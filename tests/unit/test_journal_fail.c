@@ -206,7 +206,6 @@ static void fail_each(int code, bool syncs_only)
 		copy_journal(template, scratch);
 		ok(journal_open(scratch, false, &j, err));
 		cr_assert_eq(load_into(j, &c), 0, "%s", c.err.msg);
-		free(c.lines);
 		memset(&c, 0, sizeof(c));
 		shim.countdown = n;
 		shim.code = code;
@@ -221,7 +220,6 @@ static void fail_each(int code, bool syncs_only)
 		cr_assert_leq(c.report.last_epoch, good + 1, "n=%d", n);
 		for (uint32_t e = 1; e <= good; e++)
 			cr_assert_eq(line_of(c.lines, 1, e)->volume, 1, "P1: n=%d epoch %u", n, e);
-		free(c.lines);
 		remove_journal();
 		runs++;
 		if (!shim.failed)

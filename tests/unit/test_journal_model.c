@@ -43,8 +43,7 @@ static struct {
 	unsigned nin_place;
 	uint32_t *free_slots;
 	unsigned nfree;
-	uint32_t *freed; /* slot: waiting; */
-	uint64_t *freed_at; /* epoch that freed it; 0: not waiting */
+	uint64_t *freed_at; /* slot: the epoch that freed it; 0: not waiting */
 	uint64_t pending_discards; /* a bit per id (1..63), as of the last commit */
 	uint64_t discard_history[MAX_EPOCHS];
 	uint64_t discard_ids;
@@ -353,12 +352,18 @@ static void run_model(unsigned bpl, unsigned epochs)
 			ok(journal_open(scratch, false, &m.j, err));
 			cr_assert_eq(load_into(m.j, &c), 0, "%s", c.err.msg);
 			cr_assert_eq(c.report.last_epoch, m.id);
-			free(c.lines);
 		}
 	}
 	journal_get_stats(m.j, &stats);
 	folds += stats.folds;
 	journal_close(m.j);
+	for (uint64_t id = 0; id <= m.id; id++)
+		free(m.history[id]);
+	free(m.state);
+	free(m.disk);
+	free(m.crashed);
+	free(m.free_slots);
+	free(m.freed_at);
 	cr_log_info("bpl %u: %u power losses, %u dropped epochs, %u blocks redone, %lu folds", bpl, m.seen.crashes,
 		    m.seen.dropped, m.seen.redone, folds);
 	cr_assert_gt(folds, 3);

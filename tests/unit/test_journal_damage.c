@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * test_journal_damage.c - what recovery drops, repeats and refuses: epochs without their data, rows with flipped bits,
+ * records that make no sense. Never a crash, never a silent wrong state.
+ */
+#include <errno.h>
+#include <time.h>
+
+#include "journal_util.h"
+
+static void setup(void)
+{
+	scratch_make();
+	journal_wal_reserve = 0;
+}
+
+TestSuite(journal_damage, .init = setup, .fini = scratch_remove, .timeout = 60);
+
+static char *path_of(const char *name)
+{
+	static char path[300];
+
+	snprintf(path, sizeof(path), "%s/%s", scratch, name);
+	return path;
+}
+
+/* A stamp of a file's contents; 0 if it is missing. */
+static uint64_t stamp(const char *name)
+{
+	FILE *f = fopen(path_of(name), "r");
+	uint64_t h = 1;
+	int ch;
+
+	if (!f)
+		return 0;
+	while ((ch = getc_unlocked(f)) != EOF)
+		h = (h ^ (uint64_t)ch) * 1099511628211u;
+	fclose(f);
+	return h;
+}
+
+/* ---- dropping ---- */
+
+/* P2: an epoch whose data is missing goes, and all after it; what went stays away, and its ids are not used again. */
+Test(journal_damage, bad_epoch_and_all_later_are_dropped)
+{
+	struct journal_geometry geo = geometry(100, 100, 1);
+	struct journal *j = fresh_journal(&geo);
+	const uint32_t bad[] = { 3 };
+	uint64_t db, wal;
+
+	for (uint32_t id = 1; id <= 5; id++)
+		ok(commit_one(j, id, 1, id, id, id, id, NULL));
+	copy_journal(scratch, copy_dir);
+	journal_close(j);
+	copy_journal(copy_dir, scratch);
+
+	for (int round = 0; round < 3; round++) {
+		/* first read-only: nothing may change on disk; then for real; then what is left */
+		struct collected c = { .bad_slots = bad, .nbad = round < 2 };
+
+		db = stamp(JOURNAL_FILE);
+		wal = stamp(JOURNAL_FILE "-wal");
+		cr_assert_eq(load_dir(scratch, round == 0, &c), 0, "%s", c.err.msg);
+		cr_assert_eq(c.report.last_epoch, 2);
+		cr_assert_eq(c.report.lines, 2);
+		cr_assert_eq(c.report.next_id, 6, "ids of dropped epochs are not used again");
+		cr_assert_eq(c.report.epochs_dropped, round < 2 ? 3 : 0);
+		cr_assert_eq(c.report.epochs_replayed, 2);
+		if (round < 2)
+			cr_assert(strstr(c.report.why_dropped, "epoch 3"), "%s", c.report.why_dropped);
+		if (round == 0) {
+			cr_assert_neq(wal, 0);
+			cr_assert_eq(stamp(JOURNAL_FILE), db);
+			cr_assert_eq(stamp(JOURNAL_FILE "-wal"), wal);
+		}
+	}
+}
+
+/* A durable_upto told by a row that is dropped itself is true all the same: epochs up to it are kept unseen. */
+Test(journal_damage, durable_upto_of_a_dropped_epoch_counts)
+{
+	struct journal_geometry geo = geometry(100, 100, 1);
+	struct journal *j = fresh_journal(&geo);
+	const uint32_t bad[] = { 1, 2, 3, 4, 5 };
+
+	for (int round = 0; round < 2; round++) {
+		struct collected c = { .bad_slots = bad, .nbad = 5 };
+
+		if (!round) {
+			for (uint32_t id = 1; id <= 5; id++)
+				ok(commit_one(j, id, id == 5 ? 3 : 0, id, id, id, id, NULL));
+			journal_close(j);
+		}
+		cr_assert_eq(load_dir(scratch, false, &c), 0, "%s", c.err.msg);
+		cr_assert_eq(c.report.last_epoch, 3, "%lu", c.report.last_epoch);
+		cr_assert_eq(c.report.epochs_dropped, round ? 0 : 2);
+	}
+}
+
+/* Only epochs newer than durable_upto are read back from the data file: a restart does not read the whole cache. */
+Test(journal_damage, durable_epochs_are_not_verified)
+{
+	struct journal_geometry geo = geometry(100, 100, 1);
+	struct journal *j = fresh_journal(&geo);
+	static uint8_t data[4096];
+	struct collected c = { 0 };
+
+	for (uint32_t id = 1; id <= 5; id++)
+		ok(commit_one(j, id, id < 3 ? 0 : 3, id, id, id, id, id == 5 ? data : NULL));
+	journal_close(j);
+	cr_assert_eq(load_dir(scratch, true, &c), 0, "%s", c.err.msg);
+	cr_assert_eq(c.verified, 1, "epoch 4; 1-3 are durable, 5 carries its data");
+	cr_assert_eq(c.nredo, 1);
+	cr_assert_eq(c.redo_slots[0], 5);
+}
+
+/* ---- redo ---- */
+
+/* P3: carried data goes to its slot only while the final state has it there. */
+Test(journal_damage, redo_spares_slots_with_newer_data)
+{
+	struct journal_geometry geo = geometry(100, 100, 1);
+	struct journal *j = fresh_journal(&geo);
+	union line_buf lb = { .line = { .entry = 1 } };
+	struct journal_epoch gone = { .id = 4, .lines = &lb.line, .nlines = 1 };
+	static uint8_t a[4096], b[4096], c2[4096];
+	struct collected c = { 0 };
+
+	a[0] = 1, b[0] = 2, c2[0] = 3;
+	ok(commit_one(j, 1, 0, 1, 1, 10, 0, a)); /* its slot is freed, and then used by entry 4 */
+	ok(commit_one(j, 2, 0, 2, 2, 20, 0, b)); /* stays */
+	ok(commit_one(j, 3, 0, 3, 3, 30, 0, a)); /* overwritten in place by epoch 6 */
+	ok(journal_commit(j, &gone, err));
+	ok(commit_one(j, 5, 0, 4, 4, 10, 77, NULL));
+	ok(commit_one(j, 6, 0, 3, 3, 30, 0, c2));
+	journal_close(j);
+	cr_assert_eq(load_dir(scratch, true, &c), 0, "%s", c.err.msg);
+	cr_assert_eq(c.report.redo_blocks, 2);
+	cr_assert_eq(c.nredo, 2);
+	cr_assert(c.redo_slots[0] == 20 && c.redo_first[0] == 2);
+	cr_assert(c.redo_slots[1] == 30 && c.redo_first[1] == 3);
+}
+
+/* ---- discards ---- */
+
+Test(journal_damage, pending_discards_survive_folding)
+{
+	struct journal_geometry geo = geometry(100, 100, 1);
+	struct journal *j;
+	struct journal_discard d[] = { { 1, 4096, 8192, 1, false }, { 2, 0, 4096, 1, false }, { 3, 0, 1, 1, false } };
+	struct journal_discard done[] = { { 2, 0, 4096, 1, true } }, late[] = { { 3, 0, 1, 1, true } };
+	struct journal_epoch e[] = { { .id = 1, .discards = d, .ndiscards = 3 },
+				     { .id = 2, .discards = done, .ndiscards = 1 },
+				     { .id = 3, .discards = late, .ndiscards = 1 } };
+	int more;
+
+	journal_fold_limits.start_epochs = 0;
+	j = fresh_journal(&geo);
+	ok(journal_commit(j, &e[0], err));
+	ok(journal_commit(j, &e[1], err));
+	while ((more = journal_maintain(j, 2, err)) > 0)
+		;
+	cr_assert_eq(more, 0, "%s", err->msg);
+	for (int round = 0; round < 2; round++) {
+		struct journal_stats s;
+		struct collected c = { 0 };
+
+		journal_get_stats(j, &s);
+		cr_assert_eq(s.epochs_held, round, "folded");
+		copy_journal(scratch, copy_dir);
+		cr_assert_eq(load_dir(copy_dir, false, &c), 0, "%s", c.err.msg);
+		cr_assert_eq(c.ndiscards, 2 - round);
+		cr_assert(c.discards[0].id == 1 && c.discards[0].offset == 4096 && c.discards[0].length == 8192 &&
+			  !c.discards[0].done);
+		if (!round)
+			ok(journal_commit(j, &e[2], err));
+	}
+	journal_close(j);
+}
+
+/* ---- damaged rows ---- */
+
+/* A journal with something in every table: epochs 1-3 folded, 4 durable, 5 newest and not durable. */
+static void make_full(void)
+{
+	struct journal_geometry geo = geometry(600, 600, 1);
+	struct journal_discard d = { 9, 0, 4096, 1, false };
+	struct journal_epoch e = { .id = 3, .discards = &d, .ndiscards = 1 };
+	struct journal_mark m = { 1, 5 };
+	static uint8_t data[4096];
+	struct journal *j;
+
+	journal_fold_limits.start_epochs = 0;
+	j = fresh_journal(&geo);
+	ok(journal_setting_put(j, "ram", "64M", err));
+	ok(journal_marks_set(j, &m, 1, err));
+	ok(commit_one(j, 1, 0, 1, 1, 1, 1, NULL));
+	ok(commit_one(j, 2, 0, 300, 2, 2, 2, NULL));
+	ok(journal_commit(j, &e, err));
+	while (journal_maintain(j, 3, err) > 0)
+		;
+	ok(commit_one(j, 4, 3, 400, 4, 4, 4, NULL));
+	ok(commit_one(j, 5, 4, 500, 5, 5, 0, data));
+	journal_close(j);
+	copy_journal(scratch, copy_dir); /* the template */
+}
+
+static void sql(const char *text)
+{
+	sqlite3 *db;
+	char *msg = NULL;
+
+	cr_assert_eq(sqlite3_open(path_of(JOURNAL_FILE), &db), SQLITE_OK);
+	cr_assert_eq(sqlite3_exec(db, text, NULL, NULL, &msg), SQLITE_OK, "%s: %s", text, msg);
+	cr_assert_neq(sqlite3_changes(db), 0, "%s", text);
+	cr_assert_eq(sqlite3_close(db), SQLITE_OK);
+}
+
+/* Flips a bit of a row's blob. */
+static void flip(const char *table, const char *where, int pos, int bit)
+{
+	sqlite3_stmt *s;
+	sqlite3 *db;
+	uint8_t *body;
+	char text[200];
+	int n;
+
+	cr_assert_eq(sqlite3_open(path_of(JOURNAL_FILE), &db), SQLITE_OK);
+	snprintf(text, sizeof(text), "SELECT body FROM %s WHERE %s", table, where);
+	cr_assert_eq(sqlite3_prepare_v2(db, text, -1, &s, NULL), SQLITE_OK);
+	cr_assert_eq(sqlite3_step(s), SQLITE_ROW, "%s", text);
+	n = sqlite3_column_bytes(s, 0);
+	body = malloc((size_t)n);
+	memcpy(body, sqlite3_column_blob(s, 0), (size_t)n);
+	sqlite3_finalize(s);
+	pos = pos < 0 ? n + pos : pos;
+	if (pos < n)
+		body[pos] ^= (uint8_t)(1 << bit);
+	snprintf(text, sizeof(text), "UPDATE %s SET body = ?1 WHERE %s", table, where);
+	cr_assert_eq(sqlite3_prepare_v2(db, text, -1, &s, NULL), SQLITE_OK);
+	sqlite3_bind_blob(s, 1, body, n, SQLITE_STATIC);
+	cr_assert_eq(sqlite3_step(s), SQLITE_DONE);
+	sqlite3_finalize(s);
+	sqlite3_close(db);
+	free(body);
+}
+
+/* The damage must be refused with a message, by owner and check alike, and check must find it if the journal can be
+ * opened at all. */
+static void refused(const char *what)
+{
+	for (int ro = 0; ro < 2; ro++) {
+		struct collected c = { 0 };
+		struct journal *j;
+		int code = load_dir(scratch, ro, &c);
+
+		cr_assert_eq(code, -EUCLEAN, "%s: %d %s", what, code, code ? c.err.msg : "");
+		cr_assert(strstr(c.err.msg, "damaged") && strstr(c.err.msg, JOURNAL_FILE), "%s", c.err.msg);
+		if (ro && !journal_open(scratch, true, &j, err)) {
+			cr_assert_gt(journal_check(j, NULL, NULL), 0, "%s: check finds nothing", what);
+			journal_close(j);
+		}
+	}
+	copy_journal(copy_dir, scratch);
+}
+
+/* Every row carries a checksum; a flipped bit is damage wherever it is, except in the newest epoch, which is dropped.
+ */
+Test(journal_damage, flipped_bits_are_found)
+{
+	static const int pos[] = { 0, 4, 5, 8, 12, 16, 24, 28, 32, 36, 40, 44, 47, -1, -4 };
+	static const struct {
+		const char *table, *where;
+	} rows[] = { { "snapshot", "row = 0" }, { "snapshot", "row = 2" }, { "volume", "id = 1" },
+		     { "discard", "id = 9" },   { "geometry", "one = 1" }, { "epoch", "id = 4" } };
+	struct collected c = { 0 };
+
+	make_full();
+	cr_assert_eq(load_dir(scratch, true, &c), 0, "%s", c.err.msg);
+	cr_assert(c.report.lines == 4 && c.nmarks == 1 && c.ndiscards == 1 && c.nsettings == 1 && c.nredo == 1);
+	for (size_t r = 0; r < sizeof(rows) / sizeof(rows[0]); r++) {
+		for (size_t p = 0; p < sizeof(pos) / sizeof(pos[0]); p++) {
+			if (!strcmp(rows[r].table, "discard") && pos[p] >= 36)
+				continue;
+			flip(rows[r].table, rows[r].where, pos[p], (int)(p % 8));
+			refused(rows[r].table);
+		}
+	}
+	sql("UPDATE setting SET value = '64G' WHERE key = 'ram'");
+	refused("setting");
+	sql("UPDATE mark SET key = key + 1");
+	refused("mark");
+	sql("UPDATE state SET durable_upto = durable_upto + 1");
+	refused("state");
+	sql("DELETE FROM state");
+	refused("state missing");
+	sql("DELETE FROM snapshot WHERE row = 1");
+	refused("snapshot row missing");
+	sql("DELETE FROM snapshot WHERE row = 2");
+	refused("last snapshot row missing");
+	sql("UPDATE snapshot SET body = NULL WHERE row = 2");
+	refused("snapshot row empty");
+	sql("UPDATE epoch SET body = 'text' WHERE id = 4");
+	refused("epoch is text");
+	sql("UPDATE epoch SET body = NULL WHERE id = 4");
+	refused("epoch is null");
+	sql("UPDATE epoch SET id = 1 WHERE id = 4");
+	refused("epoch with another's number");
+}
+
+Test(journal_damage, damaged_newest_epoch_is_dropped)
+{
+	static const int pos[] = { 0, 4, 8, 16, 24, 28, 32, 36, 40, 44, 60, -4096, -1 };
+
+	make_full();
+	for (size_t p = 0; p < sizeof(pos) / sizeof(pos[0]) + 2; p++) {
+		struct collected c = { 0 };
+
+		if (p < sizeof(pos) / sizeof(pos[0]))
+			flip("epoch", "id = 5", pos[p], (int)(p % 8));
+		else
+			sql(p & 1 ? "UPDATE epoch SET body = NULL WHERE id = 5"
+				  : "UPDATE epoch SET body = zeroblob(20) WHERE id = 5");
+		cr_assert_eq(load_dir(scratch, false, &c), 0, "p=%zu: %s", p, c.err.msg);
+		cr_assert_eq(c.report.last_epoch, 4);
+		cr_assert_eq(c.report.epochs_dropped, 1);
+		cr_assert(strstr(c.report.why_dropped, "epoch 5"), "%s", c.report.why_dropped);
+		cr_assert_eq(c.report.lines, 3);
+		copy_journal(copy_dir, scratch);
+	}
+}
+
+/* Records that are in order on the outside but contradict each other or the geometry. */
+Test(journal_damage, senseless_records_are_refused)
+{
+	struct journal_geometry geo = geometry(600, 600, 1);
+	uint8_t row[JOURNAL_PAGE];
+	union line_buf lb;
+	struct journal *j;
+
+	make_full();
+	for (int k = 0; k < 5; k++) {
+		sqlite3_stmt *s;
+		sqlite3 *db;
+
+		memset(&lb, 0, sizeof(lb));
+		lb.line = (struct journal_line){ .entry = 520, .volume = 1, .valid = 1, .line = 9 };
+		lb.line.blk[0].slot = 9;
+		snapshot_init(1, 2, row); /* entries 504 .. 755; the table ends at 599 */
+		if (k == 1)
+			lb.line.blk[0].slot = 600;
+		if (k == 2)
+			lb.line.volume = 2;
+		if (k == 3)
+			lb.line.blk[0].slot = 4;
+		if (k == 4)
+			lb.line.valid = 0, lb.line.dirty = 1;
+		snapshot_put(1, row, k == 0 ? 700 - 504 : 520 - 504, &lb.line);
+		snapshot_seal(1, row);
+		sqlite3_open(path_of(JOURNAL_FILE), &db);
+		sqlite3_prepare_v2(db, "UPDATE snapshot SET body = ?1 WHERE row = 2", -1, &s, NULL);
+		sqlite3_bind_blob(s, 1, row, (int)snapshot_size(1), SQLITE_STATIC);
+		cr_assert_eq(sqlite3_step(s), SQLITE_DONE);
+		sqlite3_finalize(s);
+		sqlite3_close(db);
+		for (int ro = 0; ro < 2; ro++) {
+			struct collected c = { 0 };
+
+			cr_assert_eq(load_dir(scratch, ro, &c), -EUCLEAN, "case %d", k);
+			cr_assert(strstr(c.err.msg, "damaged"), "%s", c.err.msg);
+		}
+		copy_journal(copy_dir, scratch);
+	}
+	remove_journal();
+	j = fresh_journal(&geo);
+	ok(commit_one(j, 1, 0, 1, 1, 50, 1, NULL));
+	ok(commit_one(j, 2, 0, 2, 2, 50, 1, NULL)); /* slot 50 twice */
+	journal_close(j);
+	{
+		struct collected c = { 0 };
+
+		cr_assert_eq(load_dir(scratch, true, &c), -EUCLEAN);
+		cr_assert(strstr(c.err.msg, "used twice"), "%s", c.err.msg);
+	}
+}
+
+/* Bytes flipped anywhere in the database file, SQLite's own structures included: an error or the right lines, never a
+ * crash. */
+Test(journal_damage, noise_in_the_file)
+{
+	uint64_t seed = getenv("SEED") ? strtoull(getenv("SEED"), NULL, 0) : (uint64_t)time(NULL);
+	struct collected want = { 0 };
+	unsigned refusals = 0;
+
+	cr_log_info("SEED=%lu", seed);
+	rnd_state = seed;
+	make_full();
+	cr_assert_eq(load_dir(scratch, true, &want), 0);
+	for (unsigned i = 0; i < 400; i++) {
+		struct collected c = { 0 };
+		int fd, code;
+		uint8_t b;
+		off_t at;
+
+		fd = open(path_of(JOURNAL_FILE), O_RDWR);
+		for (unsigned k = 0; k < 1 + rnd(3); k++) {
+			/* The first pages hold everything but the reserve; headers of pages are hit more often. */
+			at = (off_t)rnd(24) * 4096 + (rnd(2) ? rnd(16) : rnd(4096));
+			cr_assert_eq(pread(fd, &b, 1, at), 1);
+			b = rnd(2) ? (uint8_t)(b ^ 1 << rnd(8)) : (uint8_t)rnd(256);
+			cr_assert_eq(pwrite(fd, &b, 1, at), 1);
+		}
+		close(fd);
+		code = load_dir(scratch, i & 1, &c);
+		cr_assert_leq(code, 0);
+		if (code)
+			cr_assert_neq(c.err.msg[0], 0);
+		else if (c.report.epochs_replayed == 2)
+			cr_assert_eq(memcmp(c.lines, want.lines, 600 * journal_line_stride(1)), 0, "silent damage");
+		if (i & 1) {
+			struct journal *j;
+
+			if (!journal_open(scratch, true, &j, err)) {
+				journal_check(j, NULL, NULL);
+				journal_close(j);
+			}
+		}
+		refusals += code != 0;
+		remove_journal();
+		copy_journal(copy_dir, scratch);
+	}
+	cr_log_info("%u of 400 refused", refusals);
+	cr_assert_gt(refusals, 20);
+}
