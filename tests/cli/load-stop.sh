@@ -51,14 +51,18 @@ exits 0 "stop cleans it" bc stop "$T/c"
 ok "now the backing file has it" "$TOOLS/ioflags" expect "$T/a.img" 0 4096 6
 
 # warm: what was read before is read from the cache after a reload
-load c
-head -c 1M "$T/c.mnt/a" >/dev/null
-stop c
-load c
-head -c 1M "$T/c.mnt/a" >/dev/null
-is "$(stat_of c .totals.requests.read_misses)" 0 "the cache is warm after stop and load"
-stop c
+must bc remove "$T/c" a # one backing, one owner
+new_cache warm 32M --volume a="$T/a.img"
+load warm
+cat "$T/warm.mnt/a" >/dev/null
+stop warm
+load warm
+ok "the volume reads right again" same "$T/warm.mnt/a" "$T/a.img"
+is "$(stat_of warm '.totals.requests | .read_misses + .read_partial_misses')" 0 "the cache is warm after stop and load"
+stop warm
 
+must bc remove "$T/warm" a
+must bc add "$T/c" a="$T/a.img"
 # foreground, ended by a signal
 load_fg c
 kill -TERM "$daemon"
