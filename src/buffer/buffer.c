@@ -21,23 +21,28 @@
  *      | |                DIRTY <-----------------------+ |       round starts it      |
  *      | |                  |  \______________________________________> WRITING ------+
  *      | | last release     | forget, replaced                           |  | ^
- *      | +-------------- DETACHED <-- write ends -- OLD (LINKED only) <---+  | | mark_dirty: DIRTY|WRITING, written
- * again |                    | p = 0                   forget, replaced       +-+ failed: DIRTY
+ *      | +-------------- DETACHED <-- write ends -- OLD (LINKED only) <---+  | | mark_dirty: DIRTY|WRITING
+ *      |                    | p = 0                   forget, replaced       +-+ failed: DIRTY
  *      +--------------------+
  *
- *     READING (LINKED only, pinned by the reader) is an anonymous buffer being filled; whoever changes the block
- * meanwhile sets CANCELLED, then what was read is dropped.
+ *     READING (LINKED only, pinned by the reader) is an anonymous buffer being filled. Whoever changes the
+ *     block meanwhile sets CANCELLED, then what was read is dropped.
  *
- * Lock order: pool->lock, client->lock, group lock (spinning, some dozen instructions; two groups only in buffer_move,
- * by address). None is held during I/O or callbacks.
+ * Lock order: pool->lock, client->lock, group lock (spinning, some dozen instructions; two groups only in
+ * buffer_move, by address). None is held during I/O or callbacks.
  *
  * Who changes what:
- *     VISIBLE, LINKED, READING, CANCELLED, block, next     under the group lock of the block
- *     pins 0 -> 1             under the group lock (get) or by the owner of an invisible frame: so eviction, which
- * holds it too, cannot race with a get pins down               by anyone, without lock; who brings an invisible buffer
- * that is not WRITING to 0 pins gives it back DIRTY -> WRITING        compare-and-swap by who has the client's
- * `draining` role; only for VISIBLE without HOLD WRITING -> off          under the group lock, by the same HOLD on, off
- * compare-and-swap; `holder` is NULL before it is on and after it is off
+ *     VISIBLE, LINKED,    under the group lock of the block
+ *     READING, CANCELLED,
+ *     block, next
+ *     pins 0 -> 1         under the group lock (get), or by the owner of an invisible frame. Eviction holds the
+ *                         group lock too, so it cannot race with a get.
+ *     pins down           by anyone, without lock. Who brings an invisible buffer that is not WRITING to 0 pins
+ *                         gives it back.
+ *     DIRTY on            compare-and-swap by who has it pinned
+ *     DIRTY -> WRITING    compare-and-swap by who has the client's `draining` role; only if VISIBLE, without HOLD
+ *     WRITING off         by the same, under the group lock
+ *     HOLD on, off        compare-and-swap; `holder` is NULL before it is on and after it is off
  *
  * Invariants (buffer_pool_check):
  *     I1  a frame is in the free list exactly if its state is 0
@@ -48,8 +53,8 @@
  *     I6  client->dirty = number of its frames DIRTY or WRITING; pool->dirty is the sum
  *     I7  client->frames = number of frames with its id; free + all clients' = pool->frames
  *     I8  free >= sum over clients of (reserved - frames), where positive: a reserve can always be claimed
- *     I9  at most one write per block is in flight: one thread at a time runs a round, a round's keys are distinct, and
- * it ends when its last write has (round.c)
+ *     I9  at most one write per block is in flight: one thread at a time runs a round, a round's keys are
+ *         distinct, and it ends when its last write has (round.c). Not checked here; the tests' device does.
  */
 #include <errno.h>
 #include <sched.h>
@@ -66,7 +71,8 @@ void group_lock_slow(struct group *g)
 		    !atomic_exchange_explicit(&g->lock, 1, memory_order_acquire))
 			return;
 		if (tries < 64)
-			__builtin_ia32_pause();
+			atomic_signal_fence(
+				memory_order_seq_cst); /* look again at once: it is a matter of nanoseconds */
 		else if (tries < 128)
 			sched_yield();
 		else /* the holder was preempted and yielding does not let it run */
