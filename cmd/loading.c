@@ -16,14 +16,14 @@ static void print_recovery(const char *dir, const json_t *r)
 	uint64_t lines = jcount(r, "lines"), replayed = jcount(r, "epochs_replayed"),
 		 dropped = jcount(r, "epochs_dropped"), stale = jcount(r, "dropped_clean_lines");
 	const char *notes = jtext(r, "notes");
+	bool clean = json_is_true(json_object_get(r, "clean_stop"));
 
-	printf("%s: %s, %llu line%s cached", dir,
-	       json_is_true(json_object_get(r, "clean_stop")) ? "was stopped in order" : "recovered",
-	       COUNT(lines, "", "s"));
+	printf("%s: %s, %llu line%s cached", dir, clean ? "was stopped in order" : "recovered", COUNT(lines, "", "s"));
 	if (jcount(r, "dirty_bytes"))
 		printf(", %s of them dirty", size_text(jcount(r, "dirty_bytes")));
 	printf("\n");
-	if (replayed || dropped) {
+	/* After an orderly stop epochs are read too; that is no news. */
+	if ((replayed && !clean) || dropped) {
 		printf("  %llu epoch%s replayed", COUNT(replayed, "", "s"));
 		if (dropped)
 			printf(", %llu unfinished epoch%s dropped (never flushed)", COUNT(dropped, "", "s"));

@@ -25,6 +25,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "blkcache/control.h"
@@ -34,6 +35,7 @@
 #define MAX_CLIENTS 64
 #define IDLE_MS 30000
 #define SEND_MS 10000
+#define FULL_MS 500 /* how long a new client waits for a slot: those that are just ending get the time to */
 #define EXIT_FAILED 1
 
 enum slot_state { SLOT_FREE, SLOT_RUNNING, SLOT_DONE };
@@ -54,6 +56,7 @@ struct control_server {
 	pthread_t acceptor;
 	atomic_bool stopping;
 	pthread_mutex_t lock;
+	pthread_cond_t slot_done;
 	struct client slots[MAX_CLIENTS];
 };
 
@@ -208,6 +211,7 @@ static void *client_main(void *arg)
 	close(c->fd);
 	c->fd = -1;
 	c->state = SLOT_DONE;
+	pthread_cond_signal(&c->server->slot_done);
 	pthread_mutex_unlock(&c->server->lock);
 	return NULL;
 }
@@ -230,6 +234,22 @@ static struct client *__free_slot(struct control_server *s)
 	return NULL;
 }
 
+static struct client *__wait_for_slot(struct control_server *s)
+{
+	struct client *c = __free_slot(s);
+	struct timespec until;
+
+	if (c)
+		return c;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += FULL_MS * 1000000L;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	while (!(c = __free_slot(s)) && !pthread_cond_timedwait(&s->slot_done, &s->lock, &until))
+		;
+	return c;
+}
+
 static void start_client(struct control_server *s, int fd)
 {
 	char text[] = "too many control clients at once; try again";
@@ -237,7 +257,7 @@ static void start_client(struct control_server *s, int fd)
 	bool started = false;
 
 	pthread_mutex_lock(&s->lock);
-	c = __free_slot(s);
+	c = __wait_for_slot(s);
 	if (c) {
 		c->server = s;
 		c->fd = fd;
@@ -335,6 +355,7 @@ static void destroy(struct control_server *s)
 		close(s->wake_fd);
 	if (s->dirfd >= 0)
 		close(s->dirfd);
+	pthread_cond_destroy(&s->slot_done);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
 }
@@ -352,6 +373,7 @@ int control_server_start(const char *dir, const struct control_handler *handlers
 	s->ctx = ctx;
 	s->dirfd = s->listen_fd = s->wake_fd = -1;
 	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->slot_done, NULL);
 	s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	ret = s->wake_fd < 0 ? bc_fail(err, -errno, "cannot make an eventfd: %s", strerror(errno))
 			     : bind_socket(s, dir, err);

@@ -24,7 +24,8 @@ struct parse {
 	uint64_t seen; /* a bit per key of the table */
 	struct daemon_config *cfg;
 	struct bc_error *err;
-	int ret; /* the first error */
+	int ret; /* the first error of handle() or read_line() ... */
+	unsigned error_line; /* ... and its line */
 };
 
 static int parse_size(const char *value, void *out)
@@ -149,6 +150,7 @@ static int handle(void *user, const char *section, const char *name, const char 
 				 keys[i].accepts);
 	if (i < NKEYS)
 		p->seen |= 1ull << i;
+	p->error_line = p->line;
 	return !p->ret;
 }
 
@@ -162,10 +164,12 @@ static char *read_line(char *buf, int size, void *stream)
 	if (!p->in_line)
 		p->line++;
 	p->in_line = !strchr(buf, '\n');
-	if (p->in_line && (int)strlen(buf) == size - 1 && !p->ret)
+	if (p->in_line && (int)strlen(buf) == size - 1 && !p->ret) {
 		/* libinih would take the rest of the line for another one. */
+		p->error_line = p->line;
 		p->ret = bc_fail(p->err, -EINVAL, "%s:%u: the line is longer than %d characters", p->path, p->line,
 				 size - 2);
+	}
 	return buf;
 }
 
@@ -181,7 +185,9 @@ int config_load_file(const char *path, struct daemon_config *cfg, struct bc_erro
 	line = ini_parse_stream(read_line, &p, handle, &p);
 	if (!p.ret && ferror(p.file))
 		p.ret = bc_fail(err, -EIO, "%s: cannot read the configuration: %s", path, strerror(errno));
-	if (!p.ret && line > 0)
+	/* libinih gives the line of the first error, ours or its own: a section it could not read makes the keys below
+	 * it look wrong. */
+	if (line > 0 && (!p.ret || (unsigned)line < p.error_line))
 		p.ret = bc_fail(err, -EINVAL, "%s:%d: expected KEY = VALUE or [SECTION]", path, line);
 	else if (!p.ret && line < 0)
 		p.ret = bc_fail(err, -ENOMEM, "%s: out of memory", path);
