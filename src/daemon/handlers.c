@@ -257,10 +257,14 @@ static json_t *run_stop(struct control_request *req, json_t *args, void *ctx)
 
 		daemon_leave(d);
 		if (ending)
-			control_fail(
-				req, EXIT_FAILED,
-				"%s: somebody unmounted %s meanwhile; the daemon ends, dirty data stays in the cache",
-				d->params->dir, d->params->mountpoint);
+			control_fail(req, EXIT_FAILED,
+				     "%s: somebody unmounted %s meanwhile; the daemon ends, what is dirty stays in the "
+				     "cache",
+				     d->params->dir, d->params->mountpoint);
+		else if (ret == -EINTR && daemon_in_a_hurry(d))
+			control_fail(req, EXIT_INTERRUPTED,
+				     "%s: a signal ends the daemon without a flush; what is dirty stays in the cache",
+				     d->params->dir);
 		else if (ret == -EINTR)
 			control_fail(req, EXIT_INTERRUPTED, "interrupted; the volumes go on working, nothing is lost");
 		else if (ret == -EBUSY)
