@@ -170,7 +170,7 @@ int jdb_end(struct journal *j, int rc, bool fatal, const char *what, struct bc_e
 	if (rc == SQLITE_OK)
 		return 0;
 	code = jdb_fail(j, rc, what, err);
-	if (fatal || code != -ENOSPC)
+	if (fatal || (rc & 0xff) != SQLITE_FULL)
 		j->failed = true;
 	/* SQLite may have rolled back on its own. */
 	if (!sqlite3_get_autocommit(j->db) && sqlite3_exec(j->db, "ROLLBACK", NULL, NULL, NULL) != SQLITE_OK)
@@ -199,9 +199,9 @@ int jdb_checkpoint(struct journal *j, struct bc_error *err)
 
 	if (rc != SQLITE_OK) {
 		code = jdb_fail(j, rc, "cannot write the journal's log back", err);
-		/* Out of space before the sync: nothing was promised, nothing forgotten. Any other failure may have
-		 * been the sync. */
-		if (code != -ENOSPC)
+		/* A write without space: nothing was promised, nothing forgotten. Any other failure may have been the
+		 * sync, also one that says "no space". */
+		if ((rc & 0xff) != SQLITE_FULL)
 			j->failed = true;
 		return code;
 	}

@@ -129,7 +129,7 @@ struct collected {
 	unsigned nvolumes;
 	char settings[8][2][64];
 	unsigned nsettings;
-	struct journal_mark marks[64];
+	struct journal_mark marks[128];
 	unsigned nmarks;
 	struct journal_discard discards[64];
 	unsigned ndiscards;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* test_journal.c - the journal: creating, opening and its refusals, round trips, folding, the bound of the WAL. */
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -285,6 +287,66 @@ Test(journal, snapshot_rows_are_one_page)
 			      bpl);
 		unlink(in_scratch(JOURNAL_FILE));
 	}
+}
+
+/* ---- threads ---- */
+
+static atomic_uint_fast64_t committed;
+static atomic_bool stop;
+
+static void *maintainer(void *arg)
+{
+	struct bc_error e;
+
+	while (!atomic_load(&stop)) {
+		struct journal_stats s;
+
+		journal_get_stats(arg, &s);
+		cr_assert_geq(journal_maintain(arg, atomic_load(&committed), &e), 0, "%s", e.msg);
+	}
+	return NULL;
+}
+
+static void *marker(void *arg)
+{
+	struct bc_error e;
+
+	for (uint32_t i = 0; i < 150; i++) {
+		struct journal_mark m = { 1, i };
+
+		cr_assert_eq(journal_marks_set(arg, &m, 1, &e), 0, "%s", e.msg);
+		if (i & 1)
+			cr_assert_eq(journal_marks_clear(arg, &m, 1, &e), 0, "%s", e.msg);
+	}
+	return NULL;
+}
+
+/* Commits, marks, maintenance and statistics may come from different threads at once. */
+Test(journal, threads)
+{
+	struct journal_geometry geo = geometry(2000, 2000, 1);
+	struct collected c = { 0 };
+	pthread_t t[2];
+	struct journal *j;
+
+	journal_fold_limits = (struct journal_fold_limits){ 1, 4, 4, UINT64_MAX, 4 << 20, 8 };
+	j = fresh_journal(&geo);
+	pthread_create(&t[0], NULL, maintainer, j);
+	pthread_create(&t[1], NULL, marker, j);
+	for (uint64_t id = 1; id <= 400; id++) {
+		uint32_t x = (uint32_t)(id * 7 % 2000);
+
+		ok(commit_one(j, id, id - 1, x, x, x, x, NULL));
+		atomic_store(&committed, id);
+	}
+	pthread_join(t[1], NULL);
+	atomic_store(&stop, true);
+	pthread_join(t[0], NULL);
+	journal_close(j);
+	cr_assert_eq(load_dir(scratch, false, &c), 0, "%s", c.err.msg);
+	cr_assert_eq(c.report.last_epoch, 400);
+	cr_assert_eq(c.report.lines, 400);
+	cr_assert_eq(c.nmarks, 75);
 }
 
 /* Not asserted, only told: what a load of a million lines takes here. */
