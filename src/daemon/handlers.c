@@ -277,8 +277,9 @@ static json_t *run_stop(struct control_request *req, json_t *args, void *ctx)
 		return NULL;
 	}
 	daemon_stop_finish(d);
-	return json_pack("{s:b,s:I,s:I,s:s}", "ending", 1, "done_bytes", (json_int_t)done, "dirty_bytes",
-			 (json_int_t)d->dirty_left, "close_error", d->close_err.code ? d->close_err.msg : "");
+	return json_pack("{s:b,s:I,s:I,s:o}", "ending", 1, "done_bytes", (json_int_t)done, "dirty_bytes",
+			 (json_int_t)d->dirty_left, "close_error",
+			 json_text(d->close_err.code ? d->close_err.msg : ""));
 }
 
 const struct control_handler daemon_handlers[] = {
