@@ -33,7 +33,7 @@ for combo in wb-4K wb-64K wt-4K wt-64K wo-16K; do
 			bail "$combo: kill $cycle" "$(<"$T/writer.out")" "$out" "$err" "$(tail -n 20 "$T/.log")"
 		fi
 	done
-	kill -TERM "$daemon"
+	exits 0 "$combo: stop" bc stop "$T/$combo"
 	wait "$daemon"
 	run "$TOOLS/flushrecord" verify "$T/$combo.img" "$T/$combo.state"
 	is "$status" 0 "$combo: the backing file after an orderly stop"
