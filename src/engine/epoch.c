@@ -69,7 +69,7 @@ int epoch_init(struct epoch *ep, struct cache *c)
 	pthread_mutex_init(&ep->lock, NULL);
 	pthread_cond_init(&ep->durable_cond, NULL);
 	ep->inline_data = aligned_alloc(CACHE_BLOCK, INLINE_MAX_BLOCKS * CACHE_BLOCK);
-	ep->flush_ch = bdev_channel_open(c->data, 4);
+	ep->flush_ch = bdev_channel_open(c->data, 32);
 	return ep->inline_data && ep->flush_ch ? 0 : -ENOMEM;
 }
 
@@ -268,7 +268,7 @@ static int write_epoch(struct cache *c, struct sealed *s, bool sync_data)
 	int rc = 0, jrc = 0;
 
 	if (sync_data) {
-		rc = buffer_write_dirty(c->buffers);
+		rc = buffer_write_dirty_on(c->buffers, ep->flush_ch);
 		if (rc) {
 			cache_fail(c, "writing the data file failed: %s", strerror(-rc));
 			return -EIO;
