@@ -133,7 +133,8 @@ int volume_zero(struct volume *v, uint64_t off, uint64_t len, bool punch)
 		off += head;
 		len -= head;
 	}
-	tail = off + len == v->size ? 0 : (off + len) % CACHE_BLOCK;
+	/* nothing left: the head was all of it, and ends inside its block */
+	tail = !len || off + len == v->size ? 0 : (off + len) % CACHE_BLOCK;
 	if (!rc && tail)
 		rc = volume_write(v, zeros, tail, off + len - tail, false);
 	len -= tail;
