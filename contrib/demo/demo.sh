@@ -3,7 +3,7 @@
 #
 # demo.sh - shows blkcache's main job from end to end; run it as `make demo`.
 #
-# Works in a scratch folder of its own (below TMPDIR or /var/tmp), takes under two minutes and about 1 GiB there, and takes everything
+# Works in a scratch folder of its own (below TMPDIR or /var/tmp), takes under two minutes and up to 2 GiB there, and takes everything
 # back at the end, also when it fails or is interrupted. Needs root, for the loop device and the mounts.
 set -euo pipefail
 export LC_ALL=C
@@ -55,14 +55,14 @@ need() {
 	mkdir "$work"/{disk,ssd,volumes,fs,direct}
 }
 
-# Copies what of the trees exists; documentation may be missing in small images. Large trees are cut off at 150 MB.
+# Copies what of the trees exists; documentation may be missing in small images. Large trees are cut off at 260 MB.
 choose_source() {
 	sources=()
 	local tree size total=0
 	for tree in "${trees[@]}"; do
 		[ -d "$tree" ] || continue
 		size=$(du -sm --apparent-size "$tree" | cut -f1)
-		if [ $((total + size)) -gt 150 ]; then
+		if [ $((total + size)) -gt 260 ]; then
 			echo "      (leaving out $tree: $size MB)"
 			continue
 		fi
@@ -126,9 +126,9 @@ main() {
 	choose_source
 	echo "blkcache demo, in $work"
 
-	say "A slow disk: a 512 MiB image, behind a delay of 1 ms for each request. A fast SSD: a folder with a 256 MiB cache."
-	truncate -s 512M "$work/disk/disk.img"
-	do_it "$program" create "$work/ssd/cache" --size 256M --mode wb --volume "disk=delay:read=1ms,write=1ms:$work/disk/disk.img"
+	say "A slow disk: a 1 GiB image, behind a delay of 1 ms for each request. A fast SSD: a folder with a 512 MiB cache."
+	truncate -s 1G "$work/disk/disk.img"
+	do_it "$program" create "$work/ssd/cache" --size 512M --mode wb --volume "disk=delay:read=1ms,write=1ms:$work/disk/disk.img"
 
 	say "Load the cache: the disk appears as a file, the volume."
 	do_it "$program" load "$work/ssd/cache" "$work/volumes"
@@ -146,7 +146,7 @@ main() {
 	umount "$work/fs"
 	detach
 	do_it "$program" stop "$work/ssd/cache"
-	do_it "$program" create "$work/ssd/cache" --size 256M --mode wb --force --volume "disk=delay:read=1ms,write=1ms:$work/disk/disk.img"
+	do_it "$program" create "$work/ssd/cache" --size 512M --mode wb --force --volume "disk=delay:read=1ms,write=1ms:$work/disk/disk.img"
 	do_it "$program" load "$work/ssd/cache" "$work/volumes"
 	attach
 	mount "$loop" "$work/fs"
