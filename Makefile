@@ -96,4 +96,45 @@ demo: deps ## show the main job from end to end (under two minutes, needs root)
 	$(Q)$(MAKE) --no-print-directory $(BIN)
 	$(Q)BLKCACHE=$(BIN) contrib/demo/demo.sh
 
+# ---- install ----
+
+SYSTEMD_DIR ?= $(PREFIX)/lib/systemd/system
+
+install: $(BIN) ## install program, man page, completion, unit and example configuration below PREFIX
+	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/blkcache
+	install -D -m 644 contrib/man/blkcache.1 $(DESTDIR)$(PREFIX)/share/man/man1/blkcache.1
+	install -D -m 644 contrib/completion/blkcache.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/blkcache
+	install -D -m 644 blkcache.conf.example $(DESTDIR)$(PREFIX)/share/doc/blkcache/blkcache.conf.example
+	install -d $(DESTDIR)$(SYSTEMD_DIR)
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' contrib/systemd/blkcache@.service >$(DESTDIR)$(SYSTEMD_DIR)/blkcache@.service
+
+uninstall: ## remove what install put there
+	rm -f $(DESTDIR)$(PREFIX)/bin/blkcache $(DESTDIR)$(PREFIX)/share/man/man1/blkcache.1 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/blkcache $(DESTDIR)$(SYSTEMD_DIR)/blkcache@.service
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/blkcache
+
+# ---- habits ----
+
+SOURCES = $(shell git ls-files '*.c' '*.h')
+
+format: ## clang-format all sources
+	clang-format -i $(SOURCES)
+
+format-check: ## fail if a source is not formatted
+	clang-format --dry-run --Werror $(SOURCES)
+
+lint: ## clang-tidy and shellcheck
+	clang-tidy --quiet $(filter src/% cmd/%,$(filter %.c,$(SOURCES))) -- $(CPPFLAGS_) $(WARN)
+	shellcheck -x -P SCRIPTDIR $(shell git ls-files '*.sh') contrib/install-packages .ci/run tests/run
+
+valgrind: ## unit tests under valgrind memcheck
+	$(Q)$(MAKE) --no-print-directory tests CONFIG=debug
+	$(Q)for t in build/debug/tests/test_*; do \
+		case $$t in *.d | *.o) continue ;; esac; \
+		valgrind -q --error-exitcode=9 --child-silent-after-fork=no --trace-children=no $$t --always-succeed || exit 1; \
+	done
+
+clean: ## remove everything built
+	rm -rf build
+
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -77,6 +77,15 @@ uint64_t parse_size_arg(const char *what, const char *text, struct argp_state *s
 	return size;
 }
 
+uint32_t parse_line_size_arg(const char *text, struct argp_state *state)
+{
+	uint64_t size = parse_size_arg("--line-size", text, state);
+
+	if (size < CACHE_BLOCK || size > 65536 || size & (size - 1))
+		argp_error(state, "--line-size is 4K, 8K, 16K, 32K or 64K, not '%s'", text);
+	return (uint32_t)size;
+}
+
 enum cache_mode parse_mode_arg(const char *text, struct argp_state *state)
 {
 	enum cache_mode mode = MODE_WT;

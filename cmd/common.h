@@ -51,6 +51,7 @@ void warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* argp helpers: the option's value, or a usage error that ends the program with CMD_USAGE. */
 uint64_t parse_size_arg(const char *what, const char *text, struct argp_state *state);
+uint32_t parse_line_size_arg(const char *text, struct argp_state *state);
 enum cache_mode parse_mode_arg(const char *text, struct argp_state *state);
 
 /* NAME=BACKING -> both parts, BACKING made absolute; to be freed. Usage error otherwise. */

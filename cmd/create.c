@@ -45,10 +45,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		a->params.size_bytes = parse_size_arg("--size", arg, state);
 		break;
 	case OPT_LINE_SIZE:
-		a->params.line_size = (uint32_t)parse_size_arg("--line-size", arg, state);
-		if (a->params.line_size < CACHE_BLOCK || a->params.line_size > 65536 ||
-		    (a->params.line_size & (a->params.line_size - 1)))
-			argp_error(state, "--line-size is 4K, 8K, 16K, 32K or 64K, not '%s'", arg);
+		a->params.line_size = parse_line_size_arg(arg, state);
 		break;
 	case OPT_MODE:
 		a->params.mode = parse_mode_arg(arg, state);

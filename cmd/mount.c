@@ -16,11 +16,13 @@
 #include "loading.h"
 #include "undo.h"
 
-enum { OPT_CACHE = 256, OPT_SIZE, OPT_MODE, OPT_NAME };
+enum { OPT_CACHE = 256, OPT_SIZE, OPT_LINE_SIZE, OPT_RAM, OPT_MODE, OPT_NAME };
 
 static const struct argp_option options[] = {
 	{ "cache", OPT_CACHE, "DIR", 0, "The cache folder; made if it holds no cache", 0 },
 	{ "size", OPT_SIZE, "SIZE", 0, "Size of the cache if it has to be made", 0 },
+	{ "line-size", OPT_LINE_SIZE, "SIZE", 0, "Its unit of caching if it has to be made: 4K (default) to 64K", 0 },
+	{ "ram", OPT_RAM, "SIZE", 0, "Its memory if it has to be made (default 64M)", 0 },
 	{ "mode", OPT_MODE, "MODE", 0, "Mode of the volume: wt, wb, wa, wi, wo or pt", 0 },
 	{ "name", OPT_NAME, "NAME", 0, "Name of the volume (default: the last part of BACKING)", 0 },
 	{ "foreground", 'f', NULL, 0, "Stay in the foreground and log to stderr; ends with Ctrl-C", 0 },
@@ -29,7 +31,8 @@ static const struct argp_option options[] = {
 
 struct args {
 	char *backing, *mountpoint, *dir, *name;
-	uint64_t size;
+	uint64_t size, ram; /* 0: not given */
+	uint32_t line_size;
 	enum cache_mode mode; /* MODE_COUNT: not given */
 	bool foreground;
 	struct daemon_config config;
@@ -57,6 +60,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		break;
 	case OPT_SIZE:
 		a->size = parse_size_arg("--size", arg, state);
+		break;
+	case OPT_LINE_SIZE:
+		a->line_size = parse_line_size_arg(arg, state);
+		break;
+	case OPT_RAM:
+		a->ram = parse_size_arg("--ram", arg, state);
 		break;
 	case OPT_MODE:
 		a->mode = parse_mode_arg(arg, state);
@@ -185,9 +194,9 @@ static int mount_loaded(struct args *a, const json_t *status)
 static int make_cache(struct args *a)
 {
 	struct cache_create_params params = { .size_bytes = a->size ? a->size : a->config.size,
-					      .line_size = a->config.line_size,
+					      .line_size = a->line_size ? a->line_size : a->config.line_size,
 					      .mode = a->config.mode,
-					      .ram_bytes = a->config.ram };
+					      .ram_bytes = a->ram ? a->ram : a->config.ram };
 	struct bc_error err = { 0 };
 
 	if (!params.size_bytes)

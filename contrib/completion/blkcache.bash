@@ -35,7 +35,7 @@ _blkcache()
 	add) options="--mode --help" ;;
 	remove) options="--discard-dirty --help" ;;
 	load) options="--foreground --help" ;;
-	mount) options="--cache --size --mode --name --foreground --help" ;;
+	mount) options="--cache --size --line-size --ram --mode --name --foreground --help" ;;
 	stop) options="--no-flush --help" ;;
 	status | get) options="--json --help" ;;
 	stats) options="--format --help" ;;
