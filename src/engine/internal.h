@@ -82,7 +82,8 @@ struct volume {
 	counter lines, dirty_lines, dirty_blocks; /* cached now */
 	counter write_seq; /* completed writes to the backing device */
 	counter flushed_seq; /* of them, durable there */
-	counter last_epoch; /* that holds an answered write of this volume (P1) */
+	counter last_epoch; /* that holds an answered write of this volume, or makes a dirty block clean (P1) */
+	_Atomic bool row_in_use; /* its row says that backing may be written; guarded by intent.lock */
 	_Atomic bool backing_failed; /* a flush of it failed: none succeeds any more (P6) */
 	struct intent intent;
 	struct volume_counters n;
@@ -195,6 +196,7 @@ struct cache {
 	uint32_t slots_low, slots_high; /* reclaim below low, up to high */
 	uint32_t write_piece; /* blocks a write may take at once */
 	_Atomic bool failed; /* P6: nothing is promised durable any more */
+	_Atomic bool bypass_noted; /* bypass.h */
 	_Atomic bool degraded, stopping;
 	_Atomic bool clean_soon; /* a volume left write-back: clean without waiting for the period */
 	_Atomic int flushing;
@@ -292,6 +294,11 @@ int intent_begin(struct volume *v, uint64_t off, uint64_t len); /* before writin
 void intent_end(struct volume *v, uint64_t off, uint64_t len,
 		uint64_t epoch); /* `epoch` holds the cache's side of it */
 int intent_clear_idle(struct volume *v, bool all); /* `all`: flushes backing first */
+/* Before the cleaner writes to backing: makes the volume's row say so. */
+int intent_touch(struct volume *v);
+/* Nothing was written for a while: the row gets the backing device's present identity, exact until the next write
+ * (P10). */
+int intent_settle(struct volume *v);
 bool intent_is_marked(const struct volume *v, uint64_t block);
 
 /* ---- write.c / through.c ---- */

@@ -29,6 +29,10 @@ void line_update(struct cache *c, struct volume *v, uint32_t e, uint16_t valid, 
 		ADD(v->dirty_blocks, (uint64_t)(int64_t)blocks);
 		ADD(c->dirty_blocks, (uint64_t)(int64_t)blocks);
 	}
+	/* P1: to recovery a block is dirty until this epoch is durable, and would win over what is written to the
+	 * backing device from now on; so a flush of that has to cover it. In the gate all see the same id. */
+	if (was_dirty & ~dirty)
+		atomic_store_explicit(&v->last_epoch, epoch_open_id(c), memory_order_release);
 	line_set_masks(l, e, valid, dirty, fresh);
 	w = lines_word(l, e);
 	lines_set_word(l, e, (w | LINE_CHANGED) & ~LINE_CLEANING);
