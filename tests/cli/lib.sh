@@ -107,8 +107,11 @@ trap 'exit 143' TERM HUP
 
 # ---- TAP ----
 
-diag() {
-	printf '%s\n' "$@" | sed 's/^/# /'
+diag() { # each argument's first lines; the rest rarely says more
+	local text
+	for text in "$@"; do
+		printf '%s\n' "$text" | sed -n '1,40s/^/# /p; 41s/.*/# .../p'
+	done
 }
 
 pass() {
