@@ -40,8 +40,14 @@ static bool stopping(struct cache *c)
 static int clear_marks(struct volume *v, void *ctx)
 {
 	(void)ctx;
-	if (v->bdev)
+	if (v->bdev) {
+		uint64_t seq = GET(v->write_seq);
+
 		intent_clear_idle(v, false);
+		if (v->settle_seq == seq) /* nothing written for a period */
+			intent_settle(v);
+		v->settle_seq = seq;
+	}
 	return 0;
 }
 

@@ -308,6 +308,8 @@ static uint32_t write_some(struct cache *c, struct volume *v, struct clean_batch
 	/* what is not fresh is in an epoch sealed by now; P5 wants it durable before backing is touched */
 	if (!rc && w->nblocks)
 		rc = epoch_commit_to(c, epoch_open_id(c) - 1);
+	if (!rc && w->nblocks)
+		rc = intent_touch(v);
 	if (!rc && w->nblocks) {
 		load_wave(c, v, w);
 		verify_wave(c, v, w);
@@ -492,6 +494,8 @@ int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const st
 	bool more = true, damaged;
 	int rc = 0;
 
+	if (c->failed && !GET(c->dirty_blocks))
+		return 0; /* bypassed: everything is on backing */
 	if (c->failed)
 		return bc_fail(err, -EIO,
 			       "the cache has failed (%s): its dirty data is kept and cannot be written back", c->why);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "blkcache/units.h"
+#include "bypass.h"
 #include "recover.h"
 
 static void say(struct cache *c, const char *fmt, va_list ap)
@@ -146,11 +147,6 @@ static void free_cache(struct cache *c)
 	free(c);
 }
 
-static int mark_in_use(struct volume *v, void *ctx)
-{
-	return v->bdev ? volume_record(v, true, ctx) : 0;
-}
-
 static int clear_all_marks(struct volume *v, void *ctx)
 {
 	(void)ctx;
@@ -206,7 +202,7 @@ int cache_open(const char *dir, unsigned flags, struct cache **out, struct cache
 		if (rc)
 			bc_fail(err, rc, "cache %s: %s", c->dir, c->why[0] ? c->why : strerror(-rc));
 		if (!rc)
-			rc = cache_volume_foreach(c, mark_in_use, err);
+			rc = journal_setting_put(c->journal, CLEAN_STOP_KEY, "no", err);
 		if (!rc && (rc = background_start(c)))
 			bc_fail(err, rc, "cache %s: background threads cannot be started: %s", c->dir, strerror(-rc));
 	}
@@ -222,7 +218,15 @@ fail:
 /* Everything is durable and the marks are gone: the row says that the backing device is as we left it. */
 static int mark_stopped(struct volume *v, void *ctx)
 {
-	return v->bdev && !GET(v->intent.nmarked) ? volume_record(v, false, ctx) : 0;
+	return v->bdev && !GET(v->intent.nmarked) && v->row_in_use ? volume_record(v, false, ctx) : 0;
+}
+
+static int flush_backing(struct volume *v, void *ctx)
+{
+	struct io_thread *t = io_thread_get(v->cache);
+
+	(void)ctx;
+	return !v->bdev ? 0 : t ? backing_flush(t, v) : -ENOMEM;
 }
 
 int cache_close(struct cache *c, struct bc_error *err)
@@ -235,11 +239,18 @@ int cache_close(struct cache *c, struct bc_error *err)
 	c->stopping = true;
 	if (c->background.started)
 		background_stop(c);
+	if (cache_bypassed(c)) { /* the backing devices have everything */
+		rc = cache_volume_foreach(c, flush_backing, NULL);
+		free_cache(c);
+		return rc ? bc_fail(err, rc, "a backing device could not be flushed") : 0;
+	}
 	rc = epoch_commit(c, true);
 	if (!rc && !(c->open_flags & CACHE_OPEN_NO_VOLUMES)) {
 		rc = cache_volume_foreach(c, clear_all_marks, NULL);
 		if (!rc)
 			rc = cache_volume_foreach(c, mark_stopped, &own);
+		if (!rc)
+			rc = journal_setting_put(c->journal, CLEAN_STOP_KEY, "yes", &own);
 	}
 	if (rc)
 		bc_fail(err, rc, "cache %s: not everything could be made durable: %s", c->dir,

@@ -7,8 +7,12 @@
  * the journal the old copy, or, if the backing device lost its volatile cache, the other way round. A mark may go when
  * nothing is in flight, the cache's side of the last write is in a durable epoch, and the backing device was flushed
  * after it. Dirty lines do not need the mark: they are newer than backing whatever happened to it.
+ *
+ * The volume's row in the journal goes along: it says `in use` from before the first write to backing until things
+ * have settled, and then holds the backing device's identity, modification time included. While it is not in use,
+ * somebody else's change can be told (P10).
  */
-#include "internal.h"
+#include "bypass.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -35,6 +39,55 @@ bool intent_is_marked(const struct volume *v, uint64_t block)
 	return v->intent.region[block * CACHE_BLOCK >> REGION_SHIFT].marked;
 }
 
+/* intent.lock held */
+static int __touch(struct volume *v, struct bc_error *err)
+{
+	int rc;
+
+	if (v->row_in_use)
+		return 0;
+	rc = volume_record(v, true, err);
+	if (!rc)
+		v->row_in_use = true;
+	return rc;
+}
+
+int intent_touch(struct volume *v)
+{
+	struct bc_error err = { 0 };
+	int rc;
+
+	if (atomic_load_explicit(&v->row_in_use, memory_order_acquire))
+		return 0;
+	pthread_mutex_lock(&v->intent.lock);
+	rc = __touch(v, &err);
+	pthread_mutex_unlock(&v->intent.lock);
+	if (rc)
+		cache_fail(v->cache, "the journal cannot be written: %s", err.msg);
+	return rc;
+}
+
+int intent_settle(struct volume *v)
+{
+	struct bc_error err = { 0 };
+	int rc = 0;
+
+	if (!atomic_load_explicit(&v->row_in_use, memory_order_acquire) || v->cache->failed)
+		return 0;
+	pthread_mutex_lock(&v->cache->cleaner.lock); /* it writes without a mark */
+	pthread_mutex_lock(&v->intent.lock);
+	if (v->row_in_use && !GET(v->intent.nmarked) && GET(v->flushed_seq) >= GET(v->write_seq)) {
+		rc = volume_record(v, false, &err);
+		if (!rc)
+			v->row_in_use = false;
+	}
+	pthread_mutex_unlock(&v->intent.lock);
+	pthread_mutex_unlock(&v->cache->cleaner.lock);
+	if (rc)
+		cache_fail(v->cache, "the journal cannot be written: %s", err.msg);
+	return rc;
+}
+
 int intent_begin(struct volume *v, uint64_t off, uint64_t len)
 {
 	struct intent *in = &v->intent;
@@ -43,12 +96,18 @@ int intent_begin(struct volume *v, uint64_t off, uint64_t len)
 	int rc = 0;
 
 	pthread_mutex_lock(&in->lock);
-	for (uint64_t r = a; r <= b && !rc; r++) {
+	if (cache_bypassed(v->cache))
+		rc = bypass_prepare(v->cache);
+	else if (v->cache->failed)
+		rc = -EIO;
+	else
+		rc = __touch(v, &err);
+	for (uint64_t r = a; r <= b && !rc && !v->cache->failed; r++) {
 		struct journal_mark m = { .volume = (uint16_t)v->id, .region = (uint32_t)r };
 
 		if (in->region[r].marked)
 			continue;
-		rc = v->cache->failed ? -EIO : journal_marks_set(v->cache->journal, &m, 1, &err);
+		rc = journal_marks_set(v->cache->journal, &m, 1, &err);
 		if (!rc) {
 			in->region[r].marked = true;
 			ADD(in->nmarked, 1);

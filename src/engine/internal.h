@@ -73,6 +73,7 @@ struct volume {
 	char *backing;
 	struct bdev *bdev; /* NULL if opened without volumes */
 	struct bdev_identity identity; /* as in the journal */
+	bool in_use; /* likewise: the last owner did not stop in order, or is us */
 	uint64_t size;
 	uint64_t nblocks; /* size rounded up to blocks */
 	_Atomic int mode; /* changes with the gate held exclusively */
@@ -82,6 +83,7 @@ struct volume {
 	counter lines, dirty_lines, dirty_blocks; /* cached now */
 	counter write_seq; /* completed writes to the backing device */
 	counter flushed_seq; /* of them, durable there */
+	uint64_t settle_seq; /* write_seq at the last look; the maintenance thread's */
 	counter last_epoch; /* that holds an answered write of this volume, or makes a dirty block clean (P1) */
 	_Atomic bool row_in_use; /* its row says that backing may be written; guarded by intent.lock */
 	_Atomic bool backing_failed; /* a flush of it failed: none succeeds any more (P6) */

@@ -151,7 +151,7 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 	mode = GET(v->mode);
 	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_READ);
 	cached = plan_lookup(t, v, first, n);
-	if (mode == MODE_PT) {
+	if (mode == MODE_PT || c->failed) {
 		/* the backing device answers, but for what only the cache has */
 		for (unsigned i = 0; i < n; i++) {
 			struct block_plan *p = &t->plan[i];

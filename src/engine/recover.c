@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "blkcache/units.h"
+#include "bypass.h"
 
 struct recovery {
 	struct cache *c;
@@ -27,6 +28,7 @@ struct recovery {
 	struct journal_discard *discards;
 	uint32_t ndiscards;
 	uint64_t redone;
+	bool void_journal; /* bypass.h */
 	char *buf;
 };
 
@@ -77,8 +79,7 @@ static int on_volume(void *ctx, const struct journal_volume *jv)
 		return rc;
 	r->c->volume[jv->id] = v;
 	r->c->nvolumes++;
-	if (jv->in_use)
-		r->report->clean_stop = false;
+	v->row_in_use = jv->in_use;
 	v->write_seq = 1; /* the backing device may hold unflushed writes of before: marks are not cleared until it was
 			     flushed */
 	why = open ? what_changed(v, jv->in_use) : NULL;
@@ -93,6 +94,8 @@ static int on_setting(void *ctx, const char *key, const char *value)
 {
 	struct recovery *r = ctx;
 
+	if (!strcmp(key, CLEAN_STOP_KEY))
+		r->report->clean_stop = !strcmp(value, "yes");
 	return tunables_load(r->c, key, value);
 }
 
@@ -156,7 +159,9 @@ static int on_line(void *ctx, const struct journal_line *jl)
 	if (!v || jl->line >> LINE_BITS || jl->entry >= l->n || !jl->valid)
 		return bc_fail(r->err, -EUCLEAN, "the journal's line %u belongs to volume id %u, which does not exist",
 			       jl->entry, jl->volume);
-	if (r->changed[v->id]) {
+	if (r->void_journal) {
+		drop = 0xffff;
+	} else if (r->changed[v->id]) {
 		if (jl->dirty)
 			return bc_fail(r->err, -ESTALE,
 				       "volume %s: backing %s changed behind the cache, and the cache holds dirty data "
@@ -271,6 +276,9 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 	r.ch = bdev_channel_open(c->data, 0);
 	r.buf = aligned_alloc(CACHE_BLOCK, MAX_BLOCKS * CACHE_BLOCK);
 	rc = r.ch && r.buf ? 0 : bc_fail(err, -ENOMEM, "out of memory");
+	r.void_journal = bypass_noted(c);
+	if (r.void_journal)
+		note(report, "the volumes went on without the cache after it had failed; it starts empty");
 	/* recovery has the cache to itself, but drops go through the same paths as ever */
 	if (!rc)
 		rc = journal_load(c->journal, &ops, &r, &jr, err);
@@ -298,6 +306,8 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 		rc = epoch_commit(c, true);
 		if (rc)
 			bc_fail(err, rc, "the recovered state cannot be written: %s", c->why);
+		else if (r.void_journal)
+			bypass_clear_note(c);
 	}
 out:
 	bdev_channel_close(r.ch);

@@ -5,6 +5,8 @@
 
 #include "internal.h"
 
+#define CLEAN_STOP_KEY "clean-stop" /* setting: "yes" between a stop in order and the next load */
+
 /* Fills volumes, tunables, lines and slots; sets the epoch ids; repeats unfinished discards; makes what it dropped
  * durable. */
 int recover(struct cache *c, struct cache_open_report *report, struct bc_error *err);

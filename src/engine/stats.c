@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* stats.c - what the counters say, for people and dashboards. Reads atomics only: never waits for I/O (P11). */
-#include "internal.h"
+#include "bypass.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -105,13 +105,13 @@ void cache_get_totals(struct cache *c, struct volume_stats *s)
 
 static enum cache_state state_of(struct cache *c)
 {
-	if (c->failed)
+	if (c->failed && !cache_bypassed(c))
 		return STATE_FAILED;
 	if (c->stopping)
 		return STATE_STOPPING;
 	if (c->flushing)
 		return STATE_FLUSHING;
-	return c->degraded ? STATE_DEGRADED : STATE_RUNNING;
+	return c->degraded || c->failed ? STATE_DEGRADED : STATE_RUNNING;
 }
 
 enum cache_state volume_state(struct volume *v)

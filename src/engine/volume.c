@@ -59,6 +59,7 @@ int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_ba
 	v->backing = strdup(jv->backing);
 	v->identity = jv->identity;
 	v->size = jv->identity.size;
+	v->in_use = jv->in_use;
 	pthread_rwlockattr_init(&attr);
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	pthread_rwlock_init(&v->gate, &attr);
@@ -113,6 +114,7 @@ int volume_record(struct volume *v, bool in_use, struct bc_error *err)
 
 	if (v->bdev)
 		bdev_get_identity(v->bdev, &v->identity);
+	v->in_use = in_use;
 	jv.identity = v->identity;
 	memcpy(jv.name, v->name, sizeof jv.name);
 	snprintf(jv.mode, sizeof jv.mode, "%s", cache_mode_name((enum cache_mode)GET(v->mode)));
@@ -321,7 +323,8 @@ int volume_set_mode(struct volume *v, enum cache_mode mode, struct bc_error *err
 	old = GET(v->mode);
 	atomic_store(&v->mode, (int)mode);
 	pthread_rwlock_unlock(&v->gate);
-	rc = volume_record(v, v->bdev != NULL, err);
+	/* of a crashed cache that is not loaded, the row goes on saying that it crashed */
+	rc = volume_record(v, v->in_use, err);
 	if (rc) {
 		atomic_store(&v->mode, old);
 		return bc_fail_prefix(err, "volume %s: ", v->name);

@@ -7,7 +7,7 @@
  * yet: the buffers' writer sends them to the data file in slot order, at the latest with the epoch. A block whose slot
  * belongs to the open epoch is replaced in its slot; any other gets a new slot (epoch.c, rule 1).
  */
-#include "internal.h"
+#include "bypass.h"
 
 #include <errno.h>
 #include <string.h>
@@ -166,8 +166,8 @@ static int make_durable(struct io_thread *t, struct volume *v)
 	uint64_t epoch = atomic_load_explicit(&v->last_epoch, memory_order_acquire);
 	int rc = backing_flush(t, v), rc2 = 0;
 
-	if (v->cache->failed && GET(v->dirty_blocks))
-		rc2 = -EIO; /* P6 */
+	if (v->cache->failed)
+		rc2 = GET(v->dirty_blocks) ? -EIO : 0; /* P6; without dirty blocks all is on backing (P7) */
 	else if (atomic_load_explicit(&v->cache->epoch.durable_id, memory_order_acquire) < epoch)
 		rc2 = epoch_commit_to(v->cache, epoch);
 	return rc ? rc : rc2;
@@ -201,6 +201,10 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 		return -EINVAL;
 	pthread_rwlock_rdlock(&v->gate);
 	mode = GET(v->mode);
+	if (c->failed) {
+		mode = MODE_PT;
+		rc = cache_bypassed(c) ? 0 : -EIO;
+	}
 	while (left && !rc) {
 		uint32_t room = c->write_piece * CACHE_BLOCK - off % CACHE_BLOCK, piece = left < room ? left : room;
 

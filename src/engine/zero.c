@@ -51,7 +51,7 @@ static int record(struct cache *c, const struct journal_discard *d)
 static int zero_locked(struct io_thread *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
 {
 	struct cache *c = v->cache;
-	bool ordered = mode_writes_back(GET(v->mode)) || GET(v->dirty_blocks);
+	bool ordered = !c->failed && (mode_writes_back(GET(v->mode)) || GET(v->dirty_blocks));
 	struct journal_discard d = { .volume = (uint16_t)v->id, .offset = off, .length = len };
 	int rc, rc2;
 
