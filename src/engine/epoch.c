@@ -369,11 +369,14 @@ int epoch_commit(struct cache *c, bool full)
 	struct epoch *ep = &c->epoch;
 	uint64_t id;
 
+	/* not while one is being sealed: its changes are out of the lists before its id counts as used */
+	pthread_rwlock_rdlock(&ep->gate);
 	pthread_mutex_lock(&ep->lock);
 	id = GET(ep->open_id);
 	if (!ep->changed.n && !ep->freed.n && !ep->ndiscards)
 		id--;
 	pthread_mutex_unlock(&ep->lock);
+	pthread_rwlock_unlock(&ep->gate);
 	return commit_until(c, id, full);
 }
 
