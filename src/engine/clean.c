@@ -8,8 +8,9 @@
  * not trusted any more (its slot may have been given to something else) and the line stays dirty. Runs are serialised
  * by cleaner.lock, so the flag has one owner.
  *
- * The slots are captured under the chain lock; blocks that are `fresh` belong to the open epoch and are left for the
- * next time, all others to epochs sealed before, whose durability is waited for before anything is written.
+ * The slots are captured in the epoch's gate, under the chain lock; blocks that are `fresh` belong to the open epoch
+ * and are left for the next time, all others to epochs sealed before, whose durability is waited for before anything
+ * is written.
  */
 #include "internal.h"
 
@@ -284,6 +285,7 @@ static uint32_t write_some(struct cache *c, struct volume *v, struct clean_batch
 {
 	struct lines *l = &c->lines;
 	uint32_t to = from, nranges = 0;
+	uint64_t sealed;
 	int rc = 0;
 
 	w->nblocks = 0;
@@ -302,12 +304,16 @@ static uint32_t write_some(struct cache *c, struct volume *v, struct clean_batch
 	}
 	if (insist)
 		rc = epoch_commit(c, false);
+	/* what is not fresh is in an epoch sealed by now (the gate keeps out a sealer that is half-way); P5 wants it
+	 * durable before backing is touched */
+	epoch_enter(c);
 	for (uint32_t i = from; i < to && !rc; i++)
 		if (w->line[i].locked && !capture(c, w, i))
 			pass_over(w, &w->line[i]);
-	/* what is not fresh is in an epoch sealed by now; P5 wants it durable before backing is touched */
+	sealed = epoch_open_id(c) - 1;
+	epoch_leave(c);
 	if (!rc && w->nblocks)
-		rc = epoch_commit_to(c, epoch_open_id(c) - 1);
+		rc = epoch_commit_to(c, sealed);
 	if (!rc && w->nblocks)
 		rc = intent_touch(v);
 	if (!rc && w->nblocks) {
