@@ -30,6 +30,7 @@ struct clean_line {
 	uint16_t mask; /* captured */
 	uint16_t written; /* of them, on the backing device */
 	bool locked;
+	bool passed; /* is in `again` */
 };
 
 struct clean_block {
@@ -270,8 +271,12 @@ static int write_wave(struct cache *c, struct volume *v, struct clean_batch *w)
 	return rc;
 }
 
-static void pass_over(struct clean_batch *w, const struct clean_line *cl)
+/* Once per line and batch: there may be two reasons. */
+static void pass_over(struct clean_batch *w, struct clean_line *cl)
 {
+	if (cl->passed)
+		return;
+	cl->passed = true;
 	w->again[w->nagain++] = *cl;
 }
 
@@ -374,8 +379,10 @@ static int clean_batch(struct cache *c, struct clean_batch *w, bool insist, uint
 	w->nagain = 0;
 	*blocks = 0;
 	qsort(w->line, w->nlines, sizeof w->line[0], by_key);
-	for (uint32_t i = 0; i < w->nlines; i++)
+	for (uint32_t i = 0; i < w->nlines; i++) {
 		w->line[i].mask = w->line[i].written = 0;
+		w->line[i].locked = w->line[i].passed = false;
+	}
 	/* most of what is dirty is of the open epoch when writes are busy: one commit makes it all fit to be cleaned */
 	rc = epoch_commit(c, false);
 	for (uint32_t i = 0; i < w->nlines && !rc;) {
