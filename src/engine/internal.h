@@ -4,8 +4,8 @@
  *
  * Lock order (outer first):
  *   volumes_lock (rwlock: list of volumes)
- *   cleaner.lock (one cleaning run at a time)
  *   volume.gate  (shared: a request; exclusive: mode switch, removal, zeroing of large ranges)
+ *   cleaner.lock (one cleaning run at a time; who holds it never waits for room in the cache or for a volume's gate)
  *   range locks  (range.h)
  *   intent lock  (volume.intent.lock)
  *   epoch.commit (one sealer at a time)
@@ -73,7 +73,6 @@ struct volume {
 	char *backing;
 	struct bdev *bdev; /* NULL if opened without volumes */
 	struct bdev_identity identity; /* as in the journal */
-	bool in_use; /* likewise: the last owner did not stop in order, or is us */
 	uint64_t size;
 	uint64_t nblocks; /* size rounded up to blocks */
 	_Atomic int mode; /* changes with the gate held exclusively */
@@ -145,7 +144,7 @@ struct epoch {
 };
 
 struct cleaner {
-	pthread_mutex_t flush_lock; /* flush runs queue up; outside lock */
+	pthread_mutex_t flush_lock; /* flush runs queue up; outside lock, not taken in a gate */
 	pthread_mutex_t lock; /* one batch at a time */
 	struct bdev_channel *data_ch;
 	char *memory; /* for reading what is not in RAM */

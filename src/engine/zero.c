@@ -96,11 +96,11 @@ static int zero_whole_blocks(struct io_thread *t, struct volume *v, uint64_t off
 			range_unlock(&v->cache->ranges, &rl);
 		} else {
 			/* too many blocks for a range lock; the cleaner, which works outside the gate, is kept out by
-			 * its own lock */
+			 * its own lock. The gate comes first: who is in it may wait for the cleaner to make room. */
 			if (piece > PIECE)
 				piece = PIECE;
-			pthread_mutex_lock(&v->cache->cleaner.lock);
 			pthread_rwlock_wrlock(&v->gate);
+			pthread_mutex_lock(&v->cache->cleaner.lock);
 			rc = zero_locked(t, v, off, piece, punch);
 			pthread_mutex_unlock(&v->cache->cleaner.lock);
 		}
