@@ -35,8 +35,9 @@ static void thread_exit(void *arg)
 		c->threads = t->next;
 	if (t->next)
 		t->next->prev = t->prev;
-	pthread_mutex_unlock(&c->threads_lock);
+	/* under the lock: once io_forget_volume is through, no channel to the volume may be left */
 	thread_free(t);
+	pthread_mutex_unlock(&c->threads_lock);
 }
 
 int io_init(struct cache *c)

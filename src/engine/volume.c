@@ -59,7 +59,6 @@ int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_ba
 	v->backing = strdup(jv->backing);
 	v->identity = jv->identity;
 	v->size = jv->identity.size;
-	v->in_use = jv->in_use;
 	pthread_rwlockattr_init(&attr);
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	pthread_rwlock_init(&v->gate, &attr);
@@ -114,7 +113,6 @@ int volume_record(struct volume *v, bool in_use, struct bc_error *err)
 
 	if (v->bdev)
 		bdev_get_identity(v->bdev, &v->identity);
-	v->in_use = in_use;
 	jv.identity = v->identity;
 	memcpy(jv.name, v->name, sizeof jv.name);
 	snprintf(jv.mode, sizeof jv.mode, "%s", cache_mode_name((enum cache_mode)GET(v->mode)));
@@ -174,7 +172,8 @@ struct volume *volume_ref(struct volume *v)
 
 void volume_put(struct volume *v)
 {
-	SUB(v->refs, 1);
+	/* what was done under the reference is seen by who finds that there is none left */
+	atomic_fetch_sub_explicit(&v->refs, 1, memory_order_release);
 }
 
 int cache_volume_foreach(struct cache *c, int (*fn)(struct volume *v, void *ctx), void *ctx)
@@ -323,8 +322,10 @@ int volume_set_mode(struct volume *v, enum cache_mode mode, struct bc_error *err
 	old = GET(v->mode);
 	atomic_store(&v->mode, (int)mode);
 	pthread_rwlock_unlock(&v->gate);
-	/* of a crashed cache that is not loaded, the row goes on saying that it crashed */
-	rc = volume_record(v, v->in_use, err);
+	/* whether backing may have been written stays as it was: a cache that crashed may be open without its devices */
+	pthread_mutex_lock(&v->intent.lock);
+	rc = volume_record(v, GET(v->row_in_use), err);
+	pthread_mutex_unlock(&v->intent.lock);
 	if (rc) {
 		atomic_store(&v->mode, old);
 		return bc_fail_prefix(err, "volume %s: ", v->name);
