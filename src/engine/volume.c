@@ -322,7 +322,8 @@ int volume_set_mode(struct volume *v, enum cache_mode mode, struct bc_error *err
 	old = GET(v->mode);
 	atomic_store(&v->mode, (int)mode);
 	pthread_rwlock_unlock(&v->gate);
-	/* whether backing may have been written stays as it was: a cache that crashed may be open without its devices */
+	/* whether backing may have been written stays as it was: a cache that crashed may be open without its devices
+	 */
 	pthread_mutex_lock(&v->intent.lock);
 	rc = volume_record(v, GET(v->row_in_use), err);
 	pthread_mutex_unlock(&v->intent.lock);
