@@ -74,7 +74,9 @@ int intent_settle(struct volume *v)
 
 	if (!atomic_load_explicit(&v->row_in_use, memory_order_acquire) || v->cache->failed)
 		return 0;
-	pthread_mutex_lock(&v->cache->cleaner.lock); /* it writes without a mark */
+	/* the cleaner writes without a mark; while it is busy there is nothing to settle, and epochs must not wait */
+	if (pthread_mutex_trylock(&v->cache->cleaner.lock))
+		return 0;
 	pthread_mutex_lock(&v->intent.lock);
 	if (v->row_in_use && !GET(v->intent.nmarked) && GET(v->flushed_seq) >= GET(v->write_seq)) {
 		rc = volume_record(v, false, &err);
