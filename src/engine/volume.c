@@ -237,7 +237,7 @@ int cache_volume_add(struct cache *c, const char *name, const char *backing, enu
 	rc = volume_attach(c, &jv, true, true, &v, err);
 	if (rc)
 		goto out;
-	rc = volume_record(v, !(c->open_flags & CACHE_OPEN_NO_VOLUMES), err);
+	rc = volume_record(v, false, err);
 	if (rc) {
 		volume_detach(v);
 		goto out;
