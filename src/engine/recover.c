@@ -133,12 +133,11 @@ static int on_mark(void *ctx, const struct journal_mark *m)
 	struct recovery *r = ctx;
 	struct volume *v = m->volume <= CACHE_MAX_VOLUMES ? r->c->volume[m->volume] : NULL;
 
-	if (!v || m->region >= v->intent.nregions) {
-		if (v && r->changed[m->volume])
-			return 0;
+	if (!v)
 		return bc_fail(r->err, -EUCLEAN, "the journal marks region %u of volume id %u, which does not exist",
 			       m->region, m->volume);
-	}
+	if (m->region >= v->intent.nregions)
+		return 0; /* the backing device shrank, at this load or an earlier one: nothing is cached there */
 	if (!v->intent.region[m->region].marked) {
 		v->intent.region[m->region].marked = true;
 		v->intent.nmarked++;
@@ -239,6 +238,10 @@ static int repeat_discard(struct recovery *r, struct journal_discard *d)
 
 	if (!v || !v->bdev)
 		return 0; /* gone, or for the load that opens it */
+	if (r->changed[v->id]) { /* nobody was told that it was done, and this is not what it was about */
+		d->done = true;
+		return epoch_add_discard(c, d);
+	}
 	if (d->offset > v->size || d->length > v->size - d->offset)
 		return bc_fail(r->err, -EUCLEAN, "the journal has a discard beyond the end of volume %s", v->name);
 	ch = bdev_channel_open(v->bdev, 0);
@@ -254,6 +257,17 @@ static int repeat_discard(struct recovery *r, struct journal_discard *d)
 			       v->name, v->backing, strerror(-rc));
 	d->done = true;
 	return epoch_add_discard(c, d);
+}
+
+/* The lines of changed backing devices are gone, durably: from now on they are known as they are. */
+static int accept_changed(struct recovery *r)
+{
+	int rc = 0;
+
+	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES && !rc; i++)
+		if (r->changed[i])
+			rc = volume_record(r->c->volume[i], r->c->volume[i]->row_in_use, r->err);
+	return rc;
 }
 
 int recover(struct cache *c, struct cache_open_report *report, struct bc_error *err)
@@ -309,6 +323,8 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 		else if (r.void_journal)
 			bypass_clear_note(c);
 	}
+	if (!rc)
+		rc = accept_changed(&r);
 out:
 	bdev_channel_close(r.ch);
 	free(r.buf);
