@@ -4,7 +4,7 @@
  *
  * Lock order (outer first):
  *   volumes_lock (rwlock: list of volumes)
- *   volume.gate  (shared: a request; exclusive: mode switch, removal, zeroing of large ranges)
+ *   volume.gate  (shared: a request; exclusive: mode switch, removal)
  *   cleaner.lock (one cleaning run at a time; who holds it never waits for room in the cache or for a volume's gate)
  *   range locks  (range.h)
  *   intent lock  (volume.intent.lock)
@@ -278,6 +278,9 @@ void io_forget_volume(struct cache *c,
 		      struct volume *v); /* closes all threads' channels to it; nothing may be using them */
 
 /* ---- lookup.c ---- */
+/* If all n blocks are in RAM: pins them in t->plan. Needs no range lock: the map and the buffers change together under
+ * the chain's lock, and a buffer in memory is never changed in place. */
+bool plan_from_ram(struct io_thread *t, struct volume *v, uint64_t first, unsigned n);
 /* Looks up n blocks from `first` on into t->plan: source RAM (pinned), SLOT or BACKING. Range locked. Returns how many
  * are cached. */
 unsigned plan_lookup(struct io_thread *t, struct volume *v, uint64_t first, unsigned n);
@@ -341,6 +344,8 @@ void tunables_init(struct cache *c);
 int tunables_load(struct cache *c, const char *key, const char *value); /* from the journal */
 
 /* ---- engine.c ---- */
+/* Seam for tests: the spec of the data file's device instead of DIR/data; NULL. Set before any cache is opened. */
+extern const char *cache_data_spec;
 int cache_setup_buffers(struct cache *c, struct bc_error *err); /* once the settings are known */
 void cache_fail(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cache_degrade(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

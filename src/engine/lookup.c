@@ -9,6 +9,48 @@
 #include <errno.h>
 #include <string.h>
 
+void plan_release(struct io_thread *t, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		if (t->plan[i].buf) {
+			buffer_release(t->plan[i].buf);
+			t->plan[i].buf = NULL;
+		}
+	}
+}
+
+bool plan_from_ram(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+{
+	struct cache *c = v->cache;
+	struct lines *l = &c->lines;
+
+	for (unsigned i = 0; i < n;) {
+		uint64_t block = first + i;
+		unsigned b = block & (l->bpl - 1), end = l->bpl - b < n - i ? l->bpl : b + n - i, from = i;
+		struct line_chain ch = lines_lock(l, line_key(v->id, block >> l->bpl_shift));
+		uint32_t e = lines_find(&ch);
+		uint16_t valid = e == LINE_NONE ? 0 : line_valid(l, e);
+
+		for (; b < end && valid >> b & 1; b++, i++) {
+			struct block_plan *p = &t->plan[i];
+
+			p->buf = buffer_get(c->buffers, line_block(l, e, b)->slot);
+			if (!p->buf)
+				break;
+			p->source = FROM_RAM;
+			p->data = buffer_data(p->buf);
+		}
+		if (i > from)
+			c->policy.ops->hit(&c->policy, l, e);
+		lines_unlock(&ch);
+		if (b < end) {
+			plan_release(t, i);
+			return false;
+		}
+	}
+	return true;
+}
+
 unsigned plan_lookup(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
 {
 	struct cache *c = v->cache;
@@ -55,16 +97,6 @@ unsigned plan_lookup(struct io_thread *t, struct volume *v, uint64_t first, unsi
 		}
 	}
 	return cached;
-}
-
-void plan_release(struct io_thread *t, unsigned n)
-{
-	for (unsigned i = 0; i < n; i++) {
-		if (t->plan[i].buf) {
-			buffer_release(t->plan[i].buf);
-			t->plan[i].buf = NULL;
-		}
-	}
 }
 
 /* Gives every block that has to be read a place: RAM buffers if there are enough, else the thread's bounce memory. */

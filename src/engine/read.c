@@ -2,10 +2,10 @@
 /*
  * read.c - reads, and the fills that follow from misses.
  *
- *   hit in RAM   the reply points into pinned buffers; buffers in memory are never changed in place (a write publishes
- * another one), so the range lock is not needed any more once they are pinned hit on SSD   read into RAM buffers, crc
- * checked, published as clean buffers miss         read from backing into RAM buffers; a fill gives them slots and
- * publishes them as buffers to be written out
+ *   hit in RAM   waits for nobody (P11): neither gate nor range lock; the reply points into pinned buffers; buffers in
+ * memory are never changed in place (a write publishes another one), so the range lock is not needed any more once they
+ * are pinned hit on SSD   read into RAM buffers, crc checked, published as clean buffers miss         read from backing
+ * into RAM buffers; a fill gives them slots and publishes them as buffers to be written out
  *
  * A fill never waits: without a free slot, entry or buffer the block is simply not cached this time. It happens under
  * the read's own range lock, so no write to the range can have started meanwhile.
@@ -104,17 +104,11 @@ static void make_reply(struct io_thread *t, uint64_t off, uint32_t len, struct v
 	}
 }
 
-static void count_read(struct io_thread *t, struct volume *v, unsigned n, unsigned cached, uint32_t len, bool through,
-		       uint64_t start)
+static void count_read(struct volume *v, unsigned n, unsigned cached, uint32_t len, bool through, uint64_t start)
 {
-	unsigned ram = 0;
 	uint64_t took = now_ns() - start;
 
 	ADD(v->n.volume_read, len);
-	for (unsigned i = 0; i < n; i++)
-		ram += t->plan[i].source == FROM_RAM;
-	if (ram)
-		ADD(v->n.ram_read, (uint64_t)ram * CACHE_BLOCK);
 	if (through)
 		ADD(v->n.pass_through_reads, 1);
 	else if (cached == n)
@@ -132,7 +126,7 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 	struct io_thread *t = io_thread_get(c);
 	uint64_t first = off / CACHE_BLOCK, start = now_ns();
 	struct range_lock rl;
-	unsigned n, cached;
+	unsigned n, cached, ram = 0;
 	bool bad = false;
 	int mode, rc;
 
@@ -147,6 +141,14 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 		return 0;
 	n = (unsigned)((off + len - 1) / CACHE_BLOCK - first + 1);
 
+	mode = GET(v->mode);
+	if (mode != MODE_PT && !c->failed && plan_from_ram(t, v, first, n)) {
+		t->nplan = n;
+		make_reply(t, off, len, reply);
+		ADD(v->n.ram_read, (uint64_t)n * CACHE_BLOCK);
+		count_read(v, n, n, len, false, start);
+		return 0;
+	}
 	pthread_rwlock_rdlock(&v->gate);
 	mode = GET(v->mode);
 	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_READ);
@@ -186,7 +188,11 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 	}
 	t->nplan = n;
 	make_reply(t, off, len, reply);
-	count_read(t, v, n, cached, len, mode == MODE_PT, start);
+	for (unsigned i = 0; i < n; i++)
+		ram += t->plan[i].source == FROM_RAM;
+	if (ram)
+		ADD(v->n.ram_read, (uint64_t)ram * CACHE_BLOCK);
+	count_read(v, n, cached, len, mode == MODE_PT, start);
 	return 0;
 }
 

@@ -16,9 +16,11 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
-#define PIECE (1ull << 30) /* bytes zeroed under one exclusive gate */
+#define PIECE (1ull << 28) /* bytes zeroed at once, and locked meanwhile */
+#define CHUNK_BLOCKS (1u << RANGE_CHUNK_SHIFT)
 
 static int zero_backing(struct io_thread *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
 {
@@ -79,35 +81,39 @@ out:
 	return rc;
 }
 
+/* Locks [first, first + n) chunk by chunk, ascending (range.h). */
+static void lock_piece(struct volume *v, struct range_lock *locks, uint64_t first, uint64_t n)
+{
+	for (uint32_t k = 0; n; k++) {
+		uint32_t chunk = CHUNK_BLOCKS - (uint32_t)(first % CHUNK_BLOCKS);
+
+		if (chunk > n)
+			chunk = (uint32_t)n;
+		range_lock(&v->cache->ranges, &locks[k], v->id, first, chunk, RANGE_THROUGH);
+		first += chunk;
+		n -= chunk;
+		locks[k + 1].parts = 0;
+	}
+}
+
 static int zero_whole_blocks(struct io_thread *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
 {
-	int rc = 0;
+	struct range_lock *locks = malloc((PIECE / CACHE_BLOCK / CHUNK_BLOCKS + 2) * sizeof *locks);
+	int rc = locks ? 0 : -ENOMEM;
 
 	while (len && !rc) {
-		uint64_t piece = len;
+		uint64_t piece = len < PIECE ? len : PIECE;
 
-		if (piece <= VOLUME_MAX_IO) {
-			struct range_lock rl;
-
-			pthread_rwlock_rdlock(&v->gate);
-			range_lock(&v->cache->ranges, &rl, v->id, off / CACHE_BLOCK,
-				   (uint32_t)((piece + CACHE_BLOCK - 1) / CACHE_BLOCK), RANGE_THROUGH);
-			rc = zero_locked(t, v, off, piece, punch);
-			range_unlock(&v->cache->ranges, &rl);
-		} else {
-			/* too many blocks for a range lock; the cleaner, which works outside the gate, is kept out by
-			 * its own lock. The gate comes first: who is in it may wait for the cleaner to make room. */
-			if (piece > PIECE)
-				piece = PIECE;
-			pthread_rwlock_wrlock(&v->gate);
-			pthread_mutex_lock(&v->cache->cleaner.lock);
-			rc = zero_locked(t, v, off, piece, punch);
-			pthread_mutex_unlock(&v->cache->cleaner.lock);
-		}
+		pthread_rwlock_rdlock(&v->gate);
+		lock_piece(v, locks, off / CACHE_BLOCK, (piece + CACHE_BLOCK - 1) / CACHE_BLOCK);
+		rc = zero_locked(t, v, off, piece, punch);
+		for (struct range_lock *l = locks; l->parts; l++)
+			range_unlock(&v->cache->ranges, l);
 		pthread_rwlock_unlock(&v->gate);
 		off += piece;
 		len -= piece;
 	}
+	free(locks);
 	return rc;
 }
 
