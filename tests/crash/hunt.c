@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * hunt.c - see hunt.h. Which states are looked at follows from the seed alone. Shrinking first drops operations, as
+ * long as some power loss of the rest fails, then makes as much of what was lost survive as it can.
+ */
+#include "hunt.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define STUCK_SECONDS 100
+#define SHRINK_SECONDS 40
+#define SHRINK_STATES 4000
+
+void failure_free(struct failure *f)
+{
+	free(f->choice);
+	memset(f, 0, sizeof *f);
+}
+
+static void set_failure(struct failure *f, const char *why, uint32_t at, const uint8_t *choice, uint32_t n)
+{
+	f->found = true;
+	if (why != f->why)
+		snprintf(f->why, sizeof f->why, "%s", why);
+	f->at = at;
+	free(f->choice);
+	f->choice = malloc(n + 1);
+	if (!f->choice)
+		abort();
+	memcpy(f->choice, choice, n);
+	f->nchoice = n;
+}
+
+/* ---- a second power loss ---- */
+
+static void nested(const struct run *r, uint32_t p, struct world *crashed, struct rng *rng, struct failure *f)
+{
+	struct run c = { .cfg = r->cfg, .seed = rng_next(rng) };
+	struct sweep s;
+	uint32_t step;
+	uint8_t *choice;
+
+	c.cfg.min_ops = 3;
+	c.cfg.max_ops = 8;
+	c.cfg.from_nothing = false;
+	workload_generate(&c);
+	world = crashed;
+	workload_rerun(&c, crashed);
+	if (c.why[0]) {
+		snprintf(f->why, sizeof f->why, "after a recovery: %s", c.why);
+		f->found = f->nested = true;
+		run_free(&c);
+		return;
+	}
+	step = 1 + c.log->n / 12;
+	sweep_begin(&s, c.start, c.log);
+	choice = malloc(c.log->n + 1);
+	if (!choice)
+		abort();
+	for (uint32_t q = 1 + rng_below(rng, step); q <= c.log->n && !f->found; q += 1 + rng_below(rng, step * 2)) {
+		char why[600];
+		bool ok;
+
+		alarm(STUCK_SECONDS);
+		sweep_to(&s, q);
+		choose(&s, rng_below(rng, STYLES), rng, choice);
+		check_stats.nested++;
+		/* before recovery had returned, what counts is what was promised before the first power loss */
+		if (q < c.opened)
+			ok = check_state(r, p, crash(&s, choice), false, why, sizeof why);
+		else
+			ok = check_state(&c, q, crash(&s, choice), rng_below(rng, 4) == 0, why, sizeof why);
+		if (!ok) {
+			snprintf(f->why, sizeof f->why, "after a second power loss at %u (recovery ended at %u): %s", q,
+				 c.opened, why);
+			f->found = f->nested = true;
+			f->at2 = q;
+		}
+	}
+	free(choice);
+	sweep_end(&s);
+	run_free(&c);
+}
+
+/* ---- all power losses of a run ---- */
+
+static bool worth_it(const struct run *r, uint32_t p)
+{
+	return p == r->log->n || r->log->ev[p - 1].type != EV_SYNC;
+}
+
+static unsigned states_at(const struct sweep *s)
+{
+	return s->nunsure == 0 ? 1 : s->nunsure == 1 ? 3 : STYLES;
+}
+
+static void try_state(const struct run *r, const struct sweep *s, unsigned style, struct rng *rng,
+		      const struct limits *lim, uint8_t *choice, struct failure *f)
+{
+	char why[600];
+	bool extra = rng_below(rng, 4) == 0;
+
+	alarm(STUCK_SECONDS);
+	choose(s, s->nunsure == 1 && style == 2 ? 4 : style, rng, choice);
+	if (!check_state(r, s->pos, crash(s, choice), extra, why, sizeof why)) {
+		set_failure(f, why, s->pos, choice, s->nunsure);
+		return;
+	}
+	if (!lim->nested_every || rng_below(rng, lim->nested_every) ||
+	    !oracle_cache_must_exist(&r->oracle, r->ops, r->nops, s->pos))
+		return;
+	nested(r, s->pos, crash(s, choice), rng, f);
+	if (f->found)
+		set_failure(f, f->why, s->pos, choice, s->nunsure);
+}
+
+static uint32_t count_states(const struct run *r)
+{
+	struct sweep s;
+	uint32_t n = 0;
+
+	sweep_begin(&s, r->start, r->log);
+	for (uint32_t p = 1; p <= r->log->n; p++) {
+		sweep_to(&s, p);
+		if (worth_it(r, p))
+			n += states_at(&s);
+	}
+	sweep_end(&s);
+	return n;
+}
+
+static void all_states(const struct run *r, const struct limits *lim, struct failure *f)
+{
+	uint32_t total = count_states(r), want = lim->exhaustive || total < lim->states ? total : lim->states;
+	struct rng rng = { .s = r->seed ^ 0x5eed };
+	uint8_t *choice = malloc(r->log->n + 1);
+	struct sweep s;
+
+	if (!choice)
+		abort();
+	sweep_begin(&s, r->start, r->log);
+	for (uint32_t p = 1; p <= r->log->n && !f->found; p++) {
+		sweep_to(&s, p);
+		if (!worth_it(r, p))
+			continue;
+		for (unsigned k = 0; k < states_at(&s) && !f->found; k++)
+			if (want == total || rng_below(&rng, total) < want)
+				try_state(r, &s, k, &rng, lim, choice, f);
+	}
+	sweep_end(&s);
+	free(choice);
+}
+
+/* ---- runs ---- */
+
+static void keep_only(struct run *r, const uint32_t *keep, unsigned nkeep)
+{
+	if (!keep)
+		return;
+	for (unsigned i = 0; i < nkeep; i++)
+		r->ops[i] = r->ops[keep[i]]; /* ascending */
+	r->nops = nkeep;
+}
+
+static void start_run(struct run *r, const struct config *cfg, uint64_t seed, const uint32_t *keep, unsigned nkeep)
+{
+	*r = (struct run){ .cfg = *cfg, .seed = seed };
+	alarm(STUCK_SECONDS);
+	workload_generate(r);
+	keep_only(r, keep, nkeep);
+	workload_run(r);
+}
+
+static void hunt_quietly(const struct config *cfg, uint64_t seed, const uint32_t *keep, unsigned nkeep,
+			 const struct limits *lim, struct failure *f)
+{
+	struct run r;
+
+	memset(f, 0, sizeof *f);
+	start_run(&r, cfg, seed, keep, nkeep);
+	if (r.why[0])
+		set_failure(f, r.why, 0, NULL, 0);
+	else
+		all_states(&r, lim, f);
+	run_free(&r);
+}
+
+/* ---- shrinking ---- */
+
+static time_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec;
+}
+
+/* Drops runs of operations, shorter and shorter ones, as long as something fails. Fills keep[]; returns how many. */
+static unsigned shrink_ops(const struct config *cfg, uint64_t seed, uint32_t *keep, unsigned n, struct failure *f)
+{
+	const struct limits lim = { .states = SHRINK_STATES, .nested_every = f->nested ? 4 : 0 };
+	uint32_t *attempt = malloc((n + 1) * sizeof *attempt);
+	time_t end = now() + SHRINK_SECONDS;
+	unsigned size = n / 2;
+
+	if (!attempt)
+		abort();
+	while (size && now() < end) {
+		bool shorter = false;
+
+		for (unsigned at = 0; at + size <= n && now() < end;) {
+			struct failure g;
+
+			memcpy(attempt, keep, at * sizeof *keep);
+			memcpy(attempt + at, keep + at + size, (n - at - size) * sizeof *keep);
+			hunt_quietly(cfg, seed, attempt, n - size, &lim, &g);
+			if (g.found) {
+				failure_free(f);
+				*f = g;
+				n -= size;
+				memcpy(keep, attempt, n * sizeof *keep);
+				shorter = true;
+			} else {
+				at += size;
+			}
+		}
+		if (!shorter || size > 1)
+			size /= 2;
+	}
+	free(attempt);
+	return n;
+}
+
+/* What was lost and need not have been survives; what was torn is lost or survives. */
+static void shrink_choice(const struct run *r, struct sweep *s, struct failure *f)
+{
+	char why[600];
+
+	for (uint32_t i = 0; i < f->nchoice && i < 2000; i++) {
+		for (uint8_t c = CHOICE_KEEP + 1; c-- > CHOICE_DROP;) {
+			uint8_t was = f->choice[i];
+
+			if (was == CHOICE_KEEP || was == c)
+				continue;
+			f->choice[i] = c;
+			alarm(STUCK_SECONDS);
+			if (check_state(r, f->at, crash(s, f->choice), true, why, sizeof why))
+				f->choice[i] = was;
+			else
+				snprintf(f->why, sizeof f->why, "%s", why);
+		}
+	}
+}
+
+/* ---- telling ---- */
+
+static void describe(const struct config *cfg, const struct run *r, const uint32_t *keep, unsigned nkeep,
+		     struct sweep *s, const struct failure *f)
+{
+	printf("# workload %s, seed %llu, %u operations: %s\n", cfg->name, (unsigned long long)r->seed, r->nops, f->why);
+	if (keep)
+		printf("# again: --workload %s --seed %llu", cfg->name, (unsigned long long)r->seed);
+	for (unsigned i = 0; i < nkeep; i++)
+		printf("%s%u", i ? "," : " --ops ", keep[i]);
+	if (f->at && !f->nested) {
+		printf(" --at %u --choice ", f->at);
+		for (uint32_t i = 0; i < f->nchoice; i++)
+			printf("%02x", f->choice[i]);
+	}
+	printf("\n");
+	for (unsigned i = 0; i < r->nops; i++)
+		if (r->ops[i].ran && (!f->at || r->ops[i].begin < f->at))
+			print_op(&r->ops[i], i);
+	if (f->at) {
+		printf("# power lost after event %u of %u\n", f->at, r->log->n);
+		world = s->base;
+		explain(s, f->choice);
+		world = NULL;
+	}
+}
+
+static void finish_failure(const struct config *cfg, uint64_t seed, const uint32_t *keep, unsigned nkeep,
+			   const struct limits *lim, struct failure *f)
+{
+	uint32_t own[1000];
+	struct sweep s = { 0 };
+	FILE *was = stdout, *mem;
+	struct run r;
+
+	if (!keep) {
+		struct run g = { .cfg = *cfg, .seed = seed };
+
+		workload_generate(&g);
+		for (nkeep = 0; nkeep < g.nops && nkeep < 1000; nkeep++)
+			own[nkeep] = nkeep;
+		free(g.ops);
+		if (lim->shrink)
+			nkeep = shrink_ops(cfg, seed, own, nkeep, f);
+		keep = own;
+	}
+	start_run(&r, cfg, seed, keep, nkeep);
+	if (f->at && f->at <= r.log->n) {
+		sweep_begin(&s, r.start, r.log);
+		sweep_to(&s, f->at);
+		if (lim->shrink && !f->nested && s.nunsure == f->nchoice)
+			shrink_choice(&r, &s, f);
+	}
+	mem = fmemopen(f->text, sizeof f->text, "w");
+	if (mem && (!f->at || s.nunsure == f->nchoice)) {
+		stdout = mem;
+		describe(cfg, &r, keep, nkeep, &s, f);
+		stdout = was;
+	} else if (mem) {
+		fprintf(mem, "# workload %s, seed %llu: %s\n# (the next run of it went another way; try again)\n", cfg->name,
+			(unsigned long long)seed, f->why);
+	}
+	if (mem)
+		fclose(mem);
+	if (s.base)
+		sweep_end(&s);
+	run_free(&r);
+}
+
+void hunt(const struct config *cfg, uint64_t seed, const uint32_t *keep, unsigned nkeep, const struct limits *lim,
+	  struct failure *f)
+{
+	hunt_quietly(cfg, seed, keep, nkeep, lim, f);
+	if (f->found)
+		finish_failure(cfg, seed, keep, nkeep, lim, f);
+}
+
+void hunt_one(const struct config *cfg, uint64_t seed, const uint32_t *keep, unsigned nkeep, uint32_t at,
+	      const uint8_t *choice, uint32_t nchoice, struct failure *f)
+{
+	struct sweep s;
+	struct run r;
+	char why[600];
+
+	memset(f, 0, sizeof *f);
+	start_run(&r, cfg, seed, keep, nkeep);
+	sweep_begin(&s, r.start, r.log);
+	sweep_to(&s, at);
+	if (r.why[0]) {
+		set_failure(f, r.why, 0, NULL, 0);
+	} else if (s.nunsure != nchoice) {
+		snprintf(why, sizeof why, "%u changes are unsure there, not %u", s.nunsure, nchoice);
+		set_failure(f, why, at, choice, nchoice);
+	} else if (!check_state(&r, at, crash(&s, choice), true, why, sizeof why)) {
+		set_failure(f, why, at, choice, nchoice);
+	}
+	sweep_end(&s);
+	run_free(&r);
+	if (f->found)
+		finish_failure(cfg, seed, keep, nkeep, &(struct limits){ .states = 1 }, f);
+}

@@ -1,0 +1,600 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * workload.c - see workload.h. Background work is done by operations of the workload's own thread (OP_MAINTAIN, ...),
+ * with the periods of the real background threads set beyond the run, so that a seed gives the same log again; reclaim
+ * and the `busy` workloads are the exception. What is replayed is the log anyway.
+ */
+#include "workload.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/internal.h"
+#include "journal/db.h"
+
+static const char *const op_names[OP_TYPES] = {
+	"create", "open", "close", "add", "remove", "mode", "write", "write-durable", "flush", "read",
+	"zero", "punch", "write-back", "write-back-all", "maintain", "clean", "epoch", "checkpoint", "set", "sleep",
+};
+
+#define BIT(m) (1u << (m))
+#define ALL_MODES (BIT(MODE_WT) | BIT(MODE_WB) | BIT(MODE_WA) | BIT(MODE_WI) | BIT(MODE_WO) | BIT(MODE_PT))
+#define KIB(n) ((n) * 1024ull)
+#define USUAL .cache_size = 1 << 20, .bytes = { KIB(512), KIB(384), KIB(256) + 1000 }
+
+/* Every workload has these, but for those that begin with nothing; `weight` is added. */
+static const uint8_t basic[OP_TYPES] = {
+	[OP_WRITE] = 30, [OP_WRITE_DURABLE] = 3, [OP_FLUSH] = 8, [OP_READ] = 8, [OP_EPOCH] = 2, [OP_MAINTAIN] = 2,
+	[OP_WRITE_BACK] = 2, [OP_CLEAN] = 2, [OP_CHECKPOINT] = 1,
+};
+
+const struct config configs[] = {
+	{ .name = "back4k", USUAL, .line_size = 4096, .volumes = 1, .mode = { MODE_WB }, .min_ops = 5, .max_ops = 40,
+	  .max_write = KIB(16), .hot_blocks = 24, .share = 4 },
+	{ .name = "back16k", USUAL, .line_size = 16384, .volumes = 2, .mode = { MODE_WB, MODE_WO }, .min_ops = 5,
+	  .max_ops = 40, .max_write = KIB(32), .hot_blocks = 24, .share = 3 },
+	{ .name = "back64k", USUAL, .line_size = 65536, .volumes = 1, .mode = { MODE_WB }, .min_ops = 5, .max_ops = 30,
+	  .max_write = KIB(64), .hot_blocks = 40, .share = 2 },
+	/* more than fits: eviction, slots used again at once */
+	{ .name = "evict", .cache_size = 1 << 20, .bytes = { KIB(2048), KIB(512), KIB(512) }, .line_size = 4096,
+	  .volumes = 1, .mode = { MODE_WB }, .min_ops = 60, .max_ops = 150,
+	  .weight = { [OP_READ] = 20, [OP_CLEAN] = 8, [OP_FLUSH] = 10 }, .max_write = KIB(256), .share = 2 },
+	{ .name = "evict16k", .cache_size = 1 << 20, .bytes = { KIB(1500), KIB(700), KIB(512) }, .line_size = 16384,
+	  .volumes = 2, .mode = { MODE_WB, MODE_WT }, .min_ops = 60, .max_ops = 120,
+	  .weight = { [OP_READ] = 20, [OP_CLEAN] = 8, [OP_FLUSH] = 10 }, .max_write = KIB(128), .share = 2 },
+	{ .name = "through", USUAL, .line_size = 4096, .volumes = 3, .mode = { MODE_WT, MODE_WA, MODE_WI }, .min_ops = 5,
+	  .max_ops = 40, .weight = { [OP_READ] = 20, [OP_EPOCH] = 6, [OP_MAINTAIN] = 5, [OP_ZERO] = 2 },
+	  .max_write = KIB(16), .hot_blocks = 16, .share = 4 },
+	{ .name = "mixed", USUAL, .line_size = 8192, .volumes = 3, .mode = { MODE_WB, MODE_WT, MODE_PT }, .min_ops = 5,
+	  .max_ops = 40, .weight = { [OP_READ] = 12, [OP_EPOCH] = 4, [OP_MAINTAIN] = 3 }, .max_write = KIB(24),
+	  .hot_blocks = 24, .share = 3 },
+	{ .name = "modes", USUAL, .line_size = 4096, .volumes = 2, .mode = { MODE_WB, MODE_WB }, .min_ops = 8,
+	  .max_ops = 40, .weight = { [OP_READ] = 12, [OP_MODE] = 8, [OP_EPOCH] = 4, [OP_MAINTAIN] = 3 },
+	  .modes = ALL_MODES, .max_write = KIB(16), .hot_blocks = 12, .share = 4 },
+	{ .name = "zero", USUAL, .line_size = 16384, .volumes = 2, .mode = { MODE_WB, MODE_WB }, .min_ops = 5,
+	  .max_ops = 40,
+	  .weight = { [OP_ZERO] = 8, [OP_PUNCH] = 8, [OP_READ] = 8, [OP_MODE] = 1, [OP_MAINTAIN] = 4 },
+	  .modes = BIT(MODE_WB) | BIT(MODE_WT), .max_write = KIB(32), .hot_blocks = 24, .fold = true, .share = 4 },
+	{ .name = "manage", USUAL, .line_size = 4096, .volumes = 1, .mode = { MODE_WB, MODE_WT, MODE_WB }, .min_ops = 8,
+	  .max_ops = 40,
+	  .weight = { [OP_ADD] = 10, [OP_REMOVE] = 5, [OP_CLOSE] = 4, [OP_MODE] = 3, [OP_SET] = 2,
+		      [OP_WRITE_BACK_ALL] = 2 },
+	  .modes = BIT(MODE_WB) | BIT(MODE_WT) | BIT(MODE_WO), .max_write = KIB(16), .hot_blocks = 16, .share = 3 },
+	{ .name = "create", USUAL, .line_size = 4096, .volumes = 0, .mode = { MODE_WB, MODE_WT, MODE_WB }, .min_ops = 2,
+	  .max_ops = 8, .weight = { [OP_ADD] = 10, [OP_WRITE] = 10, [OP_FLUSH] = 5, [OP_CLOSE] = 1 },
+	  .modes = BIT(MODE_WB) | BIT(MODE_WT), .max_write = KIB(16), .hot_blocks = 8, .from_nothing = true, .share = 1 },
+	{ .name = "fold", USUAL, .line_size = 4096, .volumes = 2, .mode = { MODE_WB, MODE_WT }, .min_ops = 20,
+	  .max_ops = 80,
+	  .weight = { [OP_MAINTAIN] = 10, [OP_CHECKPOINT] = 4, [OP_EPOCH] = 8, [OP_ZERO] = 2, [OP_CLOSE] = 1 },
+	  .max_write = KIB(16), .hot_blocks = 32, .fold = true, .share = 3 },
+	{ .name = "busy", USUAL, .line_size = 4096, .volumes = 2, .mode = { MODE_WB, MODE_WT }, .min_ops = 30,
+	  .max_ops = 60, .weight = { [OP_READ] = 10, [OP_SLEEP] = 6 }, .max_write = KIB(32), .hot_blocks = 32,
+	  .busy = true, .fold = true, .share = 1 },
+	{ .name = "threads", USUAL, .line_size = 8192, .volumes = 3, .mode = { MODE_WB, MODE_WB, MODE_WT }, .min_ops = 60,
+	  .max_ops = 90, .weight = { [OP_FLUSH] = 14, [OP_SLEEP] = 1 }, .max_write = KIB(24), .hot_blocks = 24,
+	  .busy = true, .threads = 3, .share = 2 },
+};
+const unsigned nconfigs = sizeof configs / sizeof configs[0];
+
+const struct config *config_find(const char *name)
+{
+	for (unsigned i = 0; i < nconfigs; i++)
+		if (!strcmp(configs[i].name, name))
+			return &configs[i];
+	return NULL;
+}
+
+void fill_data(uint8_t *buf, uint64_t len, uint64_t seed)
+{
+	struct rng r = { .s = seed };
+
+	for (uint64_t i = 0; i < len; i += 8) {
+		uint64_t w = rng_next(&r);
+
+		memcpy(buf + i, &w, len - i < 8 ? len - i : 8);
+	}
+}
+
+/* ---- making operations ---- */
+
+static unsigned weight_of(const struct config *cfg, unsigned type)
+{
+	return cfg->weight[type] + (cfg->from_nothing ? 0 : basic[type]);
+}
+
+static enum op_type pick_type(const struct config *cfg, struct rng *r)
+{
+	unsigned sum = 0, x;
+
+	for (unsigned i = 0; i < OP_TYPES; i++)
+		sum += weight_of(cfg, i);
+	x = rng_below(r, sum);
+	for (unsigned i = 0;; i++) {
+		if (x < weight_of(cfg, i))
+			return (enum op_type)i;
+		x -= weight_of(cfg, i);
+	}
+}
+
+static uint8_t pick_mode(const struct config *cfg, struct rng *r)
+{
+	uint8_t m;
+
+	do
+		m = (uint8_t)rng_below(r, MODE_COUNT);
+	while (cfg->modes && !(cfg->modes >> m & 1));
+	return m;
+}
+
+static void pick_range(const struct config *cfg, struct rng *r, struct op *op)
+{
+	uint64_t bytes = cfg->bytes[op->volume], area = bytes;
+	uint32_t max = op->type == OP_READ ? 65536 : op->type == OP_ZERO || op->type == OP_PUNCH ? KIB(100) : cfg->max_write;
+
+	if (cfg->hot_blocks && rng_below(r, 4) && cfg->hot_blocks * CACHE_BLOCK < bytes)
+		area = cfg->hot_blocks * CACHE_BLOCK;
+	op->off = rng_below(r, (uint32_t)area);
+	op->len = 1 + rng_below(r, rng_below(r, 3) ? CACHE_BLOCK * 2 : max);
+	if (rng_below(r, 2)) { /* whole blocks */
+		op->off &= ~(uint64_t)(CACHE_BLOCK - 1);
+		op->len = (op->len + CACHE_BLOCK - 1) & ~(CACHE_BLOCK - 1);
+	}
+	if (op->off + op->len > bytes)
+		op->len = (uint32_t)(bytes - op->off);
+}
+
+void workload_generate(struct run *r)
+{
+	const struct config *cfg = &r->cfg;
+	struct rng rng = { .s = r->seed * 0x9e3779b9ull + 7 };
+	unsigned n = cfg->min_ops + rng_below(&rng, cfg->max_ops - cfg->min_ops + 1);
+
+	r->ops = calloc(2 * n + 4, sizeof r->ops[0]);
+	if (!r->ops)
+		abort();
+	r->nops = 0;
+	if (cfg->from_nothing)
+		r->ops[r->nops++].type = OP_CREATE;
+	r->ops[r->nops++].type = OP_OPEN;
+	for (unsigned i = 0; i < n; i++) {
+		struct op *op = &r->ops[r->nops++];
+
+		op->type = pick_type(cfg, &rng);
+		op->volume = (uint8_t)rng_below(&rng, op->type == OP_ADD || op->type == OP_REMOVE || !cfg->volumes ||
+								      cfg->weight[OP_ADD] ?
+							      VOLUMES :
+							      cfg->volumes);
+		op->mode = pick_mode(cfg, &rng);
+		op->seed = rng_next(&rng);
+		pick_range(cfg, &rng, op);
+		if (op->type == OP_CLOSE)
+			r->ops[r->nops++].type = OP_OPEN;
+	}
+	r->ops[r->nops++].type = OP_CLOSE;
+}
+
+void print_op(const struct op *op, unsigned index)
+{
+	printf("#   %3u %-14s", index, op_names[op->type]);
+	switch (op->type) {
+	case OP_ADD:
+	case OP_MODE:
+		printf(" v%u %s", op->volume, cache_mode_name((enum cache_mode)op->mode));
+		break;
+	case OP_WRITE:
+	case OP_WRITE_DURABLE:
+	case OP_READ:
+	case OP_ZERO:
+	case OP_PUNCH:
+		printf(" v%u %llu+%u", op->volume, (unsigned long long)op->off, op->len);
+		break;
+	case OP_FLUSH:
+	case OP_REMOVE:
+	case OP_WRITE_BACK:
+		printf(" v%u", op->volume);
+		break;
+	default:
+		break;
+	}
+	if (op->last_step >= op->first_step && op->first_step)
+		printf("  steps %u..%u", op->first_step, op->last_step);
+	printf("  log %u..%d\n", op->begin, (int)op->end);
+}
+
+/* ---- running them ---- */
+
+struct exec {
+	struct run *r;
+	struct cache *c;
+	pthread_mutex_t lock; /* r->why */
+	uint8_t *buf;
+};
+
+static void went_wrong(struct exec *x, const struct op *op, const char *what)
+{
+	pthread_mutex_lock(&x->lock);
+	if (!x->r->why[0])
+		snprintf(x->r->why, sizeof x->r->why, "operation %d (%s) failed: %s", (int)(op - x->r->ops),
+			 op_names[op->type], what);
+	pthread_mutex_unlock(&x->lock);
+}
+
+static int maintain(struct cache *c, struct bc_error *err)
+{
+	int rc = epoch_commit(c, true);
+
+	for (unsigned v = 1; v <= CACHE_MAX_VOLUMES && !rc && v <= c->nvolumes + 3; v++)
+		if (c->volume[v])
+			rc = intent_clear_idle(c->volume[v], false);
+	if (!rc)
+		while ((rc = journal_maintain(c->journal, GET(c->epoch.data_upto), err)) == 1)
+			;
+	return rc;
+}
+
+static int checkpoint(struct cache *c, struct bc_error *err)
+{
+	int rc;
+
+	pthread_mutex_lock(&c->journal->lock);
+	rc = jdb_checkpoint(c->journal, err);
+	pthread_mutex_unlock(&c->journal->lock);
+	return rc;
+}
+
+static int do_io(struct op *op, struct volume *v, uint8_t *buf, struct oracle *o)
+{
+	switch (op->type) {
+	case OP_WRITE:
+	case OP_WRITE_DURABLE:
+		fill_data(buf, op->len, op->seed);
+		oracle_record(o, op, buf);
+		op->through = !mode_writes_back((int)volume_mode(v));
+		return volume_write(v, buf, op->len, op->off, op->type == OP_WRITE_DURABLE);
+	case OP_ZERO:
+	case OP_PUNCH:
+		oracle_record(o, op, NULL);
+		op->through = !mode_writes_back((int)volume_mode(v));
+		return volume_zero(v, op->off, op->len, op->type == OP_PUNCH);
+	case OP_FLUSH:
+		return volume_flush(v);
+	default:
+		return volume_pread(v, buf, op->len, op->off);
+	}
+}
+
+static void vol_names(unsigned v, char *name, char *spec)
+{
+	sprintf(name, "v%u", v);
+	sprintf(spec, "rec:b%u", v);
+}
+
+static int create_cache(const struct config *cfg, struct bc_error *err)
+{
+	struct cache_create_params p = { .size_bytes = cfg->cache_size,
+					 .line_size = cfg->line_size,
+					 .mode = MODE_WT,
+					 .ram_bytes = 1 << 20,
+					 .force = true };
+
+	return cache_create(crash_dir, &p, err);
+}
+
+static int run_op(struct exec *x, struct op *op, uint8_t *buf, struct bc_error *err)
+{
+	struct cache *c = x->c;
+	char name[16], spec[16];
+	struct volume *v = NULL;
+	int rc = 0;
+
+	vol_names(op->volume, name, spec);
+	if (op->type == OP_CREATE)
+		return create_cache(&x->r->cfg, err);
+	if (op->type == OP_OPEN)
+		return cache_open(crash_dir, 0, &x->c, &x->r->report, err);
+	if (op->type == OP_CLOSE) {
+		x->c = NULL;
+		return cache_close(c, err);
+	}
+	if (op->type == OP_ADD)
+		return cache_volume_add(c, name, spec, (enum cache_mode)op->mode, err);
+	v = cache_volume_get(c, name);
+	if (op->type == OP_REMOVE) {
+		volume_put(v);
+		return cache_volume_remove(c, name, false, err);
+	}
+	switch (op->type) {
+	case OP_MODE:
+		rc = volume_set_mode(v, (enum cache_mode)op->mode, err);
+		break;
+	case OP_WRITE_BACK:
+	case OP_WRITE_BACK_ALL:
+		rc = cache_write_back(c, op->type == OP_WRITE_BACK ? v : NULL, NULL, NULL, err);
+		break;
+	case OP_MAINTAIN:
+		rc = maintain(c, err);
+		break;
+	case OP_CLEAN:
+		rc = (int)cleaner_step(c, 1 + op->seed % 64);
+		break;
+	case OP_EPOCH:
+		rc = epoch_commit(c, op->seed & 1);
+		break;
+	case OP_CHECKPOINT:
+		rc = checkpoint(c, err);
+		break;
+	case OP_SET:
+		rc = cache_set(c, NULL, "dirty-high", op->seed & 1 ? "60" : "80", NULL, err);
+		break;
+	case OP_SLEEP:
+		nanosleep(&(struct timespec){ .tv_nsec = 3000000 + (long)(op->seed % 16) * 1000000 }, NULL);
+		break;
+	default:
+		rc = do_io(op, v, buf, &x->r->oracle);
+	}
+	if (v)
+		volume_put(v);
+	return rc;
+}
+
+static bool makes_sense(struct exec *x, const struct op *op)
+{
+	char name[16], spec[16];
+	struct volume *v;
+
+	if (op->type == OP_CREATE)
+		return !x->c;
+	if (op->type == OP_OPEN)
+		return !x->c && cache_exists(crash_dir);
+	if (!x->c)
+		return false;
+	vol_names(op->volume, name, spec);
+	v = cache_volume_get(x->c, name);
+	if (v)
+		volume_put(v);
+	switch (op->type) {
+	case OP_ADD:
+		return !v;
+	case OP_CLOSE:
+	case OP_MAINTAIN:
+	case OP_CLEAN:
+	case OP_EPOCH:
+	case OP_CHECKPOINT:
+	case OP_SET:
+	case OP_SLEEP:
+	case OP_WRITE_BACK_ALL:
+		return true;
+	case OP_WRITE:
+	case OP_WRITE_DURABLE:
+	case OP_READ:
+	case OP_ZERO:
+	case OP_PUNCH:
+		return v && op->len && op->off + op->len <= x->r->cfg.bytes[op->volume];
+	default:
+		return v != NULL;
+	}
+}
+
+static void execute(struct exec *x, struct op *op, uint8_t *buf)
+{
+	struct bc_error err = { 0 };
+	int rc;
+
+	if (x->r->why[0] || !makes_sense(x, op))
+		return;
+	op->begin = log_length();
+	op->end = UINT32_MAX;
+	op->ran = true;
+	rc = run_op(x, op, buf, &err);
+	op->end = log_length();
+	if (rc < 0)
+		went_wrong(x, op, err.code ? err.msg : x->c && x->c->why[0] ? x->c->why : strerror(-rc));
+	if (op->type == OP_READ && !rc && memcmp(buf, x->r->oracle.vol[op->volume].now + op->off, op->len))
+		went_wrong(x, op, "what was read is not what was written");
+}
+
+/* After a recovery: from now on what reads now is what must stay. */
+static void take_as_given(struct exec *x)
+{
+	struct run *r = x->r;
+	uint8_t *content = calloc(1, 4 * VOLUME_MAX_IO);
+	char name[16], spec[16];
+
+	if (!content)
+		abort();
+	for (unsigned i = 0; i < VOLUMES; i++) {
+		struct volume *v;
+		int rc = 0;
+
+		vol_names(i, name, spec);
+		v = cache_volume_get(x->c, name);
+		file_read(file_find(spec + 4), content, r->cfg.bytes[i], 0);
+		for (uint64_t at = 0; v && at < r->cfg.bytes[i] && !rc; at += 65536)
+			rc = volume_pread(v, content + at,
+					  r->cfg.bytes[i] - at < 65536 ? (uint32_t)(r->cfg.bytes[i] - at) : 65536, at);
+		if (rc)
+			snprintf(r->why, sizeof r->why, "%s cannot be read after a recovery: %s", name, strerror(-rc));
+		oracle_volume(&r->oracle, i, r->cfg.bytes[i], content);
+		r->oracle.vol[i].present = v != NULL;
+		r->oracle.vol[i].mode = v ? (int)volume_mode(v) : 0;
+		if (v)
+			volume_put(v);
+	}
+	free(content);
+}
+
+static bool single(const struct op *op)
+{
+	return op->type == OP_OPEN || op->type == OP_CLOSE || op->type == OP_CREATE;
+}
+
+struct thread_arg {
+	struct exec *x;
+	unsigned index, threads;
+};
+
+static void *thread_main(void *p)
+{
+	struct thread_arg *a = p;
+	uint8_t *buf = malloc(VOLUME_MAX_IO);
+
+	if (!buf)
+		abort();
+	for (unsigned i = 0; i < a->x->r->nops; i++)
+		if (!single(&a->x->r->ops[i]) && a->x->r->ops[i].volume % a->threads == a->index)
+			execute(a->x, &a->x->r->ops[i], buf);
+	free(buf);
+	return NULL;
+}
+
+static void opened(struct exec *x, const struct op *op)
+{
+	if (x->r->opened || op->type != OP_OPEN || !op->ran || x->r->why[0])
+		return;
+	x->r->opened = op->end;
+	if (x->r->rerun)
+		take_as_given(x);
+}
+
+static void run_all(struct exec *x)
+{
+	struct run *r = x->r;
+	unsigned n = r->cfg.threads;
+	pthread_t thread[VOLUMES];
+	struct thread_arg arg[VOLUMES];
+
+	if (n <= 1) {
+		for (unsigned i = 0; i < r->nops; i++) {
+			execute(x, &r->ops[i], x->buf);
+			opened(x, &r->ops[i]);
+		}
+		return;
+	}
+	for (unsigned i = 0; i < r->nops && r->ops[i].type != OP_CLOSE; i++) {
+		if (single(&r->ops[i])) {
+			execute(x, &r->ops[i], x->buf);
+			opened(x, &r->ops[i]);
+		}
+	}
+	for (unsigned i = 0; i < n; i++) {
+		arg[i] = (struct thread_arg){ .x = x, .index = i, .threads = n };
+		if (pthread_create(&thread[i], NULL, thread_main, &arg[i]))
+			abort();
+	}
+	for (unsigned i = 0; i < n; i++)
+		pthread_join(thread[i], NULL);
+	for (unsigned i = 0; i < r->nops; i++)
+		if (r->ops[i].type == OP_CLOSE)
+			execute(x, &r->ops[i], x->buf);
+}
+
+static void record_run(struct run *r)
+{
+	struct exec x = { .r = r };
+
+	pthread_mutex_init(&x.lock, NULL);
+	x.buf = malloc(VOLUME_MAX_IO);
+	world->log = calloc(1, sizeof *world->log);
+	if (!x.buf || !world->log)
+		abort();
+	run_all(&x);
+	if (x.c)
+		cache_close(x.c, NULL);
+	free(x.buf);
+	pthread_mutex_destroy(&x.lock);
+	r->log = world->log;
+	world->log = NULL;
+	world_free(world);
+	world = NULL;
+}
+
+static void set_folding(const struct config *cfg)
+{
+	journal_fold_limits.start_meta = cfg->fold ? 64 : 4u << 20;
+	journal_fold_limits.rows = cfg->fold ? 2 : 256;
+	journal_fold_limits.delete_epochs = cfg->fold ? 2 : 256;
+}
+
+/* A world with a cache in it, as configured, stopped. */
+static void prepare(struct run *r)
+{
+	struct bc_error err = { 0 };
+	struct cache *c = NULL;
+	char name[16], spec[16];
+	int rc;
+
+	rc = create_cache(&r->cfg, &err);
+	if (!rc)
+		rc = cache_open(crash_dir, 0, &c, NULL, &err);
+	for (unsigned v = 0; v < r->cfg.volumes && !rc; v++) {
+		vol_names(v, name, spec);
+		rc = cache_volume_add(c, name, spec, (enum cache_mode)r->cfg.mode[v], &err);
+		r->oracle.vol[v].present = true;
+		r->oracle.vol[v].mode = r->cfg.mode[v];
+	}
+	if (!rc)
+		rc = cache_set(c, NULL, "epoch-interval", r->cfg.busy ? "10ms" : "60s", NULL, &err);
+	if (!rc)
+		rc = cache_set(c, NULL, "clean-after", r->cfg.busy ? "0" : "3600s", NULL, &err);
+	if (c && cache_close(c, &err) && !rc)
+		rc = err.code;
+	if (rc)
+		snprintf(r->why, sizeof r->why, "the cache could not be prepared: %s", err.msg);
+	r->oracle.cache_exists = true;
+}
+
+void workload_run(struct run *r)
+{
+	uint8_t *content = malloc(VOLUME_MAX_IO * 4);
+
+	set_folding(&r->cfg);
+	oracle_init(&r->oracle);
+	r->oracle.by_volume = r->cfg.threads > 1;
+	for (unsigned i = 0; i < r->nops; i++) {
+		struct op *op = &r->ops[i];
+
+		op->ran = op->through = false;
+		op->begin = op->end = op->first_step = op->last_step = 0;
+	}
+	r->why[0] = 0;
+	r->opened = 0;
+	world = world_new();
+	for (unsigned v = 0; v < VOLUMES; v++) {
+		char name[16], spec[16];
+
+		vol_names(v, name, spec);
+		fill_data(content, r->cfg.bytes[v], 1000 + v);
+		oracle_volume(&r->oracle, v, r->cfg.bytes[v], content);
+		file_write(file_create(spec + 4), content, r->cfg.bytes[v], 0, false);
+	}
+	free(content);
+	if (!r->cfg.from_nothing)
+		prepare(r);
+	world_settle(world);
+	r->start = world_clone(world);
+	record_run(r);
+}
+
+void workload_rerun(struct run *r, struct world *crashed)
+{
+	set_folding(&r->cfg);
+	oracle_init(&r->oracle);
+	r->oracle.by_volume = r->cfg.threads > 1;
+	r->oracle.cache_exists = true;
+	r->rerun = true;
+	r->start = world_clone(crashed);
+	world = crashed;
+	record_run(r);
+}
+
+void run_free(struct run *r)
+{
+	free(r->ops);
+	oracle_free(&r->oracle);
+	world_free(r->start);
+	log_free(r->log);
+	memset(r, 0, sizeof *r);
+}
