@@ -53,6 +53,8 @@ void cache_degrade(struct cache *c, const char *fmt, ...)
 	va_end(ap);
 }
 
+const char *cache_data_spec;
+
 static int open_data(struct cache *c, struct bc_error *err)
 {
 	char *path = NULL;
@@ -60,7 +62,7 @@ static int open_data(struct cache *c, struct bc_error *err)
 
 	if (asprintf(&path, "%s/%s", c->dir, CACHE_DATA_FILE) < 0)
 		return bc_fail(err, -ENOMEM, "out of memory");
-	rc = bdev_open(path, BDEV_OPEN_CLAIM, &c->data, err);
+	rc = bdev_open(cache_data_spec ? cache_data_spec : path, BDEV_OPEN_CLAIM, &c->data, err);
 	free(path);
 	if (rc)
 		return bc_fail_prefix(err, "cache %s: ", c->dir);
