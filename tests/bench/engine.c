@@ -292,17 +292,20 @@ static void number_blocks(struct volume *v)
 	free(buf);
 }
 
-/* Brings the cache into its state. For a null device: as many blocks as the cache holds, from the end of the volume on,
- * twice: the second half evicts the first, so that the steady state is reached. */
+/* Brings the cache into its state. For a null device: twice as many blocks as the cache holds, the volume's last ones:
+ * the second half evicts the first, so that the steady state is reached. In pieces of 128 KiB, scattered, so that no
+ * piece looks like a stream. */
 static void fill(const struct bench_case *bc, struct cache *c, struct volume *v)
 {
 	uint64_t blocks = volume_size(v) / BLOCK, n = bc->null ? size / BLOCK * 2 : blocks, per = 32;
+	uint64_t pieces = (n + per - 1) / per, step = pieces % 7919 ? 7919 : 7907; /* primes */
 	char *buf = aligned_alloc(BLOCK, per * BLOCK);
 	struct cache_info info;
 
 	memset(buf, 3, per * BLOCK);
 	for (int round = 0; round < 3; round++) {
-		for (uint64_t b = blocks - n; b < blocks; b += per) {
+		for (uint64_t i = 0; i < pieces; i++) {
+			uint64_t b = blocks - n + i * step % pieces * per;
 			uint32_t len = (uint32_t)((blocks - b < per ? blocks - b : per) * BLOCK);
 			int rc = bc->fill == FILL_READ ? volume_pread(v, buf, len, b * BLOCK)
 						       : volume_write(v, buf, len, b * BLOCK, false);
