@@ -486,8 +486,7 @@ static int flush_batch(struct cache *c, struct clean_batch *w, struct flush_run 
 			return rc;
 		memcpy(w->keep, w->again, n * sizeof w->keep[0]);
 		if (insist) {
-			/* a writer may be waiting for room with its range locked: let the background cleaner make some
-			 */
+			/* somebody is at work on these blocks; writers of others may wait for the background cleaner */
 			pthread_mutex_unlock(&c->cleaner.lock);
 			nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
 			pthread_mutex_lock(&c->cleaner.lock);

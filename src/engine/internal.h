@@ -12,7 +12,8 @@
  *   epoch.gate   (shared: changing line metadata; exclusive: sealing)
  *   stripe locks (lines.h), one at a time
  *   leaf locks: lines.free_lock, slots.lock, epoch.lock, buffer and journal internals
- * Nobody does I/O or waits for slots, buffers or a range while in epoch.gate.
+ * Nobody does I/O or waits for slots, buffers or a range while in epoch.gate; nobody waits for slots with a range
+ * locked.
  */
 #ifndef ENGINE_INTERNAL_H
 #define ENGINE_INTERNAL_H

@@ -89,50 +89,42 @@ static int put_dirty(struct cache *c, struct volume *v, uint64_t block, struct b
 	return used;
 }
 
-/* Puts all blocks into the map; waits for room where there is none. */
+#define NO_ROOM 1
+
+/* Puts blocks into the map. 0, -errno, or NO_ROOM for all of them. *done: how many were put. */
 static int put_all(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, const uint32_t *crc,
-		   unsigned *hits)
+		   unsigned *done, unsigned *hits)
 {
 	struct cache *c = v->cache;
-	unsigned done = 0;
-	int rc = 0;
+	unsigned k = 0;
+	int put = 0;
 
-	while (done < n && !rc) {
-		unsigned want = n - done, k = 0;
-		int put = 0;
+	if (!slots_take(&c->slots, t->slots, n))
+		return NO_ROOM;
+	epoch_enter(c);
+	if (c->failed)
+		put = -EIO;
+	while (*done < n && put >= 0) {
+		bool hit;
 
-		if (!slots_take(&c->slots, t->slots, want)) {
-			rc = reclaim_wait(c, want);
-			continue;
-		}
-		epoch_enter(c);
-		if (c->failed)
-			rc = -EIO;
-		while (done < n && !rc) {
-			bool hit;
-
-			put = put_dirty(c, v, first + done, t->bufs[done], t->slots[k], crc[done], &hit);
-			if (put < 0)
-				break;
-			k += (unsigned)put;
-			*hits += hit;
-			done++;
-		}
-		atomic_store_explicit(&v->last_epoch, epoch_open_id(c), memory_order_release);
-		epoch_leave(c);
-		slots_give(&c->slots, t->slots + k, want - k);
+		put = put_dirty(c, v, first + *done, t->bufs[*done], t->slots[k], crc[*done], &hit);
 		if (put < 0)
-			rc = reclaim_wait(c, n - done);
+			break;
+		k += (unsigned)put;
+		*hits += hit;
+		++*done;
 	}
+	atomic_store_explicit(&v->last_epoch, epoch_open_id(c), memory_order_release);
+	epoch_leave(c);
+	slots_give(&c->slots, t->slots + k, n - k);
+	ADD(v->n.cache_written, (uint64_t)*done * CACHE_BLOCK);
 	if (GET(c->slots.nfree) < c->slots_low || GET(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
 		background_kick(c, JOB_RECLAIM);
-	if (!rc)
-		ADD(v->n.cache_written, (uint64_t)n * CACHE_BLOCK);
-	return rc;
+	return put == -EAGAIN ? NO_ROOM : put < 0 ? put : 0;
 }
 
-int write_back_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len,
-		      unsigned *hits)
+static int write_back_once(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len,
+			   unsigned *done, unsigned *hits)
 {
 	struct cache *c = v->cache;
 	uint64_t first = off / CACHE_BLOCK;
@@ -152,12 +144,40 @@ int write_back_blocks(struct io_thread *t, struct volume *v, const char *src, ui
 	if (!rc) {
 		for (unsigned i = 0; i < n; i++)
 			crc[i] = crc32c(data[i], CACHE_BLOCK);
-		rc = put_all(t, v, first, n, crc, hits);
+		rc = put_all(t, v, first, n, crc, done, hits);
 	}
 	buffer_release_many(t->bufs, n);
 out:
 	range_unlock(&c->ranges, &rl);
 	return rc;
+}
+
+/*
+ * Where there is no room, the range and the buffers are let go while waiting for it: what has to be cleaned or evicted
+ * may lie in this very range, or in one that somebody has locked who waits for this one; and many writers waiting could
+ * hold all there is.
+ */
+int write_back_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len,
+		      unsigned *hits)
+{
+	for (;;) {
+		uint64_t first = off / CACHE_BLOCK, last = (off + len - 1) / CACHE_BLOCK;
+		unsigned done = 0;
+		int rc = write_back_once(t, v, src, off, len, &done, hits);
+
+		if (rc != NO_ROOM)
+			return rc;
+		if (done) {
+			uint32_t bytes = (uint32_t)((first + done) * CACHE_BLOCK - off);
+
+			src += bytes;
+			off += bytes;
+			len -= bytes;
+		}
+		rc = reclaim_wait(v->cache, (uint32_t)(last - first + 1) - done);
+		if (rc)
+			return rc;
+	}
 }
 
 /* P1 for this volume. */
