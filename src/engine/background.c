@@ -26,7 +26,7 @@ static bool job_wait(struct cache *c, enum background_job job, uint64_t us)
 	while (!bg->wanted[job] && !bg->stop)
 		if (pthread_cond_timedwait(&bg->wake[job], &bg->lock, &until))
 			break;
-	bg->wanted[job] = false;
+	__atomic_store_n(&bg->wanted[job], false, __ATOMIC_RELAXED);
 	go = !bg->stop;
 	pthread_mutex_unlock(&bg->lock);
 	return go;
@@ -163,7 +163,7 @@ void background_kick(struct cache *c, enum background_job job)
 	if (__atomic_load_n(&bg->wanted[job], __ATOMIC_RELAXED))
 		return;
 	pthread_mutex_lock(&bg->lock);
-	bg->wanted[job] = true;
+	__atomic_store_n(&bg->wanted[job], true, __ATOMIC_RELAXED);
 	pthread_cond_signal(&bg->wake[job]);
 	pthread_mutex_unlock(&bg->lock);
 }

@@ -92,7 +92,7 @@ void epoch_enter(struct cache *c)
 {
 	struct epoch *ep = &c->epoch;
 
-	while (__atomic_load_n(&ep->changed.n, __ATOMIC_RELAXED) > EPOCH_MAX_CHANGES && !c->failed)
+	while (GET(ep->nchanged) > EPOCH_MAX_CHANGES && !c->failed)
 		epoch_commit(c, false);
 	pthread_rwlock_rdlock(&ep->gate);
 }
@@ -103,12 +103,13 @@ void epoch_leave(struct cache *c)
 }
 
 /* A record that cannot be kept would be lost without a word: better no promise at all. */
-static void push_or_fail(struct cache *c, struct u32vec *v, uint32_t x)
+static void push_or_fail(struct cache *c, struct u32vec *v, _Atomic uint32_t *n, uint32_t x)
 {
 	int rc;
 
 	pthread_mutex_lock(&c->epoch.lock);
 	rc = vec_push(v, x);
+	atomic_store_explicit(n, v->n, memory_order_relaxed);
 	pthread_mutex_unlock(&c->epoch.lock);
 	if (rc)
 		cache_fail(c, "out of memory for metadata changes");
@@ -116,12 +117,12 @@ static void push_or_fail(struct cache *c, struct u32vec *v, uint32_t x)
 
 void epoch_owe(struct cache *c, uint32_t e)
 {
-	push_or_fail(c, &c->epoch.changed, e);
+	push_or_fail(c, &c->epoch.changed, &c->epoch.nchanged, e);
 }
 
 void epoch_free_slot(struct cache *c, uint32_t slot)
 {
-	push_or_fail(c, &c->epoch.freed, slot);
+	push_or_fail(c, &c->epoch.freed, &c->epoch.nfreed, slot);
 }
 
 int epoch_add_discard(struct cache *c, const struct journal_discard *d)
@@ -242,6 +243,7 @@ static int seal(struct cache *c, struct sealed *s, bool full)
 	vec_swap(&ep->changed, &ep->sealed_changed);
 	vec_swap(&ep->freed, &ep->sealed_freed);
 	ep->changed.n = ep->freed.n = 0;
+	ep->nchanged = ep->nfreed = 0;
 	s->discards = ep->discards;
 	s->ndiscards = ep->ndiscards;
 	ep->discards = NULL;

@@ -130,6 +130,7 @@ struct epoch {
 	pthread_cond_t durable_cond;
 	struct u32vec changed; /* entries owed to the open epoch */
 	struct u32vec freed; /* slots it stops using */
+	_Atomic uint32_t nchanged, nfreed; /* lengths of the two, for looks without the lock */
 	struct journal_discard *discards;
 	uint32_t ndiscards, discards_cap;
 	counter open_id, durable_id; /* durable_id: highest epoch that survives power loss */

@@ -10,27 +10,28 @@
 
 #include <errno.h>
 
-static bool evict_line(struct cache *c, uint32_t e)
+/* How many blocks went. */
+static unsigned evict_line(struct cache *c, uint32_t e)
 {
 	struct lines *l = &c->lines;
 	uint64_t key = lines_word(l, e) & LINE_KEY_MASK;
 	struct volume *v = c->volume[line_key_volume(key)];
 	struct range_lock rl;
 	struct line_chain ch;
-	bool done = false;
+	unsigned blocks = 0;
 
 	if (!key || !v)
-		return false;
+		return 0;
 	if (!range_trylock(&c->ranges, &rl, v->id, line_key_line(key) << l->bpl_shift, l->bpl, RANGE_THROUGH))
-		return false;
+		return 0;
 	ch = lines_lock(l, key);
 	if ((lines_word(l, e) & LINE_KEY_MASK) == key && !line_dirty(l, e)) {
+		blocks = (unsigned)__builtin_popcount(line_valid(l, e));
 		line_drop(c, v, &ch, e, 0xffff);
-		done = true;
 	}
 	lines_unlock(&ch);
 	range_unlock(&c->ranges, &rl);
-	return done;
+	return blocks;
 }
 
 static bool stock_low(struct cache *c, uint32_t level)
@@ -56,8 +57,8 @@ static uint32_t evict_some(struct cache *c)
 				tries += 64;
 				break;
 			}
-			n = (uint32_t)__builtin_popcount(line_valid(l, e));
-			if (evict_line(c, e)) {
+			n = evict_line(c, e);
+			if (n) {
 				evicted++;
 				blocks += n;
 			} else {
@@ -75,7 +76,7 @@ void reclaim_run(struct cache *c)
 		uint32_t evicted;
 
 		/* what earlier evictions gave up may be all that is needed */
-		if (c->epoch.freed.n > c->slots_high / 2 && epoch_commit(c, false))
+		if (GET(c->epoch.nfreed) > c->slots_high / 2 && epoch_commit(c, false))
 			return;
 		pthread_rwlock_rdlock(&c->volumes_lock);
 		evicted = evict_some(c);

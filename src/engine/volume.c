@@ -246,7 +246,7 @@ int cache_volume_add(struct cache *c, const char *name, const char *backing, enu
 		bdev_close(v->bdev);
 		v->bdev = NULL;
 	}
-	c->volume[id] = v;
+	__atomic_store_n(&c->volume[id], v, __ATOMIC_RELAXED); /* cache_volume_foreach looks without the lock */
 	c->nvolumes++;
 out:
 	pthread_rwlock_unlock(&c->volumes_lock);
@@ -305,7 +305,7 @@ int cache_volume_remove(struct cache *c, const char *name, bool discard_dirty, s
 		return rc;
 	}
 	pthread_rwlock_wrlock(&c->volumes_lock);
-	c->volume[v->id] = NULL;
+	__atomic_store_n(&c->volume[v->id], NULL, __ATOMIC_RELAXED);
 	c->nvolumes--;
 	pthread_rwlock_unlock(&c->volumes_lock);
 	io_forget_volume(c, v);
