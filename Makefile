@@ -32,6 +32,7 @@ UNIT_SRC := $(wildcard tests/unit/test_*.c)
 UNIT     := $(UNIT_SRC:tests/unit/%.c=$(BUILD)/tests/%)
 HELPERS  := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(wildcard tests/tools/*.c))
 BENCHES  := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))
+TSAN     := $(patsubst tests/tsan/%.c,$(BUILD)/tsan/%,$(wildcard tests/tsan/*.c))
 WHOLE    := -Wl,--whole-archive $(LIB) -Wl,--no-whole-archive
 
 .PHONY: all help deps demo check check-unit check-cli asan tsan valgrind bench install uninstall format format-check lint clean
@@ -61,6 +62,10 @@ $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(OPT) $(LDFLAGS) -pthread $< $(WHOLE) $(LIBS) -lcriterion -o $@
+
+$(BUILD)/tsan/%: $(BUILD)/tests/tsan/%.o $(LIB)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(OPT) $(LDFLAGS) -pthread $< $(WHOLE) $(LIBS) -o $@
 
 # Test tools look at the program from outside and share no code with it.
 $(BUILD)/tools/%: $(BUILD)/tests/tools/%.o
@@ -99,8 +104,12 @@ check-cli: $(BIN) $(HELPERS) ## black-box tests only (SOAK=N: N times as long)
 asan: ## all tests, built with the address and undefined-behaviour sanitizers
 	$(Q)$(MAKE) --no-print-directory check CONFIG=asan
 
-tsan: ## all tests, built with the thread sanitizer
-	$(Q)$(MAKE) --no-print-directory check CONFIG=tsan
+tsan: ## the torture programs of tests/tsan, built with the thread sanitizer (Criterion does not start under it)
+	$(Q)$(MAKE) --no-print-directory run-tsan CONFIG=tsan
+
+.PHONY: run-tsan
+run-tsan: $(TSAN)
+	$(Q)for t in $(TSAN); do echo "  RUN   $$t"; $$t || exit 1; done
 
 demo: deps ## show the main job from end to end (under two minutes, needs root)
 	$(Q)$(MAKE) --no-print-directory $(BIN)
