@@ -386,7 +386,7 @@ static int clean_batch(struct cache *c, struct clean_batch *w, bool insist, uint
 	/* most of what is dirty is of the open epoch when writes are busy: one commit makes it all fit to be cleaned */
 	rc = epoch_commit(c, false);
 	for (uint32_t i = 0; i < w->nlines && !rc;) {
-		struct volume *v = cache_volume_get_id(c, line_key_volume(w->line[i].key));
+		struct volume *v = volume_use(c, line_key_volume(w->line[i].key));
 		struct io_thread *t = io_thread_get(c);
 		uint32_t from = i;
 		int frc;
@@ -396,7 +396,7 @@ static int clean_batch(struct cache *c, struct clean_batch *w, bool insist, uint
 			continue;
 		}
 		if (!v->bdev || !t) {
-			volume_put(v);
+			volume_unuse(v);
 			return t ? -ENODEV : -ENOMEM;
 		}
 		while (i < w->nlines && line_key_volume(w->line[i].key) == v->id && !c->failed)
@@ -405,7 +405,7 @@ static int clean_batch(struct cache *c, struct clean_batch *w, bool insist, uint
 		if (!frc)
 			*blocks += mark_clean(c, v, w, from, i);
 		rc = rc ? rc : frc;
-		volume_put(v);
+		volume_unuse(v);
 		if (c->failed)
 			rc = -EIO;
 	}

@@ -338,6 +338,10 @@ void background_kick(struct cache *c, enum background_job job);
 /* ---- volume.c ---- */
 int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_backing, bool claim, struct volume **out,
 		  struct bc_error *err);
+/* A reference for the engine's own short use: it does not make cache_volume_remove refuse, which waits for it. NULL:
+ * there is none, or it is being removed. */
+struct volume *volume_use(struct cache *c, unsigned id);
+void volume_unuse(struct volume *v);
 void volume_detach(struct volume *v); /* frees; not in the table any more */
 int volume_record(struct volume *v, bool in_use, struct bc_error *err); /* writes its row */
 

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #define VOLUME_REMOVING (-1)
+#define INTERNAL_REF (1 << 20) /* the engine's own short references, counted apart: removal waits for them */
 
 static int check_name(const char *name, struct bc_error *err)
 {
@@ -128,7 +129,7 @@ static struct volume *__find(struct cache *c, const char *name)
 }
 
 /* Takes a reference unless the volume is being removed. */
-static struct volume *get(struct volume *v)
+static struct volume *get(struct volume *v, int ref)
 {
 	int refs;
 
@@ -138,7 +139,7 @@ static struct volume *get(struct volume *v)
 	do {
 		if (refs == VOLUME_REMOVING)
 			return NULL;
-	} while (!atomic_compare_exchange_weak(&v->refs, &refs, refs + 1));
+	} while (!atomic_compare_exchange_weak(&v->refs, &refs, refs + ref));
 	return v;
 }
 
@@ -147,21 +148,36 @@ struct volume *cache_volume_get(struct cache *c, const char *name)
 	struct volume *v;
 
 	pthread_rwlock_rdlock(&c->volumes_lock);
-	v = get(__find(c, name));
+	v = get(__find(c, name), 1);
 	pthread_rwlock_unlock(&c->volumes_lock);
 	return v;
 }
 
-struct volume *cache_volume_get_id(struct cache *c, unsigned id)
+static struct volume *get_id(struct cache *c, unsigned id, int ref)
 {
 	struct volume *v;
 
 	if (!id || id > CACHE_MAX_VOLUMES)
 		return NULL;
 	pthread_rwlock_rdlock(&c->volumes_lock);
-	v = get(c->volume[id]);
+	v = get(c->volume[id], ref);
 	pthread_rwlock_unlock(&c->volumes_lock);
 	return v;
+}
+
+struct volume *cache_volume_get_id(struct cache *c, unsigned id)
+{
+	return get_id(c, id, 1);
+}
+
+struct volume *volume_use(struct cache *c, unsigned id)
+{
+	return get_id(c, id, INTERNAL_REF);
+}
+
+void volume_unuse(struct volume *v)
+{
+	atomic_fetch_sub_explicit(&v->refs, INTERNAL_REF, memory_order_release);
 }
 
 struct volume *volume_ref(struct volume *v)
@@ -185,10 +201,10 @@ int cache_volume_foreach(struct cache *c, int (*fn)(struct volume *v, void *ctx)
 
 		if (!__atomic_load_n(&c->volume[i], __ATOMIC_RELAXED))
 			continue;
-		v = cache_volume_get_id(c, i);
+		v = volume_use(c, i);
 		if (v) {
 			rc = fn(v, ctx);
-			volume_put(v);
+			volume_unuse(v);
 		}
 	}
 	return rc;
@@ -269,10 +285,25 @@ static int forget_lines(struct cache *c, struct volume *v, struct bc_error *err)
 	return journal_volume_delete(c->journal, (uint16_t)v->id, err);
 }
 
+/* From here on nobody can get it any more; the caller has a reference. Waits for the engine's own users, which are
+ * cleaning or looking; a user's reference is an open file, or short, and then worth a moment. */
+static int take_out(struct volume *v)
+{
+	for (int ms = 0;;) {
+		int refs = 1;
+
+		if (atomic_compare_exchange_strong(&v->refs, &refs, VOLUME_REMOVING))
+			return 0;
+		if (refs % INTERNAL_REF > 1 && ++ms > 50)
+			return -EBUSY;
+		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+	}
+}
+
 int cache_volume_remove(struct cache *c, const char *name, bool discard_dirty, struct bc_error *err)
 {
 	struct volume *v = cache_volume_get(c, name);
-	int refs = 1, rc = 0;
+	int rc = 0;
 
 	if (!v)
 		return bc_fail(err, -ENOENT, "there is no volume %s in %s; `blkcache status %s` lists them", name,
@@ -290,8 +321,7 @@ int cache_volume_remove(struct cache *c, const char *name, bool discard_dirty, s
 			return rc;
 		}
 	}
-	/* from here on nobody can get it any more */
-	if (!atomic_compare_exchange_strong(&v->refs, &refs, VOLUME_REMOVING)) {
+	if (take_out(v)) {
 		volume_put(v);
 		return bc_fail(err, -EBUSY, "volume %s is in use (its file is open); close it first", name);
 	}
