@@ -25,10 +25,16 @@ static bool check_block(struct cache *c, int data, const struct volume *v, uint6
 {
 	uint8_t in_slot[CACHE_BLOCK], below[CACHE_BLOCK] = { 0 };
 	unsigned index = (unsigned)(v->name[1] - '0');
+	struct buffer *buf;
 	char spec[16];
 
-	(void)c;
-	file_read(data, in_slot, CACHE_BLOCK, (uint64_t)blk->slot * CACHE_BLOCK);
+	buf = buffer_get(c->buffers, blk->slot);
+	if (buf) { /* filled since the recovery */
+		memcpy(in_slot, buffer_data(buf), CACHE_BLOCK);
+		buffer_release(buf);
+	} else {
+		file_read(data, in_slot, CACHE_BLOCK, (uint64_t)blk->slot * CACHE_BLOCK);
+	}
 	if (crc32c(in_slot, CACHE_BLOCK) != blk->crc) {
 		snprintf(why, len, "P3: volume %s block %llu is %s in slot %u, and the slot holds something else", v->name,
 			 (unsigned long long)block, dirty ? "dirty" : "clean", blk->slot);

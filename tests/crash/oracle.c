@@ -136,7 +136,7 @@ bool oracle_cache_must_exist(const struct oracle *o, const struct op *ops, unsig
 void oracle_expect(const struct oracle *o, const struct op *ops, unsigned nops, unsigned v, uint32_t p,
 		   struct expectation *x)
 {
-	uint32_t last = 0, last_back = 0, last_through = 0;
+	uint32_t last = 0, last_back = 0, last_through = 0, was;
 	int mode = o->vol[v].mode;
 
 	memset(x, 0, sizeof *x);
@@ -148,6 +148,7 @@ void oracle_expect(const struct oracle *o, const struct op *ops, unsigned nops, 
 
 		if (!op->ran || op->begin >= p)
 			continue;
+		was = x->floor;
 		switch (op->type) {
 		case OP_ADD:
 			if (!ours)
@@ -202,6 +203,8 @@ void oracle_expect(const struct oracle *o, const struct op *ops, unsigned nops, 
 		default:
 			break;
 		}
+		if (x->floor != was)
+			x->back_floor = last_back;
 	}
 	x->ordered = last_through <= x->floor;
 }
@@ -271,8 +274,8 @@ bool verdict_volume(struct verdict *d, unsigned v, const struct expectation *x, 
 	char buf[200];
 
 	if (x->ordered) {
-		if (x->floor > d->floor)
-			d->floor = x->floor;
+		if (x->back_floor > d->floor)
+			d->floor = x->back_floor;
 		if (x->ceil > d->ceil)
 			d->ceil = x->ceil;
 	}
@@ -290,8 +293,8 @@ bool verdict_volume(struct verdict *d, unsigned v, const struct expectation *x, 
 			found = true;
 			if (!x->ordered)
 				break;
-			/* fits every cut from here to the next version */
-			d->fits[bh->v[i].step]++;
+			/* fits every cut from here to the next version; what was promised is there whatever the cut */
+			d->fits[i == lo ? 0 : bh->v[i].step]++;
 			d->fits[i + 1 < bh->n ? bh->v[i + 1].step : d->nsteps + 1]--;
 		}
 		if (!found && (x->ordered || !check_sectors(bh, lo, hi, hash))) {
