@@ -2,15 +2,17 @@
 /*
  * journal.h - the durable metadata of a cache: which block of which volume lies in which slot of the data file.
  *
- * The journal is a SQLite database (DIR/journal.db) that one process opens with one connection. It is the authority (DESIGN: the data
- * file is only trusted where the journal points, and then only if the crc fits). The engine tells it *epochs*: sets of lines whose state
- * changed together. An epoch is applied as a whole or not at all, and epochs apply in order (P2).
+ * The journal is a SQLite database (DIR/journal.db) that one process opens with one connection. It is the authority
+ * (DESIGN: the data file is only trusted where the journal points, and then only if the crc fits). The engine tells it
+ * *epochs*: sets of lines whose state changed together. An epoch is applied as a whole or not at all, and epochs apply
+ * in order (P2).
  *
- * Terms: a *slot* is a 4 KiB place in the data file. A *line* of a volume is line_size bytes = blocks_per_line blocks. An *entry* is a row of
- * the engine's line table (0 .. nlines-1); a record gives the whole state of one entry.
+ * Terms: a *slot* is a 4 KiB place in the data file. A *line* of a volume is line_size bytes = blocks_per_line blocks.
+ * An *entry* is a row of the engine's line table (0 .. nlines-1); a record gives the whole state of one entry.
  *
- * All functions may be called from any thread; they take the journal's own mutex and block for the disk. -errno from SQLite failures: EIO,
- * ENOSPC, ... After a failed commit the journal is *failed*: every later commit returns -EIO (P6).
+ * All functions may be called from any thread; they take the journal's own mutex and block for the disk. -errno from
+ * SQLite failures: EIO, ENOSPC, ... After a failed commit the journal is *failed*: every later commit returns -EIO
+ * (P6).
  */
 #ifndef BLKCACHE_JOURNAL_H
 #define BLKCACHE_JOURNAL_H
@@ -48,7 +50,8 @@ struct journal_line {
 	uint32_t entry;
 	uint16_t volume; /* volume id, 1.. ; 0: the entry is free (all else but `entry` is ignored) */
 	uint16_t valid, dirty; /* a bit per block; dirty implies valid */
-	uint16_t fresh; /* blocks whose data this epoch makes durable (only those are checked at recovery); 0 in snapshots */
+	uint16_t fresh; /* blocks whose data this epoch makes durable (only those are checked at recovery); 0 in
+			   snapshots */
 	uint32_t reserved;
 	struct journal_block blk[]; /* blocks_per_line of them; those without their valid bit are ignored */
 };
@@ -65,8 +68,8 @@ struct journal_inline {
 	const void *data; /* 4096 bytes */
 };
 
-/* A zeroed range. `done` false: the range is about to be zeroed on the backing device; recovery must do it again unless a record with
- * the same id and done = true follows. */
+/* A zeroed range. `done` false: the range is about to be zeroed on the backing device; recovery must do it again unless
+ * a record with the same id and done = true follows. */
 struct journal_discard {
 	uint64_t id;
 	uint64_t offset, length; /* bytes in the volume */
@@ -104,24 +107,27 @@ struct journal_volume {
 /* Creates DIR/journal.db. Refuses an existing one (-EEXIST). Durable on return (folder included). */
 int journal_create(const char *dir, const struct journal_geometry *geo, struct bc_error *err);
 
-/* read_only: for `check`: nothing is changed on disk (the WAL of a crashed owner is read where it lies). The message tells a file that is no
- * journal, a damaged one, or one of another format version apart. */
+/* read_only: for `check`: nothing is changed on disk (the WAL of a crashed owner is read where it lies). The message
+ * tells a file that is no journal, a damaged one, or one of another format version apart. */
 int journal_open(const char *dir, bool read_only, struct journal **out, struct bc_error *err);
 void journal_close(struct journal *j); /* checkpoints; NULL is allowed */
 void journal_get_geometry(const struct journal *j, struct journal_geometry *geo);
 
-/* What recovery tells its caller, in this order: volumes and settings, verify, then (after the last epoch to keep is known) marks,
- * lines, redo, discards. A callback that returns nonzero ends the load with that error. Any may be NULL but verify. None may call
- * journal functions on this journal. That no (volume, line) comes twice is for `line` to notice. */
+/* What recovery tells its caller, in this order: volumes and settings, verify, then (after the last epoch to keep is
+ * known) marks, lines, redo, discards. A callback that returns nonzero ends the load with that error. Any may be NULL
+ * but verify. None may call journal functions on this journal. That no (volume, line) comes twice is for `line` to
+ * notice. */
 struct journal_load_ops {
 	int (*volume)(void *ctx, const struct journal_volume *v);
 	int (*setting)(void *ctx, const char *key, const char *value);
-	/* Is the data of these n slots in the data file as the crcs say? false drops this epoch and all after it, unless later epochs superseded
-	 * whatever is missing: then it is asked again about parts. Blocks carried in the row are not asked about. */
+	/* Is the data of these n slots in the data file as the crcs say? false drops this epoch and all after it,
+	 * unless later epochs superseded whatever is missing: then it is asked again about parts. Blocks carried in the
+	 * row are not asked about. */
 	bool (*verify)(void *ctx, const struct journal_block *blocks, uint32_t n);
 	int (*mark)(void *ctx, const struct journal_mark *m);
 	int (*line)(void *ctx, const struct journal_line *l); /* final state, entries ascending, free ones left out */
-	int (*redo)(void *ctx, uint32_t slot, const void *data); /* write these 4096 bytes to the slot, before the data file's next flush */
+	int (*redo)(void *ctx, uint32_t slot,
+		    const void *data); /* write these 4096 bytes to the slot, before the data file's next flush */
 	int (*discard)(void *ctx, const struct journal_discard *d); /* not known to be done */
 };
 
@@ -133,30 +139,40 @@ struct journal_load_report {
 	char why_dropped[200]; /* empty if nothing was dropped */
 };
 
-/* Reads everything, once, before the first commit. Dropped epochs are deleted durably (not when read_only). -EUCLEAN with a message for
- * damage that leaves no safe reading: records out of range, an undecodable row that is not the newest... */
+/* Reads everything, once, before the first commit. Dropped epochs are deleted durably (not when read_only). -EUCLEAN
+ * with a message for damage that leaves no safe reading: records out of range, an undecodable row that is not the
+ * newest... */
 int journal_load(struct journal *j, const struct journal_load_ops *ops, void *ctx, struct journal_load_report *report,
 		 struct bc_error *err);
 
 /*
- * Each is one durable transaction. An epoch whose numbers are out of range is refused with -EINVAL and nothing else happens. What recovery relies on:
- *  - a slot that an epoch frees is not given out before that epoch and all before it are durable on both sides (for one with in-line
- *    data its row is enough), whether or not a row says so in durable_upto yet;
- *  - a slot is overwritten in place only with data carried by an epoch that cannot be dropped any more: it and all before it are durable;
- *  - a volume is deleted (its id may be used again) only after the epochs that free its lines and end its discards are durable on both sides.
+ * Each is one durable transaction. An epoch whose numbers are out of range is refused with -EINVAL and nothing else
+ * happens. What recovery relies on:
+ *  - a slot that an epoch frees is not given out before that epoch and all before it are durable on both sides (for one
+ * with in-line data its row is enough), whether or not a row says so in durable_upto yet;
+ *  - a slot is overwritten in place only with data carried by an epoch that cannot be dropped any more: it and all
+ * before it are durable;
+ *  - a volume is deleted (its id may be used again) only after the epochs that free its lines and end its discards are
+ * durable on both sides.
  */
 int journal_commit(struct journal *j, const struct journal_epoch *e, struct bc_error *err);
+/* At a stop in order: epochs <= durable_upto need no check of the data file at the next load. One durable transaction.
+ */
+int journal_note_durable(struct journal *j, uint64_t durable_upto, struct bc_error *err);
 int journal_marks_set(struct journal *j, const struct journal_mark *marks, size_t n, struct bc_error *err);
 int journal_marks_clear(struct journal *j, const struct journal_mark *marks, size_t n, struct bc_error *err);
-int journal_volume_put(struct journal *j, const struct journal_volume *v, struct bc_error *err); /* insert or replace by id */
+int journal_volume_put(struct journal *j, const struct journal_volume *v,
+		       struct bc_error *err); /* insert or replace by id */
 int journal_volume_delete(struct journal *j, uint16_t id, struct bc_error *err); /* and its marks */
 int journal_setting_put(struct journal *j, const char *key, const char *value, struct bc_error *err);
 
-/* Background work, in steps of a few milliseconds, so that commits get their turn: folds epochs <= durable_upto into snapshot rows, checkpoints
- * the WAL. Returns 1 if there is more to do now, 0 if not, -errno. Call it from a maintenance thread, about once a second. */
+/* Background work, in steps of a few milliseconds, so that commits get their turn: folds epochs <= durable_upto into
+ * snapshot rows, checkpoints the WAL. Returns 1 if there is more to do now, 0 if not, -errno. Call it from a
+ * maintenance thread, about once a second. */
 int journal_maintain(struct journal *j, uint64_t durable_upto, struct bc_error *err);
 
-/* Damage that can be told from the database alone (PRAGMA integrity_check, row checksums): calls report() for each; returns the count or -errno. */
+/* Damage that can be told from the database alone (PRAGMA integrity_check, row checksums): calls report() for each;
+ * returns the count or -errno. */
 int journal_check(struct journal *j, void (*report)(void *ctx, const char *what), void *ctx);
 
 struct journal_stats {

@@ -84,7 +84,7 @@ static int check_type(const struct stat *st, const char *path, struct bc_error *
 static int open_buffered(struct file_bdev *fb, struct stat *st, struct bc_error *err)
 {
 	int flags = O_CLOEXEC | (fb->b.flags & BDEV_OPEN_RDONLY ? O_RDONLY : O_RDWR);
-	int r;
+	int r, read_only = 0;
 
 	/* Before open, which would wait on a pipe. */
 	if (stat(fb->path, st))
@@ -100,6 +100,9 @@ static int open_buffered(struct file_bdev *fb, struct stat *st, struct bc_error 
 	if (fb->buf_fd < 0 || fstat(fb->buf_fd, st))
 		return fail_open(fb->path, -errno, err);
 	fb->block = S_ISBLK(st->st_mode);
+	/* a read-only device can be opened for writing: only the writes fail */
+	if (fb->block && !(fb->b.flags & BDEV_OPEN_RDONLY) && !ioctl(fb->buf_fd, BLKROGET, &read_only) && read_only)
+		return fail_open(fb->path, -EROFS, err);
 	return check_type(st, fb->path, err); /* it may have been replaced meanwhile */
 }
 

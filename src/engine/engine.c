@@ -247,6 +247,10 @@ int cache_close(struct cache *c, struct bc_error *err)
 		return rc ? bc_fail(err, rc, "a backing device could not be flushed") : 0;
 	}
 	rc = epoch_commit(c, true);
+	/* with everything in the data file, what goes bad there later is damage of single blocks, not an unfinished
+	 * epoch */
+	if (!rc)
+		rc = journal_note_durable(c->journal, GET(c->epoch.data_upto), &own);
 	if (!rc && !(c->open_flags & CACHE_OPEN_NO_VOLUMES)) {
 		rc = cache_volume_foreach(c, clear_all_marks, NULL);
 		if (!rc)

@@ -63,3 +63,25 @@ int journal_commit(struct journal *j, const struct journal_epoch *e, struct bc_e
 	pthread_mutex_unlock(&j->lock);
 	return code;
 }
+
+int journal_note_durable(struct journal *j, uint64_t durable_upto, struct bc_error *err)
+{
+	struct jdb_state st;
+	int code = 0;
+
+	pthread_mutex_lock(&j->lock);
+	if (durable_upto > j->last_id)
+		durable_upto = j->last_id;
+	st = j->state;
+	/* known from a row is not the same as noted: that row is one of those that would be checked */
+	if (durable_upto >= st.durable_upto && j->held_end > j->held_first) {
+		st.durable_upto = durable_upto;
+		code = jdb_begin(j, err);
+		if (!code)
+			code = jdb_end(j, jdb_state_put(j, &st), true, "cannot note what is durable", err);
+		if (!code)
+			j->state = st;
+	}
+	pthread_mutex_unlock(&j->lock);
+	return code;
+}
