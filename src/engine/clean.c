@@ -120,7 +120,7 @@ static bool capture(struct cache *c, struct clean_batch *w, uint32_t index)
 
 	if ((lines_word(l, cl->e) & LINE_KEY_MASK) == cl->key)
 		dirty = line_dirty(l, cl->e);
-	cl->mask = dirty & ~line_fresh(l, cl->e);
+	cl->mask = MUTATE(CLEAN_DURABLE) ? dirty : dirty & ~line_fresh(l, cl->e);
 	if (cl->mask)
 		lines_set_word(l, cl->e, lines_word(l, cl->e) | LINE_CLEANING);
 	for (unsigned b = 0; b < l->bpl; b++) {
@@ -317,7 +317,7 @@ static uint32_t write_some(struct cache *c, struct volume *v, struct clean_batch
 			pass_over(w, &w->line[i]);
 	sealed = epoch_open_id(c) - 1;
 	epoch_leave(c);
-	if (!rc && w->nblocks)
+	if (!rc && w->nblocks && !MUTATE(CLEAN_DURABLE))
 		rc = epoch_commit_to(c, sealed);
 	if (!rc && w->nblocks)
 		rc = intent_touch(v);
@@ -370,7 +370,8 @@ static uint64_t mark_clean(struct cache *c, struct volume *v, struct clean_batch
 	return blocks;
 }
 
-/* Cleans the batch in w->line. cleaner.lock held. *blocks: cleaned. Lines that have to be tried again are in w->again.
+/* Cleans the batch in w->line. cleaner.lock held. *blocks: cleaned. Lines that have to be tried again are in w->again;
+ * those of a volume whose backing device fails are not, and do not keep the others from being cleaned. The first error.
  */
 static int clean_batch(struct cache *c, struct clean_batch *w, bool insist, uint64_t *blocks)
 {
@@ -384,7 +385,7 @@ static int clean_batch(struct cache *c, struct clean_batch *w, bool insist, uint
 		w->line[i].locked = w->line[i].passed = false;
 	}
 	/* most of what is dirty is of the open epoch when writes are busy: one commit makes it all fit to be cleaned */
-	rc = epoch_commit(c, false);
+	rc = MUTATE(CLEAN_DURABLE) ? 0 : epoch_commit(c, false);
 	for (uint32_t i = 0; i < w->nlines && !rc;) {
 		struct volume *v = volume_use(c, line_key_volume(w->line[i].key));
 		struct io_thread *t = io_thread_get(c);
@@ -401,7 +402,11 @@ static int clean_batch(struct cache *c, struct clean_batch *w, bool insist, uint
 		}
 		while (i < w->nlines && line_key_volume(w->line[i].key) == v->id && !c->failed)
 			i = write_some(c, v, w, i, insist, &rc);
-		frc = backing_flush(t, v);
+		if (MUTATE(CLEAN_EARLY)) {
+			*blocks += mark_clean(c, v, w, from, i);
+			epoch_commit(c, false);
+		}
+		frc = MUTATE(CLEAN_FLUSH) ? 0 : backing_flush(t, v);
 		if (!frc)
 			*blocks += mark_clean(c, v, w, from, i);
 		rc = rc ? rc : frc;

@@ -122,7 +122,10 @@ void epoch_owe(struct cache *c, uint32_t e)
 
 void epoch_free_slot(struct cache *c, uint32_t slot)
 {
-	push_or_fail(c, &c->epoch.freed, &c->epoch.nfreed, slot);
+	if (MUTATE(SLOT_REUSE))
+		slots_give(&c->slots, &slot, 1);
+	else
+		push_or_fail(c, &c->epoch.freed, &c->epoch.nfreed, slot);
 }
 
 int epoch_add_discard(struct cache *c, const struct journal_discard *d)
@@ -194,7 +197,7 @@ static unsigned record_entry(struct cache *c, uint32_t e, struct journal_line *r
 	r->dirty = line_dirty(l, e);
 	r->fresh = line_fresh(l, e);
 	memcpy(r->blk, line_block(l, e, 0), l->bpl * sizeof r->blk[0]);
-	line_set_masks(l, e, r->valid, r->dirty, 0);
+	line_set_masks(l, e, r->valid, r->dirty, MUTATE(FRESH_KEPT) ? r->fresh : 0);
 	lines_set_word(l, e, lines_word(l, e) & ~LINE_CHANGED);
 	lines_unlock(&ch);
 	return (unsigned)__builtin_popcount(r->fresh);
@@ -270,13 +273,14 @@ static int write_epoch(struct cache *c, struct sealed *s, bool sync_data)
 	int rc = 0, jrc = 0;
 
 	if (sync_data) {
-		rc = buffer_write_dirty_on(c->buffers, ep->flush_ch);
+		rc = MUTATE(DATA_WRITE) ? 0 : buffer_write_dirty_on(c->buffers, ep->flush_ch);
 		if (rc) {
 			cache_fail(c, "writing the data file failed: %s", strerror(-rc));
 			return -EIO;
 		}
 		/* beside the commit: the epoch counts only when both are done */
-		bdev_submit(ep->flush_ch, &flush);
+		if (!MUTATE(DATA_FLUSH))
+			bdev_submit(ep->flush_ch, &flush);
 		bdev_poll(ep->flush_ch, 0);
 	}
 	if (s->nlines || s->ndiscards) {
@@ -324,7 +328,7 @@ static int commit_one(struct cache *c, bool full)
 		ep->inline_blocks = 0;
 	else
 		ep->inline_blocks += s.ninlines;
-	if (!ep->inline_blocks)
+	if (!ep->inline_blocks || MUTATE(DURABLE_UPTO))
 		ep->data_upto = s.id;
 	atomic_store_explicit(&ep->durable_id, s.id, memory_order_release);
 	/* rule 2: only now may the slots be used again */

@@ -109,7 +109,7 @@ int intent_begin(struct volume *v, uint64_t off, uint64_t len)
 
 		if (in->region[r].marked)
 			continue;
-		rc = journal_marks_set(v->cache->journal, &m, 1, &err);
+		rc = MUTATE(INTENT_MARK) ? 0 : journal_marks_set(v->cache->journal, &m, 1, &err);
 		if (!rc) {
 			in->region[r].marked = true;
 			ADD(in->nmarked, 1);
@@ -153,7 +153,7 @@ int intent_clear_idle(struct volume *v, bool all)
 	if (all || GET(v->flushed_seq) < GET(v->write_seq)) {
 		struct io_thread *t = io_thread_get(v->cache);
 
-		rc = t ? backing_flush(t, v) : -ENOMEM;
+		rc = !t ? -ENOMEM : MUTATE(INTENT_CLEAR) ? 0 : backing_flush(t, v);
 		if (rc)
 			return rc;
 	}
@@ -165,8 +165,8 @@ int intent_clear_idle(struct volume *v, bool all)
 		for (; r < in->nregions && n < CLEAR_BATCH; r++) {
 			const struct region *reg = &in->region[r];
 
-			if (!reg->marked || reg->in_flight || reg->last_epoch > durable ||
-			    reg->last_seq > GET(v->flushed_seq))
+			if (!reg->marked || reg->in_flight || (reg->last_epoch > durable && !MUTATE(INTENT_EPOCH)) ||
+			    (reg->last_seq > GET(v->flushed_seq) && !MUTATE(INTENT_CLEAR)))
 				continue;
 			marks[n] = (struct journal_mark){ .volume = (uint16_t)v->id, .region = r };
 			regions[n++] = r;

@@ -32,6 +32,7 @@
 #include "util/crc.h"
 #include "util/hist.h"
 #include "util/log.h"
+#include "util/mutate.h"
 
 #define CACHE_MIN_RAM (1u << 20)
 #define MAX_BLOCKS RANGE_MAX_BLOCKS /* blocks an unaligned request of VOLUME_MAX_IO touches */

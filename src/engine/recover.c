@@ -115,6 +115,8 @@ static bool on_verify(void *ctx, const struct journal_block *blocks, uint32_t n)
 
 	if (!ok)
 		return false;
+	if (MUTATE(CRC_CHECK))
+		n = 0;
 	memcpy(b, blocks, n * sizeof *b);
 	qsort(b, n, sizeof *b, by_slot);
 	for (uint32_t i = 0, run; ok && i < n; i += run) {
@@ -173,7 +175,7 @@ static int on_line(void *ctx, const struct journal_line *jl)
 		return bc_fail(r->err, -EUCLEAN, "the journal has line %llu of volume %s, beyond its end",
 			       (unsigned long long)jl->line, v->name);
 	} else if (intent_is_marked(v, block)) {
-		drop = jl->valid & ~jl->dirty;
+		drop = MUTATE(INTENT_DROP) ? 0 : jl->valid & ~jl->dirty;
 	}
 	for (unsigned b = 0; b < l->bpl; b++) {
 		if (!(jl->valid >> b & 1))
@@ -210,7 +212,7 @@ static int on_redo(void *ctx, uint32_t slot, const void *data)
 	int rc;
 
 	memcpy(r->buf, data, CACHE_BLOCK);
-	rc = bdev_pwrite(r->ch, r->buf, CACHE_BLOCK, (uint64_t)slot * CACHE_BLOCK);
+	rc = MUTATE(INLINE_REDO) ? 0 : bdev_pwrite(r->ch, r->buf, CACHE_BLOCK, (uint64_t)slot * CACHE_BLOCK);
 	r->redone++;
 	return rc ? bc_fail(r->err, rc, "%s/%s cannot be written: %s", r->c->dir, CACHE_DATA_FILE, strerror(-rc)) : 0;
 }
@@ -247,8 +249,9 @@ static int repeat_discard(struct recovery *r, struct journal_discard *d)
 	ch = bdev_channel_open(v->bdev, 0);
 	if (!ch)
 		return bc_fail(r->err, -ENOMEM, "out of memory");
-	blocks_drop(c, v, d->offset / CACHE_BLOCK, (d->length + CACHE_BLOCK - 1) / CACHE_BLOCK);
-	rc = bdev_rw_wait(ch, &io, 1);
+	if (!MUTATE(DISCARD_DROP))
+		blocks_drop(c, v, d->offset / CACHE_BLOCK, (d->length + CACHE_BLOCK - 1) / CACHE_BLOCK);
+	rc = MUTATE(DISCARD_REDO) ? 0 : bdev_rw_wait(ch, &io, 1);
 	if (!rc)
 		rc = bdev_flush(ch);
 	bdev_channel_close(ch);
@@ -301,7 +304,7 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 	if (rc)
 		goto out;
 	lines_rebuild_free(&c->lines);
-	if (r.redone && (rc = bdev_flush(r.ch))) {
+	if (r.redone && !MUTATE(INLINE_FLUSH) && (rc = bdev_flush(r.ch))) {
 		bc_fail(err, rc, "%s/%s cannot be flushed: %s", c->dir, CACHE_DATA_FILE, strerror(-rc));
 		goto out;
 	}
@@ -316,7 +319,7 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 	c->epoch.data_upto = jr.next_id - 1;
 	for (uint32_t i = 0; i < r.ndiscards && !rc; i++)
 		rc = repeat_discard(&r, &r.discards[i]);
-	if (!rc) {
+	if (!rc && !MUTATE(RECOVER_COMMIT)) {
 		rc = epoch_commit(c, true);
 		if (rc)
 			bc_fail(err, rc, "the recovered state cannot be written: %s", c->why);

@@ -159,7 +159,7 @@ int write_through_blocks(struct io_thread *t, struct volume *v, const char *src,
 	if (rc)
 		goto release;
 	rc = write_backing(t, v, first, n, data);
-	if (!rc && dirty)
+	if (!rc && dirty && !MUTATE(THROUGH_FLUSH))
 		rc = backing_flush(t, v);
 	if (rc) {
 		look(t, v, first, n, &cached, &dirty);

@@ -275,6 +275,8 @@ static int forget_lines(struct cache *c, struct volume *v, struct bc_error *err)
 {
 	int rc;
 
+	if (MUTATE(REMOVE_LINES))
+		journal_volume_delete(c->journal, (uint16_t)v->id, err);
 	pthread_rwlock_wrlock(&v->gate);
 	blocks_drop(c, v, 0, v->nblocks);
 	pthread_rwlock_unlock(&v->gate);

@@ -184,11 +184,12 @@ int write_back_blocks(struct io_thread *t, struct volume *v, const char *src, ui
 static int make_durable(struct io_thread *t, struct volume *v)
 {
 	uint64_t epoch = atomic_load_explicit(&v->last_epoch, memory_order_acquire);
-	int rc = backing_flush(t, v), rc2 = 0;
+	int rc = MUTATE(BACKING_FLUSH) ? 0 : backing_flush(t, v), rc2 = 0;
 
 	if (v->cache->failed)
 		rc2 = GET(v->dirty_blocks) ? -EIO : 0; /* P6; without dirty blocks all is on backing (P7) */
-	else if (atomic_load_explicit(&v->cache->epoch.durable_id, memory_order_acquire) < epoch)
+	else if (atomic_load_explicit(&v->cache->epoch.durable_id, memory_order_acquire) < epoch &&
+		 !MUTATE(COMMIT_WAIT))
 		rc2 = epoch_commit_to(v->cache, epoch);
 	return rc ? rc : rc2;
 }

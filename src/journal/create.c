@@ -74,7 +74,10 @@ static int build(const char *path, const struct journal_geometry *geo, struct bc
 		rc = fill(db, geo);
 	/* The switch to WAL marks the header; synchronous=FULL makes it sync what was written before. */
 	if (rc == SQLITE_OK)
-		rc = sqlite3_exec(db, "COMMIT; PRAGMA synchronous=FULL; PRAGMA journal_mode=WAL;", NULL, NULL, NULL);
+		rc = sqlite3_exec(db,
+				  MUTATE(CREATE_SYNC) ? "COMMIT; PRAGMA journal_mode=WAL;"
+						      : "COMMIT; PRAGMA synchronous=FULL; PRAGMA journal_mode=WAL;",
+				  NULL, NULL, NULL);
 	if (rc != SQLITE_OK) {
 		code = jdb_errno(db, rc);
 		bc_fail(err, code, "%s: cannot create the journal: %s%s", path,
@@ -128,7 +131,7 @@ int journal_create(const char *dir, const struct journal_geometry *geo, struct b
 	unlink(tmp);
 	remove_beside(tmp);
 	code = build(tmp, geo, err);
-	if (!code)
+	if (!code && !MUTATE(CREATE_SYNC))
 		code = sync_path(tmp, O_RDONLY, err);
 	if (!code) {
 		remove_beside(path);

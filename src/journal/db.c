@@ -194,8 +194,13 @@ static int wal_hook(void *ctx, sqlite3 *db, const char *name, int frames)
 
 int jdb_checkpoint(struct journal *j, struct bc_error *err)
 {
-	int in_wal = 0, done = 0, code;
-	int rc = sqlite3_wal_checkpoint_v2(j->db, "main", SQLITE_CHECKPOINT_PASSIVE, &in_wal, &done);
+	int in_wal = 0, done = 0, code, rc;
+
+	if (MUTATE(WAL_CHECKPOINT))
+		sqlite3_exec(j->db, "PRAGMA synchronous=OFF", NULL, NULL, NULL);
+	rc = sqlite3_wal_checkpoint_v2(j->db, "main", SQLITE_CHECKPOINT_PASSIVE, &in_wal, &done);
+	if (MUTATE(WAL_CHECKPOINT))
+		sqlite3_exec(j->db, "PRAGMA synchronous=FULL", NULL, NULL, NULL);
 
 	if (rc != SQLITE_OK) {
 		code = jdb_fail(j, rc, "cannot write the journal's log back", err);
@@ -533,6 +538,8 @@ static int open_db(struct journal *j, struct bc_error *err)
 		if (code)
 			return code;
 		rc = sqlite3_exec(j->db, setup_rw, NULL, NULL, NULL);
+		if (MUTATE(JOURNAL_SYNC))
+			sqlite3_exec(j->db, "PRAGMA synchronous=OFF", NULL, NULL, NULL);
 		if (rc != SQLITE_OK)
 			return jdb_fail(j, rc, "cannot open it for writing", err);
 		sqlite3_wal_hook(j->db, wal_hook, j);

@@ -24,6 +24,7 @@
 
 #include "blkcache/journal.h"
 #include "journal/encode.h"
+#include "util/mutate.h"
 
 #define JOURNAL_APPLICATION_ID 0x626c6b63 /* "blkc" */
 #define JOURNAL_FORMAT 1

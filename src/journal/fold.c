@@ -241,7 +241,7 @@ static int fold_patch(struct journal *j, struct fold *f, struct bc_error *err)
 	j->state = st;
 	f->state_written = true;
 	f->pos = pos;
-	if (pos == f->records.n) {
+	if (pos == f->records.n || MUTATE(FOLD_PATCH)) {
 		f->state = FOLD_DELETE;
 		f->state_written = false;
 	}

@@ -427,7 +427,7 @@ static int load_locked(struct load *ld)
 		code = read_epochs(ld);
 	if (!code)
 		code = load_judge(ld);
-	if (!code && ld->keep < ld->nep && !j->read_only)
+	if (!code && ld->keep < ld->nep && !j->read_only && !MUTATE(DROPPED_ROWS))
 		code = delete_dropped(ld);
 	if (code)
 		return code;

@@ -10,35 +10,36 @@
 #ifdef BLKCACHE_MUTATE
 
 #define MUTATIONS(X)                                                                                                   \
-	X(DATA_WRITE, "data-write", "the row is committed without the epoch's blocks in the data file")               \
-	X(DATA_FLUSH, "data-flush", "the data file is not flushed beside the commit")                                 \
-	X(DATA_FLUSH_WAIT, "data-flush-wait", "the epoch counts as durable before the data file's flush is done")     \
-	X(COMMIT_WAIT, "flush-before-commit", "a flush returns before its epoch's row is committed")                  \
-	X(SLOT_REUSE, "slot-reuse", "a slot given up is free at once, not when its epoch is durable")                 \
-	X(FRESH_KEPT, "fresh-kept", "blocks of a sealed epoch still count as the open one's: written in place")       \
-	X(CRC_CHECK, "crc-check", "recovery believes the data file without checking")                                 \
-	X(INTENT_MARK, "intent-mark", "no write-intent mark before a write to backing")                               \
-	X(INTENT_DROP, "intent-drop", "recovery keeps clean lines of marked regions")                                 \
-	X(INTENT_CLEAR, "intent-clear", "marks are cleared without flushing the backing device")                      \
-	X(INTENT_EPOCH, "intent-epoch", "marks are cleared before the cache's side is durable")                       \
-	X(CLEAN_DURABLE, "clean-durable", "the cleaner writes blocks to backing before their epoch is durable")       \
-	X(CLEAN_FLUSH, "clean-flush", "blocks become clean without a flush of the backing device")                    \
-	X(CLEAN_WRITE, "clean-write", "blocks become clean without being written to backing")                         \
-	X(THROUGH_FLUSH, "through-flush", "a dirty block is replaced by a write to backing that was not flushed")     \
-	X(BACKING_FLUSH, "backing-flush", "a flush does not flush the backing device")                                \
-	X(DISCARD_RECORD, "discard-record", "a discard is not recorded before backing is zeroed")                     \
-	X(DISCARD_DONE, "discard-done", "a discard is recorded as done before backing was flushed")                   \
-	X(DISCARD_REDO, "discard-redo", "recovery does not repeat unfinished discards")                               \
-	X(DISCARD_DROP, "discard-drop", "recovery repeats a discard and keeps the cached blocks")                     \
-	X(INLINE_REDO, "inline-redo", "recovery does not write the rows' blocks to their slots")                      \
-	X(INLINE_FLUSH, "inline-flush", "recovery does not flush what it wrote to the slots")                         \
-	X(DURABLE_UPTO, "durable-upto", "rows claim that epochs are in the data file that are in rows only")          \
-	X(DROPPED_ROWS, "dropped-rows", "recovery leaves the rows of dropped epochs in the journal")                  \
-	X(JOURNAL_SYNC, "journal-sync", "the journal does not sync its log")                                          \
-	X(WAL_CHECKPOINT, "wal-checkpoint", "the journal syncs its log, but neither the log nor the database when the "\
-					    "one is written to the other")                                             \
-	X(FOLD_STATE, "fold-order", "folding deletes epoch rows before the snapshot has them")                        \
-	X(REMOVE_LINES, "remove-lines", "a volume's row is removed before its lines are")                             \
+	X(DATA_WRITE, "data-write", "the row is committed without the epoch's blocks in the data file")                \
+	X(DATA_FLUSH, "data-flush", "the data file is not flushed beside the commit")                                  \
+	X(COMMIT_WAIT, "flush-before-commit", "a flush returns before its epoch's row is committed")                   \
+	X(SLOT_REUSE, "slot-reuse", "a slot given up is free at once, not when its epoch is durable")                  \
+	X(FRESH_KEPT, "fresh-kept", "blocks of a sealed epoch still count as the open one's: written in place")        \
+	X(CRC_CHECK, "crc-check", "recovery believes the data file without checking")                                  \
+	X(INTENT_MARK, "intent-mark", "no write-intent mark before a write to backing")                                \
+	X(INTENT_DROP, "intent-drop", "recovery keeps clean lines of marked regions")                                  \
+	X(INTENT_CLEAR, "intent-clear", "marks are cleared without flushing the backing device")                       \
+	X(INTENT_EPOCH, "intent-epoch", "marks are cleared before the cache's side is durable")                        \
+	X(CLEAN_DURABLE, "clean-durable", "the cleaner writes blocks to backing before their epoch is durable")        \
+	X(CLEAN_FLUSH, "clean-flush", "blocks become clean without a flush of the backing device")                     \
+	X(CLEAN_EARLY, "clean-early", "blocks are recorded as clean before the backing device is flushed")             \
+	X(THROUGH_FLUSH, "through-flush", "a dirty block is replaced by a write to backing that was not flushed")      \
+	X(BACKING_FLUSH, "backing-flush", "a flush does not flush the backing device")                                 \
+	X(DISCARD_RECORD, "discard-record", "a discard is not recorded before backing is zeroed")                      \
+	X(DISCARD_DONE, "discard-done", "a discard is recorded as done before backing was flushed")                    \
+	X(DISCARD_REDO, "discard-redo", "recovery does not repeat unfinished discards")                                \
+	X(DISCARD_DROP, "discard-drop", "recovery repeats a discard and keeps the cached blocks")                      \
+	X(INLINE_REDO, "inline-redo", "recovery does not write the rows' blocks to their slots")                       \
+	X(INLINE_FLUSH, "inline-flush", "recovery does not flush what it wrote to the slots")                          \
+	X(DURABLE_UPTO, "durable-upto", "rows claim that epochs are in the data file that are in rows only")           \
+	X(RECOVER_COMMIT, "recover-commit", "marks are cleared before what recovery dropped is recorded")              \
+	X(DROPPED_ROWS, "dropped-rows", "recovery leaves the rows of dropped epochs in the journal")                   \
+	X(JOURNAL_SYNC, "journal-sync", "the journal does not sync its log")                                           \
+	X(WAL_CHECKPOINT, "wal-checkpoint",                                                                            \
+	  "the journal syncs its log, but neither the log nor the database when the "                                  \
+	  "one is written to the other")                                                                               \
+	X(FOLD_PATCH, "fold-patch", "folding deletes epoch rows of which the snapshot has a part only")                \
+	X(REMOVE_LINES, "remove-lines", "a volume's row is removed before its lines are")                              \
 	X(CREATE_SYNC, "create-sync", "a new journal gets its name before it is synced")
 
 #define MUTATION_ENUM(id, name, what) MUT_##id,
