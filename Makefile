@@ -72,6 +72,10 @@ $(BUILD)/tools/%: $(BUILD)/tests/tools/%.o
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(OPT) $(LDFLAGS) -pthread $< -o $@
 
+$(BUILD)/bench/floor: $(BUILD)/tests/bench/floor.o
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(OPT) $(LDFLAGS) -pthread $< $(shell pkg-config --libs fuse3) -o $@
+
 $(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(OPT) $(LDFLAGS) -pthread $< $(WHOLE) $(LIBS) -o $@
@@ -114,6 +118,17 @@ run-tsan: $(TSAN)
 demo: deps ## show the main job from end to end (under two minutes, needs root)
 	$(Q)$(MAKE) --no-print-directory $(BIN)
 	$(Q)BLKCACHE=$(BIN) contrib/demo/demo.sh
+
+# ---- benches (tests/bench/README.md) ----
+
+.PHONY: bench-build bench-deps
+bench: bench-build ## all benches, or PART="engine instructions fuse delay db scale"; BENCH_QUICK=1: short. Tables and plots in BUILD/bench/results
+	$(Q)BUILD=$(BUILD) tests/bench/run.sh $(PART)
+
+bench-build: $(BIN) $(BENCHES) ## build what the benches need
+
+bench-deps: ## install the Debian packages that only the benches use (contrib/packages.bench.debian)
+	$(Q)contrib/install-packages contrib/packages.bench.debian
 
 # ---- install ----
 

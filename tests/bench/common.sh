@@ -135,8 +135,9 @@ blkcache() {
 	undo rm -rf "$d"
 	undo unmount "$m"
 	run_child "$T/$1.log" "$BLKCACHE" load "$d" "$m" -f
-	wait_until "$BLKCACHE" status "$d" || die "load $1 failed: $(tail -n 3 "$T/$1.log")"
+	# not by `status`: before the daemon is there, it would open the cache itself, and be in the daemon's way
 	wait_until mountpoint -q "$m" || die "load $1 failed: $(tail -n 3 "$T/$1.log")"
+	wait_until "$BLKCACHE" status "$d" || die "load $1 failed: $(tail -n 3 "$T/$1.log")"
 	vol=$m/vol
 }
 
