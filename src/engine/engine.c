@@ -126,6 +126,8 @@ int cache_setup_buffers(struct cache *c, struct bc_error *err)
 
 static void free_cache(struct cache *c)
 {
+	if (c->readahead.started)
+		readahead_stop(c);
 	io_destroy(c);
 	cleaner_destroy(c);
 	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES; i++)
@@ -205,6 +207,8 @@ int cache_open(const char *dir, unsigned flags, struct cache **out, struct cache
 			bc_fail(err, rc, "cache %s: %s", c->dir, c->why[0] ? c->why : strerror(-rc));
 		if (!rc)
 			rc = journal_setting_put(c->journal, CLEAN_STOP_KEY, "no", err);
+		if (!rc && (rc = readahead_start(c)))
+			bc_fail(err, rc, "cache %s: threads cannot be started: %s", c->dir, strerror(-rc));
 		if (!rc && (rc = background_start(c)))
 			bc_fail(err, rc, "cache %s: background threads cannot be started: %s", c->dir, strerror(-rc));
 	}
@@ -241,6 +245,8 @@ int cache_close(struct cache *c, struct bc_error *err)
 	c->stopping = true;
 	if (c->background.started)
 		background_stop(c);
+	if (c->readahead.started)
+		readahead_stop(c);
 	if (cache_bypassed(c)) { /* the backing devices have everything */
 		rc = cache_volume_foreach(c, flush_backing, NULL);
 		free_cache(c);

@@ -28,6 +28,7 @@
 #include "lines.h"
 #include "policy.h"
 #include "range.h"
+#include "readahead.h"
 #include "slots.h"
 #include "util/crc.h"
 #include "util/hist.h"
@@ -89,11 +90,12 @@ struct volume {
 	_Atomic bool row_in_use; /* its row says that backing may be written; guarded by intent.lock */
 	_Atomic bool backing_failed; /* a flush of it failed: none succeeds any more (P6) */
 	struct intent intent;
+	struct readahead readahead;
 	struct volume_counters n;
 };
 
 /* ---- per-thread context (io.c) ---- */
-enum block_source { FROM_RAM, FROM_SLOT, FROM_BACKING, FROM_BACKING_DONE /* within plan_read only */ };
+enum block_source { FROM_RAM, FROM_SLOT, FROM_BACKING, FROM_BACKING_DONE /* within plan_read only */, NOT_WANTED };
 
 struct block_plan {
 	uint8_t source;
@@ -169,6 +171,7 @@ struct tunables {
 	counter clean_after_us, epoch_interval_us;
 	counter dirty_high_percent;
 	counter ram_bytes; /* at the next load */
+	counter read_ahead; /* bytes */
 };
 
 struct cache {
@@ -186,6 +189,7 @@ struct cache {
 	struct policy policy;
 	struct cleaner cleaner;
 	struct background background;
+	struct readahead_pool readahead;
 	struct tunables tunables;
 	uint64_t ram_bytes;
 	_Atomic int default_mode;
@@ -318,6 +322,10 @@ int write_back_blocks(struct io_thread *t, struct volume *v, const char *src, ui
 int write_through_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, int mode,
 			 unsigned *hits);
 int backing_flush(struct io_thread *t, struct volume *v); /* if anything was written there since the last */
+
+/* ---- read.c ---- */
+/* Brings a range (at most VOLUME_MAX_IO) into the cache. 1 if something had to be read, 0 if all was there, -errno. */
+int volume_fill(struct volume *v, uint64_t off, uint32_t len);
 
 /* ---- reclaim.c ---- */
 /* Waits until n slots and entries might be free. -EIO when the cache has failed or stops. */

@@ -99,25 +99,30 @@ unsigned plan_lookup(struct io_thread *t, struct volume *v, uint64_t first, unsi
 	return cached;
 }
 
+static bool needs_place(const struct block_plan *p)
+{
+	return !p->data && p->source != NOT_WANTED;
+}
+
 /* Gives every block that has to be read a place: RAM buffers if there are enough, else the thread's bounce memory. */
 static void plan_places(struct io_thread *t, unsigned n)
 {
 	unsigned need = 0, k = 0;
 
 	for (unsigned i = 0; i < n; i++)
-		need += !t->plan[i].data;
+		need += needs_place(&t->plan[i]);
 	if (!need)
 		return;
 	if (buffer_alloc(t->cache->buffers, t->bufs, need, false)) {
 		for (unsigned i = 0; i < n; i++)
-			if (!t->plan[i].data)
+			if (needs_place(&t->plan[i]))
 				t->plan[i].data = t->bounce + (size_t)i * CACHE_BLOCK;
 		return;
 	}
 	for (unsigned i = 0; i < n; i++) {
 		struct block_plan *p = &t->plan[i];
 
-		if (!p->data) {
+		if (needs_place(p)) {
 			p->buf = t->bufs[k++];
 			p->data = buffer_data(p->buf);
 		}

@@ -147,6 +147,7 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 		make_reply(t, off, len, reply);
 		ADD(v->n.ram_read, (uint64_t)n * CACHE_BLOCK);
 		count_read(v, n, n, len, false, start);
+		readahead_note(v, off, len, false);
 		return 0;
 	}
 	pthread_rwlock_rdlock(&v->gate);
@@ -193,6 +194,7 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 	if (ram)
 		ADD(v->n.ram_read, (uint64_t)ram * CACHE_BLOCK);
 	count_read(v, n, cached, len, mode == MODE_PT, start);
+	readahead_note(v, off, len, cached < n);
 	return 0;
 }
 
@@ -203,6 +205,38 @@ void volume_read_done(struct volume *v, struct volume_reply *reply)
 	(void)v;
 	plan_release(t, t->nplan);
 	t->nplan = 0;
+}
+
+int volume_fill(struct volume *v, uint64_t off, uint32_t len)
+{
+	struct cache *c = v->cache;
+	struct io_thread *t = io_thread_get(c);
+	uint64_t first = off / CACHE_BLOCK;
+	unsigned n = (unsigned)((off + len - 1) / CACHE_BLOCK - first + 1), missing = 0;
+	struct range_lock rl;
+	int rc = 0;
+
+	if (!t)
+		return -ENOMEM;
+	pthread_rwlock_rdlock(&v->gate);
+	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_READ);
+	plan_lookup(t, v, first, n);
+	for (unsigned i = 0; i < n; i++) {
+		if (t->plan[i].source == FROM_BACKING)
+			missing++;
+		else if (t->plan[i].source == FROM_SLOT)
+			t->plan[i].source = NOT_WANTED;
+	}
+	if (missing && mode_fills(GET(v->mode)) && !c->failed) {
+		rc = plan_read(t, v, first, n);
+		if (!rc)
+			fill(t, v, first, n);
+		rc = rc ? rc : 1;
+	}
+	range_unlock(&c->ranges, &rl);
+	pthread_rwlock_unlock(&v->gate);
+	plan_release(t, n);
+	return rc;
 }
 
 int volume_pread(struct volume *v, void *buf, uint32_t len, uint64_t off)

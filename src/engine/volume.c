@@ -86,6 +86,7 @@ int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_ba
 			     c->geo.line_size);
 		goto fail;
 	}
+	readahead_init(&v->readahead);
 	rc = intent_init(v);
 	if (rc)
 		goto fail;
@@ -100,8 +101,10 @@ fail:
 
 void volume_detach(struct volume *v)
 {
-	if (v->intent.region)
+	if (v->intent.region) {
 		intent_destroy(v);
+		readahead_destroy(&v->readahead);
+	}
 	bdev_close(v->bdev);
 	pthread_rwlock_destroy(&v->gate);
 	free(v->backing);
@@ -323,6 +326,7 @@ int cache_volume_remove(struct cache *c, const char *name, bool discard_dirty, s
 			return rc;
 		}
 	}
+	readahead_forget(v);
 	if (take_out(v)) {
 		volume_put(v);
 		return bc_fail(err, -EBUSY, "volume %s is in use (its file is open); close it first", name);
