@@ -195,7 +195,8 @@ static void verify_wave(struct cache *c, struct volume *v, struct clean_batch *w
 		lines_unlock(&ch);
 		if (!ours)
 			b->skip = true;
-		if (b->skip || crc32c(b->data, CACHE_BLOCK) == b->crc)
+		/* a buffer's data never left memory since its crc was taken */
+		if (b->skip || b->buf || crc32c(b->data, CACHE_BLOCK) == b->crc)
 			continue;
 		ADD(v->n.err_checksum, 1);
 		lose_block(c, v, w, b, "fails its checksum");
@@ -280,6 +281,32 @@ static void pass_over(struct clean_batch *w, struct clean_line *cl)
 	w->again[w->nagain++] = *cl;
 }
 
+/* How many lines from `at` on lie next to each other in one chunk of the range table, at most `max`. */
+static uint32_t adjacent(const struct lines *l, const struct clean_batch *w, uint32_t at, uint32_t max)
+{
+	uint64_t key = w->line[at].key, chunk = line_key_line(key) << l->bpl_shift >> RANGE_CHUNK_SHIFT;
+	uint32_t n = 1;
+
+	while (n < max && at + n < w->nlines && w->line[at + n].key == key + n &&
+	       line_key_line(key + n) << l->bpl_shift >> RANGE_CHUNK_SHIFT == chunk)
+		n++;
+	return n;
+}
+
+/* Locks n adjacent lines with one range. */
+static bool lock_lines(struct cache *c, struct volume *v, struct clean_batch *w, uint32_t at, uint32_t n,
+		       enum range_mode mode, uint32_t *nranges)
+{
+	struct lines *l = &c->lines;
+	bool ok = range_trylock(&c->ranges, &w->range[*nranges], v->id, line_key_line(w->line[at].key) << l->bpl_shift,
+				n * l->bpl, mode);
+
+	*nranges += ok;
+	for (uint32_t i = at; i < at + n; i++)
+		w->line[i].locked = ok;
+	return ok;
+}
+
 /*
  * Writes lines [from, ...) of the batch, all of one volume and as many as fit; returns the index after the last.
  * insist: keeps writers out of these lines meanwhile, for lines that are written all the time. Nothing is waited for
@@ -289,23 +316,25 @@ static uint32_t write_some(struct cache *c, struct volume *v, struct clean_batch
 			   int *result)
 {
 	struct lines *l = &c->lines;
-	uint32_t to = from, nranges = 0;
+	enum range_mode mode = insist ? RANGE_READ : RANGE_CLEAN;
+	const uint32_t most = WAVE_BLOCKS / l->bpl < WAVE_LINES ? WAVE_BLOCKS / l->bpl : WAVE_LINES;
+	uint32_t to = from, nranges = 0, nlines = 0;
 	uint64_t sealed;
 	int rc = 0;
 
 	w->nblocks = 0;
-	for (; to < w->nlines && nranges < WAVE_LINES && (nranges + 1) * l->bpl <= WAVE_BLOCKS; to++) {
-		struct clean_line *cl = &w->line[to];
+	while (to < w->nlines && nlines < most) {
+		uint32_t run;
 
-		if (line_key_volume(cl->key) != v->id)
+		if (line_key_volume(w->line[to].key) != v->id)
 			break;
-		cl->locked =
-			range_trylock(&c->ranges, &w->range[nranges], v->id, line_key_line(cl->key) << l->bpl_shift,
-				      l->bpl, insist ? RANGE_READ : RANGE_CLEAN);
-		if (cl->locked)
-			nranges++;
-		else
-			pass_over(w, cl);
+		run = adjacent(l, w, to, most - nlines);
+		if (!lock_lines(c, v, w, to, run, mode, &nranges))
+			for (uint32_t i = to; i < to + run; i++)
+				if (!lock_lines(c, v, w, i, 1, mode, &nranges))
+					pass_over(w, &w->line[i]);
+		nlines += run;
+		to += run;
 	}
 	if (insist)
 		rc = epoch_commit(c, false);
@@ -361,7 +390,7 @@ static uint64_t mark_clean(struct cache *c, struct volume *v, struct clean_batch
 			if ((word & LINE_KEY_MASK) == cl->key && word & LINE_CLEANING) {
 				line_update(c, v, cl->e, line_valid(l, cl->e), line_dirty(l, cl->e) & ~cl->written,
 					    line_fresh(l, cl->e));
-				blocks += (unsigned)__builtin_popcount(cl->written);
+				blocks += mask_count(cl->written);
 			}
 			lines_unlock(&ch);
 		}
@@ -386,11 +415,13 @@ static int clean_batch(struct cache *c, struct clean_batch *w, bool insist, uint
 	}
 	/* most of what is dirty is of the open epoch when writes are busy: one commit makes it all fit to be cleaned */
 	rc = MUTATE(CLEAN_DURABLE) ? 0 : epoch_commit(c, false);
-	for (uint32_t i = 0; i < w->nlines && !rc;) {
+	if (rc)
+		return rc;
+	for (uint32_t i = 0; i < w->nlines && !c->failed;) {
 		struct volume *v = volume_use(c, line_key_volume(w->line[i].key));
 		struct io_thread *t = io_thread_get(c);
-		uint32_t from = i;
-		int frc;
+		uint32_t from = i, nagain = w->nagain;
+		int vrc = 0, frc;
 
 		if (!v) { /* being removed: its lines go anyway */
 			i++;
@@ -401,7 +432,7 @@ static int clean_batch(struct cache *c, struct clean_batch *w, bool insist, uint
 			return t ? -ENODEV : -ENOMEM;
 		}
 		while (i < w->nlines && line_key_volume(w->line[i].key) == v->id && !c->failed)
-			i = write_some(c, v, w, i, insist, &rc);
+			i = write_some(c, v, w, i, insist, &vrc);
 		if (MUTATE(CLEAN_EARLY)) {
 			*blocks += mark_clean(c, v, w, from, i);
 			epoch_commit(c, false);
@@ -409,12 +440,13 @@ static int clean_batch(struct cache *c, struct clean_batch *w, bool insist, uint
 		frc = MUTATE(CLEAN_FLUSH) ? 0 : backing_flush(t, v);
 		if (!frc)
 			*blocks += mark_clean(c, v, w, from, i);
-		rc = rc ? rc : frc;
+		vrc = vrc ? vrc : frc;
+		if (vrc)
+			w->nagain = nagain;
+		rc = rc ? rc : vrc;
 		volume_unuse(v);
-		if (c->failed)
-			rc = -EIO;
 	}
-	return rc;
+	return c->failed ? -EIO : rc;
 }
 
 /* Fills the batch with dirty lines (of volume id, or of all for 0) from entry *hand on, up to `limit`. False at the end
@@ -437,7 +469,7 @@ static bool collect(struct cache *c, struct clean_batch *w, unsigned id, uint32_
 long cleaner_step(struct cache *c, uint32_t budget)
 {
 	struct clean_batch *w = c->cleaner.work;
-	uint64_t blocks;
+	uint64_t blocks = 0;
 	uint32_t lines;
 	int rc;
 
@@ -450,7 +482,7 @@ long cleaner_step(struct cache *c, uint32_t budget)
 	lines = w->nlines;
 	rc = lines ? clean_batch(c, w, false, &blocks) : 0;
 	pthread_mutex_unlock(&c->cleaner.lock);
-	return rc ? rc : (long)lines;
+	return rc && !blocks ? rc : (long)lines;
 }
 
 struct flush_run {
@@ -473,8 +505,9 @@ static int report(struct flush_run *r, bool last)
 	return r->fn(&r->p, r->ctx) && !last ? -EINTR : 0;
 }
 
-/* One batch and, until they are clean, the lines of it that were busy. */
-static int flush_batch(struct cache *c, struct clean_batch *w, struct flush_run *r)
+/* One batch and, until they are clean, the lines of it that were busy. *first: the first error. -EINTR: asked to stop.
+ */
+static int flush_batch(struct cache *c, struct clean_batch *w, struct flush_run *r, int *first)
 {
 	bool insist = false;
 
@@ -484,11 +517,13 @@ static int flush_batch(struct cache *c, struct clean_batch *w, struct flush_run 
 		int rc = clean_batch(c, w, insist, &blocks);
 
 		r->p.done_bytes += blocks * CACHE_BLOCK;
-		if (!rc)
-			rc = report(r, false);
+		if (!*first)
+			*first = rc;
 		n = w->nagain;
-		if (rc || !n)
-			return rc;
+		if (report(r, false))
+			return -EINTR;
+		if (!n || c->failed)
+			return 0;
 		memcpy(w->keep, w->again, n * sizeof w->keep[0]);
 		if (insist) {
 			/* somebody is at work on these blocks; writers of others may wait for the background cleaner */
@@ -509,7 +544,7 @@ int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const st
 	struct flush_run r = { .fn = progress, .ctx = ctx };
 	uint32_t hand = 0;
 	bool more = true, damaged;
-	int rc = 0;
+	int rc = 0, stop = 0;
 
 	if (c->failed && !GET(c->dirty_blocks))
 		return 0; /* bypassed: everything is on backing */
@@ -520,12 +555,15 @@ int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const st
 	ADD(c->flushing, 1);
 	pthread_mutex_lock(&c->cleaner.flush_lock);
 	w->damaged = false;
-	while (more && !rc) {
+	/* with several volumes all are flushed, and the first error is kept */
+	while (more && !stop && !c->failed) {
 		pthread_mutex_lock(&c->cleaner.lock);
 		more = collect(c, w, v ? v->id : 0, &hand, BATCH_LINES);
-		rc = w->nlines ? flush_batch(c, w, &r) : 0;
+		stop = w->nlines ? flush_batch(c, w, &r, &rc) : 0;
 		pthread_mutex_unlock(&c->cleaner.lock);
 	}
+	if (!rc)
+		rc = c->failed ? -EIO : stop;
 	damaged = w->damaged;
 	pthread_mutex_unlock(&c->cleaner.flush_lock);
 	SUB(c->flushing, 1);

@@ -200,7 +200,7 @@ static unsigned record_entry(struct cache *c, uint32_t e, struct journal_line *r
 	line_set_masks(l, e, r->valid, r->dirty, MUTATE(FRESH_KEPT) ? r->fresh : 0);
 	lines_set_word(l, e, lines_word(l, e) & ~LINE_CHANGED);
 	lines_unlock(&ch);
-	return (unsigned)__builtin_popcount(r->fresh);
+	return mask_count(r->fresh);
 }
 
 /* Copies the epoch's fresh blocks out of the RAM buffers. False if one is not there (written and evicted already). */

@@ -254,6 +254,7 @@ void line_move_block(struct cache *c, uint32_t e, unsigned b, uint32_t slot, uin
 /* Drops n blocks from `first` on, whatever their state. Takes gate and locks itself; the range is locked by the caller.
  */
 void blocks_drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n);
+void blocks_drop_clean(struct cache *c, struct volume *v, uint64_t first, uint64_t n); /* those that are not dirty */
 
 /* ---- epoch.c ---- */
 int epoch_init(struct epoch *ep, struct cache *c);

@@ -139,6 +139,20 @@ void lines_rebuild_free(struct lines *l);
 /* Unlinks and frees. The CHANGED bit stays with the entry. */
 void lines_remove(struct line_chain *ch, uint32_t e);
 
+/* Set bits of a mask; in line, as the baseline instruction set has no instruction for it and a library call costs more.
+ */
+static inline unsigned mask_count(uint16_t m)
+{
+	unsigned x = m;
+
+	if (x < 2)
+		return x;
+	x -= x >> 1 & 0x5555;
+	x = (x & 0x3333) + (x >> 2 & 0x3333);
+	x = (x + (x >> 4)) & 0x0f0f;
+	return (x + (x >> 8)) & 0x1f;
+}
+
 static inline uint16_t line_valid(const struct lines *l, uint32_t e)
 {
 	return l->mask ? l->mask[e][0] : (lines_word(l, e) & LINE_VALID0) != 0;

@@ -26,7 +26,7 @@ static unsigned evict_line(struct cache *c, uint32_t e)
 		return 0;
 	ch = lines_lock(l, key);
 	if ((lines_word(l, e) & LINE_KEY_MASK) == key && !line_dirty(l, e)) {
-		blocks = (unsigned)__builtin_popcount(line_valid(l, e));
+		blocks = mask_count(line_valid(l, e));
 		line_drop(c, v, &ch, e, 0xffff);
 	}
 	lines_unlock(&ch);

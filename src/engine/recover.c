@@ -197,7 +197,7 @@ static int on_line(void *ctx, const struct journal_line *jl)
 	c->epoch.changed.n--;
 	r->report->lines++;
 	r->report->dirty_lines += jl->dirty != 0;
-	r->report->dirty_bytes += (uint64_t)__builtin_popcount(jl->dirty) * CACHE_BLOCK;
+	r->report->dirty_bytes += (uint64_t)mask_count(jl->dirty) * CACHE_BLOCK;
 	if (drop) {
 		r->report->dropped_clean_lines++;
 		line_drop(c, v, &ch, jl->entry, drop);

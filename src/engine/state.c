@@ -10,7 +10,7 @@ void line_update(struct cache *c, struct volume *v, uint32_t e, uint16_t valid, 
 {
 	struct lines *l = &c->lines;
 	uint16_t was_valid = line_valid(l, e), was_dirty = line_dirty(l, e);
-	int blocks = __builtin_popcount(dirty) - __builtin_popcount(was_dirty);
+	int blocks = (int)mask_count(dirty) - (int)mask_count(was_dirty);
 	uint64_t w;
 
 	if (!was_valid != !valid) {
@@ -75,19 +75,20 @@ static uint16_t blocks_in(const struct lines *l, uint64_t line, uint64_t first, 
 	return (uint16_t)((2u << hi) - (1u << lo));
 }
 
-static void drop_line(struct cache *c, struct volume *v, uint64_t line, uint64_t first, uint64_t last)
+static void drop_line(struct cache *c, struct volume *v, uint64_t line, uint64_t first, uint64_t last, bool dirty_too)
 {
 	struct line_chain ch = lines_lock(&c->lines, line_key(v->id, line));
 	uint32_t e = lines_find(&ch);
 
 	if (e != LINE_NONE)
-		line_drop(c, v, &ch, e, blocks_in(&c->lines, line, first, last));
+		line_drop(c, v, &ch, e,
+			  blocks_in(&c->lines, line, first, last) & (dirty_too ? 0xffff : ~line_dirty(&c->lines, e)));
 	lines_unlock(&ch);
 }
 
 #define DROP_BATCH 4096 /* lines per stay in the gate, so that a flush is not kept waiting */
 
-void blocks_drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n)
+static void drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n, bool dirty_too)
 {
 	struct lines *l = &c->lines;
 	uint64_t last = first + n - 1, line0 = first >> l->bpl_shift, line1 = last >> l->bpl_shift;
@@ -98,7 +99,7 @@ void blocks_drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n)
 		for (uint64_t at = line0; at <= line1;) {
 			epoch_enter(c);
 			for (unsigned i = 0; i < DROP_BATCH && at <= line1; i++)
-				drop_line(c, v, at++, first, last);
+				drop_line(c, v, at++, first, last, dirty_too);
 			epoch_leave(c);
 		}
 		return;
@@ -109,8 +110,18 @@ void blocks_drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n)
 			uint64_t key = lines_word(l, e) & LINE_KEY_MASK;
 
 			if (line_key_volume(key) == v->id && line_key_line(key) >= line0 && line_key_line(key) <= line1)
-				drop_line(c, v, line_key_line(key), first, last);
+				drop_line(c, v, line_key_line(key), first, last, dirty_too);
 		}
 		epoch_leave(c);
 	}
+}
+
+void blocks_drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n)
+{
+	drop(c, v, first, n, true);
+}
+
+void blocks_drop_clean(struct cache *c, struct volume *v, uint64_t first, uint64_t n)
+{
+	drop(c, v, first, n, false);
 }

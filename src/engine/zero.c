@@ -8,8 +8,9 @@
  * older than a dirty block that was flushed. So:
  *
  *   1. the discard is recorded in an epoch, and that epoch (with everything before it) made durable
- *   2. the blocks are dropped from the map
- *   3. the backing range is zeroed, and flushed
+ *   2. the backing range is zeroed, and flushed
+ *   3. the blocks are dropped from the map; after an error only those that are not dirty, since what is dirty has no
+ * other copy
  *   4. the record's end is made durable; until then the range stays locked, since recovery repeats an unended discard
  * and must not run over newer writes
  */
@@ -66,11 +67,14 @@ static int zero_locked(struct io_thread *t, struct volume *v, uint64_t off, uint
 		if (rc)
 			goto out;
 	}
-	blocks_drop(c, v, off / CACHE_BLOCK, (len + CACHE_BLOCK - 1) / CACHE_BLOCK);
 	rc = zero_backing(t, v, off, len, punch);
+	if (!rc && ordered && !MUTATE(DISCARD_DONE))
+		rc = backing_flush(t, v);
+	if (!rc)
+		blocks_drop(c, v, off / CACHE_BLOCK, (len + CACHE_BLOCK - 1) / CACHE_BLOCK);
+	else
+		blocks_drop_clean(c, v, off / CACHE_BLOCK, (len + CACHE_BLOCK - 1) / CACHE_BLOCK);
 	if (ordered) {
-		if (!rc && !MUTATE(DISCARD_DONE))
-			rc = backing_flush(t, v);
 		/* also after an error: a discard that failed must not be repeated over later writes */
 		d.done = true;
 		rc2 = record(c, &d);
