@@ -72,6 +72,13 @@ struct cache_open_report {
 int cache_open(const char *dir, unsigned flags, struct cache **out, struct cache_open_report *report, struct bc_error *err);
 
 /*
+ * The same, with a list (ended by NULL) of volumes whose backing device, changed or not, the user vouches for: where it has its old size, clean
+ * lines are dropped and dirty ones kept, to be written over it (P8: nothing is lost that was written to the volume). -ENOENT for an unknown name.
+ */
+int cache_open_accepting(const char *dir, unsigned flags, const char *const *accepted, struct cache **out,
+			 struct cache_open_report *report, struct bc_error *err);
+
+/*
  * Ends it: no I/O may be under way. Everything answered is made durable in the cache first (dirty lines stay dirty: clean with
  * cache_write_back before, if wanted). 0, or the error that kept something from becoming durable; it is closed in any case.
  */
@@ -152,7 +159,7 @@ int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const st
 
 /* ---- tunables ---- */
 
-/* Keys (cache-wide unless said): ram, clean-after (time a line stays dirty before the background cleaner takes it), dirty-high (percent of lines that
+/* Keys (cache-wide unless said): ram, clean-after (period after which the background cleaner writes everything dirty to backing), read-ahead, dirty-high (percent of lines that
  * may be dirty), epoch-interval, and "mode" (default mode; or a volume's mode when v is given). Kept in the journal; those that
  * take effect at the next load say so in *note (static text or NULL). -EINVAL names the key or the accepted values. */
 int cache_set(struct cache *c, struct volume *v, const char *key, const char *value, const char **note, struct bc_error *err);

@@ -70,8 +70,7 @@ static int check_old(const char *dir, struct bc_error *err)
 		return rc;
 	if (rc)
 		return bc_fail_prefix(
-			err,
-			"the old cache in %s is not replaced, since it cannot be told whether it holds dirty data: ",
+			err, "the old cache in %s is not replaced, since it cannot be told whether it holds dirty data",
 			dir);
 	cache_get_info(old, &info);
 	cache_close(old, NULL);

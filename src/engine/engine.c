@@ -65,7 +65,7 @@ static int open_data(struct cache *c, struct bc_error *err)
 	rc = bdev_open(cache_data_spec ? cache_data_spec : path, BDEV_OPEN_CLAIM, &c->data, err);
 	free(path);
 	if (rc)
-		return bc_fail_prefix(err, "cache %s: ", c->dir);
+		return bc_fail_prefix(err, "cache %s", c->dir);
 	if (bdev_size(c->data) < c->geo.size_bytes)
 		return bc_fail(
 			err, -EUCLEAN,
@@ -160,6 +160,12 @@ static int clear_all_marks(struct volume *v, void *ctx)
 int cache_open(const char *dir, unsigned flags, struct cache **out, struct cache_open_report *report,
 	       struct bc_error *err)
 {
+	return cache_open_accepting(dir, flags, NULL, out, report, err);
+}
+
+int cache_open_accepting(const char *dir, unsigned flags, const char *const *accepted, struct cache **out,
+			 struct cache_open_report *report, struct bc_error *err)
+{
 	struct cache_open_report dummy;
 	struct cache *c = calloc(1, sizeof *c);
 	int rc;
@@ -168,6 +174,7 @@ int cache_open(const char *dir, unsigned flags, struct cache **out, struct cache
 		return bc_fail(err, -ENOMEM, "out of memory");
 	c->dir_fd = c->lock_fd = -1;
 	c->open_flags = flags;
+	c->accepted = accepted;
 	c->policy.ops = &policy_clock;
 	pthread_mutex_init(&c->why_lock, NULL);
 	pthread_rwlock_init(&c->volumes_lock, NULL);
@@ -214,6 +221,7 @@ int cache_open(const char *dir, unsigned flags, struct cache **out, struct cache
 	}
 	if (rc)
 		goto fail;
+	c->accepted = NULL;
 	*out = c;
 	return 0;
 fail:

@@ -8,7 +8,7 @@
  *   cleaner.lock (one cleaning run at a time; who holds it never waits for room in the cache or for a volume's gate)
  *   range locks  (range.h)
  *   intent lock  (volume.intent.lock)
- *   epoch.commit (one sealer at a time)
+ *   epoch.committing (a flag under epoch.lock: who has set it commits, alone, and takes what follows)
  *   epoch.gate   (shared: changing line metadata; exclusive: sealing)
  *   stripe locks (lines.h), one at a time
  *   leaf locks: lines.free_lock, slots.lock, epoch.lock, buffer and journal internals
@@ -194,6 +194,7 @@ struct cache {
 	uint64_t ram_bytes;
 	_Atomic int default_mode;
 	unsigned open_flags;
+	const char *const *accepted; /* cache_open_accepting()'s, until it returns; NULL-terminated, or NULL */
 
 	pthread_rwlock_t volumes_lock;
 	struct volume *volume[CACHE_MAX_VOLUMES + 1]; /* by id */

@@ -17,8 +17,8 @@ struct policy_ops {
 	/* Chain locked. An entry was inserted / was hit. A hit writes at most the entry's own word. */
 	void (*inserted)(struct policy *p, struct lines *l, uint32_t e);
 	void (*hit)(struct policy *p, struct lines *l, uint32_t e);
-	/* The next entry to try; called by one thread (reclaim), no locks held. LINE_NONE: nothing suitable found in
-	 * this many steps. */
+	/* The next entry to try; called by one thread (reclaim), which holds volumes_lock and the epoch's gate, both
+	 * shared: it must not wait, do I/O or commit. LINE_NONE: nothing suitable found in this many steps. */
 	uint32_t (*victim)(struct policy *p, struct lines *l);
 };
 

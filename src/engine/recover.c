@@ -4,7 +4,8 @@
  * lines are put into the table, and those are dropped that cannot be trusted:
  *
  *   - clean blocks in marked regions: backing may have changed after they were recorded (P4, intent.c)
- *   - all lines of a volume whose backing device changed behind the cache; if some are dirty, the load is refused (P10)
+ *   - all lines of a volume whose backing device changed behind the cache; if some are dirty, the load is refused
+ *     (P10), unless the user vouches for the device: then those stay
  *   - blocks in the range of a discard that had begun: it is repeated
  *
  * What is dropped is recorded in the first epoch, and only when that is durable the marks are cleared.
@@ -24,7 +25,8 @@ struct recovery {
 	struct cache_open_report *report;
 	struct bc_error *err;
 	struct bdev_channel *ch;
-	bool changed[CACHE_MAX_VOLUMES + 1];
+	const char *changed[CACHE_MAX_VOLUMES + 1]; /* how its backing device changed; NULL: not at all */
+	bool accepted[CACHE_MAX_VOLUMES + 1]; /* changed, but the user vouches for it: dirty lines stay */
 	struct journal_discard *discards;
 	uint32_t ndiscards;
 	uint64_t redone;
@@ -64,6 +66,28 @@ static const char *what_changed(struct volume *v, bool was_in_use)
 	return NULL;
 }
 
+static bool is_accepted(struct cache *c, const char *name)
+{
+	for (const char *const *p = c->accepted; p && *p; p++)
+		if (!strcmp(*p, name))
+			return true;
+	return false;
+}
+
+/* One volume that cannot be opened keeps all others from being loaded: the message says how to go on without it. */
+static int no_backing(struct recovery *r, const struct journal_volume *jv, int rc)
+{
+	char why[sizeof r->err->msg];
+
+	if (!r->err || rc == -EBUSY || rc == -EUCLEAN || rc == -ENOMEM || rc == -EFBIG)
+		return rc;
+	memcpy(why, r->err->msg, sizeof why);
+	return bc_fail(r->err, rc,
+		       "%.*s; no volume of this cache is loaded until it is back, or the volume is given up with "
+		       "'blkcache remove DIR %s' (--discard-dirty if dirty data for it is to be lost)",
+		       (int)(sizeof why - 250), why, jv->name);
+}
+
 static int on_volume(void *ctx, const struct journal_volume *jv)
 {
 	struct recovery *r = ctx;
@@ -76,7 +100,7 @@ static int on_volume(void *ctx, const struct journal_volume *jv)
 		return bc_fail(r->err, -EUCLEAN, "the journal names volume id %u, which cannot be", jv->id);
 	rc = volume_attach(r->c, jv, open, true, &v, r->err);
 	if (rc)
-		return rc;
+		return open ? no_backing(r, jv, rc) : rc;
 	r->c->volume[jv->id] = v;
 	r->c->nvolumes++;
 	v->row_in_use = jv->in_use;
@@ -84,8 +108,11 @@ static int on_volume(void *ctx, const struct journal_volume *jv)
 			     flushed */
 	why = open ? what_changed(v, jv->in_use) : NULL;
 	if (why) {
-		r->changed[jv->id] = true;
-		note(r->report, "volume %s: backing %s: %s; its cached lines are dropped", v->name, v->backing, why);
+		r->changed[jv->id] = why;
+		r->accepted[jv->id] = v->size == jv->identity.size && is_accepted(r->c, v->name);
+		if (!r->void_journal) /* else it was us */
+			note(r->report, "volume %s: backing %s: %s; its %s lines are dropped", v->name, v->backing, why,
+			     r->accepted[jv->id] ? "clean" : "cached");
 	}
 	return 0;
 }
@@ -147,6 +174,21 @@ static int on_mark(void *ctx, const struct journal_mark *m)
 	return 0;
 }
 
+/* P10. The remedies are for this volume; without one the others cannot be loaded either. */
+static int refuse_changed(struct recovery *r, struct volume *v)
+{
+	bool same_size = v->size == v->identity.size;
+
+	return bc_fail(
+		r->err, -ESTALE,
+		"volume %s: backing %s changed behind the cache (%s), which holds dirty data for it; no volume of "
+		"this cache is loaded until you restore it, %s%s%sor give up the dirty data with 'blkcache remove "
+		"DIR %s --discard-dirty'",
+		v->name, v->backing, r->changed[v->id],
+		same_size ? "say that it is the right one with 'blkcache load --accept-changed " : "",
+		same_size ? v->name : "", same_size ? "' (dirty data is kept and goes over it), " : "", v->name);
+}
+
 static int on_line(void *ctx, const struct journal_line *jl)
 {
 	struct recovery *r = ctx;
@@ -162,18 +204,15 @@ static int on_line(void *ctx, const struct journal_line *jl)
 			       jl->entry, jl->volume);
 	if (r->void_journal) {
 		drop = 0xffff;
-	} else if (r->changed[v->id]) {
+	} else if (r->changed[v->id] && !r->accepted[v->id]) {
 		if (jl->dirty)
-			return bc_fail(r->err, -ESTALE,
-				       "volume %s: backing %s changed behind the cache, and the cache holds dirty data "
-				       "for it that would "
-				       "overwrite the change; restore the backing device, or remove the volume with "
-				       "--discard-dirty",
-				       v->name, v->backing);
+			return refuse_changed(r, v);
 		drop = 0xffff;
 	} else if (block + l->bpl > v->nblocks + l->bpl - 1 && block >= v->nblocks) {
 		return bc_fail(r->err, -EUCLEAN, "the journal has line %llu of volume %s, beyond its end",
 			       (unsigned long long)jl->line, v->name);
+	} else if (r->accepted[v->id]) {
+		drop = jl->valid & ~jl->dirty;
 	} else if (intent_is_marked(v, block)) {
 		drop = MUTATE(INTENT_DROP) ? 0 : jl->valid & ~jl->dirty;
 	}
@@ -195,13 +234,14 @@ static int on_line(void *ctx, const struct journal_line *jl)
 	/* what was just read needs no record */
 	lines_set_word(l, jl->entry, lines_word(l, jl->entry) & ~LINE_CHANGED);
 	c->epoch.changed.n--;
-	r->report->lines++;
-	r->report->dirty_lines += jl->dirty != 0;
-	r->report->dirty_bytes += (uint64_t)mask_count(jl->dirty) * CACHE_BLOCK;
-	if (drop) {
-		r->report->dropped_clean_lines++;
-		line_drop(c, v, &ch, jl->entry, drop);
+	if (!r->void_journal) { /* else there is nothing, and nothing of value goes */
+		r->report->lines++;
+		r->report->dirty_lines += jl->dirty != 0;
+		r->report->dirty_bytes += (uint64_t)mask_count(jl->dirty) * CACHE_BLOCK;
+		r->report->dropped_clean_lines += drop != 0;
 	}
+	if (drop)
+		line_drop(c, v, &ch, jl->entry, drop);
 	lines_unlock(&ch);
 	return 0;
 }
@@ -240,7 +280,8 @@ static int repeat_discard(struct recovery *r, struct journal_discard *d)
 
 	if (!v || !v->bdev)
 		return 0; /* gone, or for the load that opens it */
-	if (r->changed[v->id]) { /* nobody was told that it was done, and this is not what it was about */
+	if (r->changed[v->id] && !r->accepted[v->id]) {
+		/* nobody was told that it was done, and this is not what it was about */
 		d->done = true;
 		return epoch_add_discard(c, d);
 	}
@@ -273,6 +314,20 @@ static int accept_changed(struct recovery *r)
 	return rc;
 }
 
+/* A name that is spelled wrong must not pass for the user's consent. */
+static int check_accepted(struct cache *c, struct bc_error *err)
+{
+	for (const char *const *p = c->accepted; p && *p; p++) {
+		struct volume *v = cache_volume_get(c, *p);
+
+		if (!v)
+			return bc_fail(err, -ENOENT, "there is no volume '%s' in %s; 'blkcache status' lists them", *p,
+				       c->dir);
+		volume_put(v);
+	}
+	return 0;
+}
+
 int recover(struct cache *c, struct cache_open_report *report, struct bc_error *err)
 {
 	static const struct journal_load_ops ops = {
@@ -299,6 +354,8 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 	/* recovery has the cache to itself, but drops go through the same paths as ever */
 	if (!rc)
 		rc = journal_load(c->journal, &ops, &r, &jr, err);
+	if (!rc)
+		rc = check_accepted(c, err);
 	if (!rc)
 		rc = cache_setup_buffers(c, err); /* how large they are is a setting */
 	if (rc)

@@ -21,7 +21,7 @@ struct tunable {
 static const struct tunable table[] = {
 	{ "ram", "memory for buffers", KIND_SIZE, offsetof(struct tunables, ram_bytes), 64ull << 20, CACHE_MIN_RAM,
 	  1ull << 42, "ram: takes effect at the next load" },
-	{ "clean-after", "how long data stays dirty before the background cleaner writes it to backing", KIND_TIME,
+	{ "clean-after", "how often the background cleaner writes everything that is dirty to backing", KIND_TIME,
 	  offsetof(struct tunables, clean_after_us), 30000000, 0, 86400000000ull, NULL },
 	{ "dirty-high", "percent of the cache that may be dirty before cleaning hurries", KIND_PERCENT,
 	  offsetof(struct tunables, dirty_high_percent), 70, 1, 95, NULL },

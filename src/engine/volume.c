@@ -75,7 +75,7 @@ int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_ba
 	if (open_backing) {
 		rc = bdev_open(v->backing, claim ? BDEV_OPEN_CLAIM : 0, &v->bdev, err);
 		if (rc) {
-			bc_fail_prefix(err, "volume %s: ", v->name);
+			bc_fail_prefix(err, "volume %s", v->name);
 			goto fail;
 		}
 		v->size = bdev_size(v->bdev);
@@ -290,8 +290,26 @@ static int forget_lines(struct cache *c, struct volume *v, struct bc_error *err)
 	return journal_volume_delete(c->journal, (uint16_t)v->id, err);
 }
 
+#define USER_GRACE_MS 50 /* a user's reference is an open file, or short, and then worth a moment */
+
+static void sleep_ms(void)
+{
+	nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+}
+
+/* The caller has a reference. Does a user have another one? */
+static bool in_use(struct volume *v)
+{
+	for (int ms = 0; ms <= USER_GRACE_MS; ms++) {
+		if (GET(v->refs) % INTERNAL_REF <= 1)
+			return false;
+		sleep_ms();
+	}
+	return true;
+}
+
 /* From here on nobody can get it any more; the caller has a reference. Waits for the engine's own users, which are
- * cleaning or looking; a user's reference is an open file, or short, and then worth a moment. */
+ * cleaning or looking. */
 static int take_out(struct volume *v)
 {
 	for (int ms = 0;;) {
@@ -299,9 +317,9 @@ static int take_out(struct volume *v)
 
 		if (atomic_compare_exchange_strong(&v->refs, &refs, VOLUME_REMOVING))
 			return 0;
-		if (refs % INTERNAL_REF > 1 && ++ms > 50)
+		if (refs % INTERNAL_REF > 1 && ++ms > USER_GRACE_MS)
 			return -EBUSY;
-		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+		sleep_ms();
 	}
 }
 
@@ -313,6 +331,11 @@ int cache_volume_remove(struct cache *c, const char *name, bool discard_dirty, s
 	if (!v)
 		return bc_fail(err, -ENOENT, "there is no volume %s in %s; `blkcache status %s` lists them", name,
 			       c->dir, c->dir);
+	/* before the flush: nobody waits an hour to be told of an open file */
+	if (in_use(v)) {
+		volume_put(v);
+		return bc_fail(err, -EBUSY, "volume %s is in use (its file is open); close it first", name);
+	}
 	if (GET(v->dirty_blocks) && !discard_dirty) {
 		if (!v->bdev) {
 			volume_put(v);
@@ -365,7 +388,7 @@ int volume_set_mode(struct volume *v, enum cache_mode mode, struct bc_error *err
 	pthread_mutex_unlock(&v->intent.lock);
 	if (rc) {
 		atomic_store(&v->mode, old);
-		return bc_fail_prefix(err, "volume %s: ", v->name);
+		return bc_fail_prefix(err, "volume %s", v->name);
 	}
 	/* what is dirty has no reason to stay so */
 	if (!mode_writes_back((int)mode) && GET(v->dirty_blocks) && v->cache->background.started)

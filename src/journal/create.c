@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -57,8 +58,14 @@ static int build(const char *path, const struct journal_geometry *geo, struct bc
 {
 	char sql[300];
 	sqlite3 *db = NULL;
-	int rc, code = 0;
+	int rc, code = 0, fd;
 
+	/* Made here and not by SQLite: it will carry users' data, so it is the owner's alone. The log follows its mode.
+	 */
+	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return bc_fail(err, -errno, "%s: cannot create the journal: %s", path, strerror(errno));
+	close(fd);
 	rc = sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
 			     journal_vfs_name);
 	snprintf(sql, sizeof(sql),
