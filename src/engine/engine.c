@@ -257,8 +257,10 @@ int cache_close(struct cache *c, struct bc_error *err)
 		readahead_stop(c);
 	if (cache_bypassed(c)) { /* the backing devices have everything */
 		rc = cache_volume_foreach(c, flush_backing, NULL);
+		if (rc)
+			bc_fail(err, rc, "cache %s: a backing device could not be flushed: %s", c->dir, strerror(-rc));
 		free_cache(c);
-		return rc ? bc_fail(err, rc, "a backing device could not be flushed") : 0;
+		return rc;
 	}
 	rc = epoch_commit(c, true);
 	/* with everything in the data file, what goes bad there later is damage of single blocks, not an unfinished
