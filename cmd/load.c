@@ -7,7 +7,15 @@
 #include "common.h"
 #include "loading.h"
 
+enum { OPT_ACCEPT = 256 };
+
 static const struct argp_option options[] = {
+	{ "accept-changed", OPT_ACCEPT, "NAME", 0,
+	  "The backing device of volume NAME was changed behind the cache (or only touched), and is the right one: "
+	  "keep "
+	  "the volume's dirty data, which will overwrite what is there, and drop its clean lines. Not for a device "
+	  "whose size has changed. May be given several times",
+	  0 },
 	{ "foreground", 'f', NULL, 0, "Stay in the foreground and log to stderr; ends with Ctrl-C", 0 },
 	{ 0 },
 };
@@ -15,6 +23,8 @@ static const struct argp_option options[] = {
 struct args {
 	char *dir, *mountpoint;
 	bool foreground;
+	const char *accepted[CACHE_MAX_VOLUMES + 1]; /* ended by NULL */
+	size_t naccepted;
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -22,6 +32,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	struct args *a = state->input;
 
 	switch (key) {
+	case OPT_ACCEPT:
+		if (a->naccepted == CACHE_MAX_VOLUMES)
+			argp_error(state, "--accept-changed is given more often than there can be volumes");
+		a->accepted[a->naccepted++] = arg;
+		break;
 	case 'f':
 		a->foreground = true;
 		break;
@@ -87,6 +102,7 @@ int cmd_load(int argc, char **argv)
 	params.dir = a.dir;
 	params.mountpoint = a.mountpoint;
 	params.foreground = a.foreground;
+	params.accepted = a.accepted;
 	code = config_load(&params.config, &err) ? fail_err(&err) : refuse_if_loaded(a.dir);
 	if (!code) {
 		if (!a.foreground)

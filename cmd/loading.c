@@ -18,7 +18,12 @@ static void print_recovery(const char *dir, const json_t *r)
 	const char *notes = jtext(r, "notes");
 	bool clean = json_is_true(json_object_get(r, "clean_stop"));
 
-	printf("%s: %s, %llu line%s cached", dir, clean ? "was stopped in order" : "recovered", COUNT(lines, "", "s"));
+	/* A new cache looks like one that was stopped with nothing in it. */
+	if (clean && !lines)
+		printf("%s: nothing is cached yet", dir);
+	else
+		printf("%s: %s, %llu line%s cached", dir, clean ? "was stopped in order" : "recovered",
+		       COUNT(lines, "", "s"));
 	if (jcount(r, "dirty_bytes"))
 		printf(", %s of them dirty", size_text(jcount(r, "dirty_bytes")));
 	printf("\n");

@@ -52,9 +52,10 @@ static const struct argp argp = {
 	"DIR",
 	"Show the state of a cache, its volumes, how much dirty data there is, and what is wrong if anything is."
 	"\v"
-	"States: running; flushing; degraded (volumes work without the cache, or with a part of it); failed (dirty "
-	"data is kept, but nothing "
-	"more is taken in); stopping; stopped.",
+	"States: running; flushing; degraded (volumes work, without the cache or with something broken: if the cache "
+	"disk fails while nothing is dirty, reads and writes go straight to the backing devices, and the next load "
+	"starts empty); failed (the cache disk failed while data was dirty: that data is kept, writes and flushes "
+	"fail, clean data can be read); stopping; stopped. What is wrong stands beside the state.",
 	NULL,
 	NULL,
 	NULL,
@@ -67,15 +68,41 @@ static enum cache_state stopped_state(enum cache_state state, struct volume *v, 
 	return state == STATE_FAILED || state == STATE_DEGRADED ? state : STATE_STOPPED;
 }
 
+/* The daemon died, or the machine did: said beside the state, with what to do. */
+static void add_clean_stop(json_t *status, const struct cache_open_report *report)
+{
+	json_t *cache = json_object_get(status, "cache");
+	uint64_t dirty = jcount(cache, "dirty_bytes");
+	char why[200];
+
+	json_object_set_new(cache, "clean_stop", json_boolean(report->clean_stop));
+	if (report->clean_stop || *jtext(cache, "why"))
+		return;
+	if (dirty)
+		snprintf(why, sizeof(why),
+			 "it was not stopped in order; %s of dirty data is kept in it: load it, then flush or stop it",
+			 size_text(dirty));
+	else
+		snprintf(why, sizeof(why), "it was not stopped in order; it holds no dirty data");
+	json_object_set_new(cache, "why", json_string(why));
+}
+
 static json_t *status_stopped(const char *dir, int *code)
 {
 	struct json_daemon_view view = { .state = stopped_state };
-	struct cache *c = open_stopped(dir, CACHE_OPEN_NO_VOLUMES, code);
+	struct cache_open_report report;
+	struct bc_error err = { 0 };
+	struct cache *c = NULL;
 	json_t *status;
 
-	if (!c)
+	memset(&report, 0, sizeof(report));
+	if (cache_open(dir, CACHE_OPEN_NO_VOLUMES, &c, &report, &err)) {
+		*code = fail_err(&err);
 		return NULL;
+	}
 	status = json_status(c, &view);
+	if (status)
+		add_clean_stop(status, &report);
 	*code = close_stopped(c, status ? CMD_OK : fail("%s: out of memory", dir));
 	return status;
 }

@@ -64,8 +64,10 @@ static int tell_end(const struct args *a, const json_t *result)
 	uint64_t done = jcount(result, "done_bytes"), dirty = jcount(result, "dirty_bytes");
 
 	if (*jtext(result, "close_error"))
-		return fail("%s: the daemon has ended, but not everything became durable: %s; run 'blkcache check'",
-			    a->dir, jtext(result, "close_error"));
+		return fail(
+			"%s; the daemon has ended, and all that a flush had reported as done is kept; see the system "
+			"log and 'dmesg', repair the disk, then load the cache again",
+			jtext(result, "close_error"));
 	printf("%s: stopped", a->dir);
 	if (done)
 		printf(", %s flushed", size_text(done));

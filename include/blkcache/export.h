@@ -22,6 +22,9 @@ struct export_params {
  * mount point that is missing, not a folder, a stale mount ("Transport endpoint is not connected": umount it), or lacks permission apart. */
 int export_start(struct cache *c, const char *mountpoint, const struct export_params *params, struct export **out, struct bc_error *err);
 
+/* Can this be mounted on? 0, or the message that export_start would give: for looking before what takes long. */
+int export_check_mountpoint(const char *mountpoint, struct bc_error *err);
+
 /* Blocks until the mount has ended (umount by somebody, or export_stop from another thread). */
 void export_wait(struct export *e);
 

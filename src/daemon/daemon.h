@@ -62,6 +62,7 @@ void protect_process(void);
 struct daemon_params {
 	const char *dir, *mountpoint; /* absolute */
 	bool foreground;
+	const char *const *accepted; /* names for cache_open_accepting(); may be NULL */
 	struct daemon_config config;
 };
 

@@ -236,6 +236,25 @@ static int stop_serving(struct daemon *d, struct control_request *req, bool with
 	return 0;
 }
 
+/* The flush of a `stop` was not possible, and nothing has ended. What still works depends on why. */
+static void refuse_stop(struct daemon *d, struct control_request *req, bool with_flush, const struct bc_error *why)
+{
+	struct cache_info info;
+
+	memset(&info, 0, sizeof(info));
+	cache_get_info(d->cache, &info);
+	if (info.state == STATE_FAILED)
+		control_fail(req, EXIT_FAILED,
+			     "%s: %s; the daemon runs on, but only clean data can be read and nothing written: "
+			     "'blkcache stop %s --no-flush' ends it, and what was flushed is there at the next load",
+			     d->params->dir, why->msg, d->params->dir);
+	else
+		control_fail(req, EXIT_FAILED, "%s; the volumes go on working%s", why->msg,
+			     with_flush
+				     ? " ('blkcache stop --no-flush' ends them and keeps the dirty data in the cache)"
+				     : "");
+}
+
 static json_t *run_stop(struct control_request *req, json_t *args, void *ctx)
 {
 	struct daemon *d = ctx;
@@ -255,7 +274,6 @@ static json_t *run_stop(struct control_request *req, json_t *args, void *ctx)
 	if (ret) {
 		bool ending = !daemon_stop_undo(d);
 
-		daemon_leave(d);
 		if (ending)
 			control_fail(req, EXIT_FAILED,
 				     "%s: somebody unmounted %s meanwhile; the daemon ends, what is dirty stays in the "
@@ -270,10 +288,8 @@ static json_t *run_stop(struct control_request *req, json_t *args, void *ctx)
 		else if (ret == -EBUSY)
 			control_fail(req, EXIT_FAILED, "%s", err.msg);
 		else
-			control_fail(req, EXIT_FAILED, "%s; the volumes go on working%s", err.msg,
-				     with_flush ? " ('blkcache stop --no-flush' ends them and keeps the dirty data in "
-						  "the cache)"
-						: "");
+			refuse_stop(d, req, with_flush, &err);
+		daemon_leave(d);
 		return NULL;
 	}
 	daemon_stop_finish(d);

@@ -248,7 +248,10 @@ static int start_all(struct daemon *d, json_t **report, struct bc_error *err)
 	int ret;
 
 	memset(&opened, 0, sizeof(opened));
-	ret = cache_open(d->params->dir, 0, &d->cache, &opened, err);
+	/* before a recovery that may take long */
+	ret = export_check_mountpoint(d->params->mountpoint, err);
+	if (!ret)
+		ret = cache_open_accepting(d->params->dir, 0, d->params->accepted, &d->cache, &opened, err);
 	if (!ret)
 		ret = start_export(d, err);
 	if (ret)
@@ -305,7 +308,7 @@ static void log_end(struct daemon *d, int ret)
 	char size[32];
 
 	if (ret)
-		log_error("%s: not closed in order: %s", d->params->dir, d->close_err.msg);
+		log_error("not closed in order: %s", d->close_err.msg);
 	else if (d->dirty_left)
 		log_info("%s: ended; %s of dirty data stay in the cache until it is loaded and flushed", d->params->dir,
 			 units_format_size(size, sizeof(size), d->dirty_left));

@@ -70,6 +70,15 @@ int mount_resolve(const char *mountpoint, char **out, struct bc_error *err)
 	return rc;
 }
 
+int export_check_mountpoint(const char *mountpoint, struct bc_error *err)
+{
+	char *path = NULL;
+	int rc = mount_resolve(mountpoint, &path, err);
+
+	free(path);
+	return rc;
+}
+
 int mount_direct(const char *path, bool allow_other, int *fd, struct bc_error *err)
 {
 	char options[160];
