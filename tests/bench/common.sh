@@ -17,6 +17,7 @@ BUILD=${BUILD:-build/release}
 BLKCACHE=${BLKCACHE:-$BUILD/blkcache}
 OUT=${BENCH_OUT:-$BUILD/bench/results}
 SECONDS_EACH=${BENCH_SECONDS:-3}
+# shellcheck disable=SC2034 # for those that source this
 ROUNDS=${BENCH_ROUNDS:-3}
 SIZE=${BENCH_SIZE:-1024}
 PATH=$PATH:/usr/sbin:/sbin

@@ -17,6 +17,7 @@ start fio losetup mkfs.ext4 sqlite3
 delay=${BENCH_DELAY:-1ms}
 pgbin=$(echo /usr/lib/postgresql/*/bin)
 pgbin=${pgbin##* }
+[ "$SIZE" -ge 384 ] || SIZE=384 # what an empty PostgreSQL and its WAL take, and a little more
 rows=$((SIZE * 400)) # of 250 bytes: a tenth of the device
 declare -A dev
 
@@ -82,7 +83,7 @@ pg_make() { # TARGET
 	# small, so that pages come from the device, not from PostgreSQL's own buffers
 	printf '%s\n' "listen_addresses = ''" "unix_socket_directories = '$fs/sock'" 'shared_buffers = 16MB' 'max_wal_size = 64MB' >>"$fs/pg/postgresql.conf"
 	pg_start "$1"
-	as_postgres "$pgbin/pgbench" -h "$fs/sock" -i -q -s "$pg_scale" postgres >/dev/null 2>&1 || die "pgbench -i failed on $1"
+	as_postgres "$pgbin/pgbench" -h "$fs/sock" -i -q -s "$pg_scale" postgres >"$T/db.log" 2>&1 || die "pgbench -i failed on $1: $(tail -n 2 "$T/db.log")"
 	pg_stop "$1"
 }
 
@@ -133,14 +134,14 @@ pg=
 rm -f "$OUT/db.jsonl"
 say "filling the databases"
 for n in $targets; do
-	sqlite_file "$T/fill.sql" $n >/dev/null || die "sqlite cannot be filled on $n"
-	[ -z "$pg" ] || pg_make $n
+	sqlite_file "$T/fill.sql" "$n" >/dev/null || die "sqlite cannot be filled on $n"
+	[ -z "$pg" ] || pg_make "$n"
 done
 for round in $(seq "$ROUNDS"); do
 	for n in $targets; do
-		remount $n
-		r=$(rate $selects sqlite_file "$T/select.sql" $n) && record sqlite-select $n "$round" "$r"
-		r=$(rate $updates sqlite_file "$T/update.sql" $n) && record sqlite-update $n "$round" "$r"
-		[ -z "$pg" ] || pg_run $n "$round"
+		remount "$n"
+		r=$(rate $selects sqlite_file "$T/select.sql" "$n") && record sqlite-select "$n" "$round" "$r"
+		r=$(rate $updates sqlite_file "$T/update.sql" "$n") && record sqlite-update "$n" "$round" "$r"
+		[ -z "$pg" ] || pg_run "$n" "$round"
 	done
 done

@@ -30,10 +30,12 @@ blkcache ssd "$T/ssd.img" $((SIZE * 3 / 2)) 16 wb && add blkcache-ssd
 if [ "${BENCH_PEERS:-1}" != 0 ]; then
 	if command -v nbdkit nbdfuse >/dev/null; then
 		image "$T/nbdkit.img"
+		# shellcheck disable=SC2015
 		peer_nbdkit nbdkit "$T/nbdkit.img" && add nbdkit || say "nbdfuse does not start: $(tail -n 2 "$T/nbdkit.log")"
 	fi
 	if command -v qemu-storage-daemon >/dev/null; then
 		image "$T/qsd.img"
+		# shellcheck disable=SC2015
 		peer_qsd qsd "$T/qsd.img" && add qsd || say "qemu-storage-daemon does not start: $(tail -n 2 "$T/qsd.log")"
 	fi
 fi
@@ -73,6 +75,7 @@ if loop "$T/raw.img"; then
 	SIZE=$((SIZE / 2)) # of the file on the file system
 	for n in "${names[@]}"; do
 		mkdir "$T/$n.fs"
+		# shellcheck disable=SC2015
 		mkfs.ext4 -q "${path[$n]}" && mount "${path[$n]}" "$T/$n.fs" || die "no file system on ${path[$n]}"
 		undo unmount "$T/$n.fs"
 		image "$T/$n.fs/file"

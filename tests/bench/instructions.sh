@@ -21,12 +21,17 @@ build=${BUILD:-build/release}
 engine=${ENGINE:-$build/bench/engine}
 size=${SIZE:-64M}
 ops=${OPS:-40000}
-functions= lines=
+functions=''
+lines=''
 while getopts plh o; do
 	case $o in
 	p) functions=1 ;;
 	l) lines=1 ;;
-	*) sed -n '3,/^set/p' "$0" | grep '^#' | cut -c3-; exit $([ "$o" = h ] && echo 0 || echo 64) ;;
+	*)
+		sed -n '3,/^set/p' "$0" | grep '^#' | cut -c3-
+		[ "$o" = h ]
+		exit $(($? ? 64 : 0))
+		;;
 	esac
 done
 shift $((OPTIND - 1))
@@ -36,6 +41,7 @@ command -v callgrind_annotate >/dev/null || { echo "instructions.sh: valgrind is
 
 scratch=
 child=
+# shellcheck disable=SC2317 # called by the trap
 clean_up() {
 	trap - EXIT
 	[ -z "$child" ] || { kill -TERM "$child" && wait "$child"; } 2>/dev/null || true # it removes its own cache folder
@@ -66,18 +72,18 @@ flat() {
 		END { for (k in f) print f[k], k }' | sort -rn
 }
 
-# Sums of kinds, per operation: "COPY CRC BENCH REST"
+# Sums of kinds, per operation: "COPY CRC REST"
 kinds() {
 	awk -v ops="$1" '
 		$2 ~ /^_*(mem(cpy|move|set|pcpy))/ { copy += $1; next }
 		$2 ~ /crc32|^libisal/ { crc += $1; next }
-		$2 ~ /^(run_ops|run_copies|run_threads|worker_main)$/ { bench += $1; next }
+		$2 ~ /^(run_ops|run_copies|run_threads|worker_main)$/ { next }
 		{ rest += $1 }
-		END { printf "%.0f %.0f %.0f %.0f\n", copy / ops, crc / ops, bench / ops, rest / ops }'
+		END { printf "%.0f %.0f %.0f\n", copy / ops, crc / ops, rest / ops }'
 }
 
 one() { # CASE
-	local name=$1 log=$out/$1.log files f n done_ops copy crc bench rest bcopy bcrc bbench brest
+	local name=$1 log=$out/$1.log f n done_ops copy crc rest bcopy bcrc brest
 	rm -f "$out/$name".callgrind*
 	valgrind --tool=callgrind --instr-atstart=no --separate-threads=yes --fair-sched=yes \
 		--callgrind-out-file="$out/$name.callgrind" "$engine" --json --size "$size" --ops "$ops" "$name" >"$log" 2>"$log.err" &
@@ -96,8 +102,8 @@ one() { # CASE
 			flat "$f" >>"$out/$name.behind"
 		fi
 	done
-	read -r copy crc bench rest < <(kinds "$done_ops" <"$out/$name.request")
-	read -r bcopy bcrc bbench brest < <(kinds "$done_ops" <"$out/$name.behind")
+	read -r copy crc rest < <(kinds "$done_ops" <"$out/$name.request")
+	read -r bcopy bcrc brest < <(kinds "$done_ops" <"$out/$name.behind")
 	printf '%-24s %8d %9d %8d %8d %8d %8d   %8s\n' "$name" "$done_ops" "$rest" "$brest" "$((rest + brest))" "$((copy + bcopy))" \
 		"$((crc + bcrc))" "$(sed -n 's/.*"share_percent":\([0-9.]*\).*/\1/p' "$log")"
 	[ -z "${RESULT:-}" ] || printf '{"case":"%s","ops":%d,"request":%d,"behind":%d,"copies":%d,"crc":%d}\n' "$name" "$done_ops" "$rest" \

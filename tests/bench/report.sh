@@ -6,7 +6,7 @@
 #   report.sh      prints results.md too
 #
 # A ratio is the median of the rounds' ratios, each of two measurements made one after the other; in brackets the least and the largest.
-# Knobs: BUILD, BENCH_OUT.
+# Knobs: BUILD, BENCH_OUT, BENCH_PLOT (svg or png).
 set -eu
 export LC_ALL=C
 top=$(cd "$(dirname "$0")/../.." && pwd)
@@ -17,6 +17,7 @@ cd "$OUT" || exit 1
 
 # ---- tables ----
 
+# shellcheck disable=SC2016 # jq's variables
 jq_lib='
 def median: sort | if length == 0 then null elif length % 2 == 1 then .[length / 2 | floor] else (.[length / 2 - 1] + .[length / 2]) / 2 end;
 def round2: . * 100 | round / 100;
@@ -183,11 +184,17 @@ cat results.md
 # ---- plots ----
 
 command -v gnuplot >/dev/null || { echo "report.sh: no gnuplot, no plots; run 'make bench-deps'" >&2; exit 0; }
-style='set terminal svg size 900,420 font "sans,12" background "white"; set style fill solid 0.8 border -1; set grid ytics; set key top left;'
+kind=${BENCH_PLOT:-svg}
+case $kind in
+svg) terminal='set terminal svg size 900,420 font "sans,12" background "white"' ;;
+png) terminal='set terminal pngcairo size 900,420 font "sans,10"' ;;
+*) echo "report.sh: BENCH_PLOT is svg or png" >&2; exit 64 ;;
+esac
+style="$terminal;"' set style fill solid 0.8 border -1; set grid ytics; set key top left;'
 
 # bars FILE YARDSTICK TITLE OUTPUT TARGET...: ratios to the yardstick, a group of bars a job
 bars() {
-	local file=$1 base=$2 title=$3 output=$4 plot= i=2 n
+	local file=$1 base=$2 title=$3 output=$4 plot='' i=2 n
 	shift 4
 	jq -sr --arg base "$base" --arg targets "$*" "$jq_lib"'
 		. as $all | ($targets | split(" ")) as $t | map(.job) | uniq_in_order | .[] as $job
@@ -197,7 +204,7 @@ bars() {
 		plot="$plot${plot:+, }\"$output.dat\" using $i:xtic(1) title \"$n\""
 		i=$((i + 1))
 	done
-	gnuplot -e "$style set output \"$output.svg\"; set title \"$title\"; set style data histograms; set style histogram clustered gap 1;
+	gnuplot -e "$style set output \"$output.$kind\"; set title \"$title\"; set style data histograms; set style histogram clustered gap 1;
 		set logscale y; set ylabel \"ratio\"; plot $plot, 1 with lines lc rgb \"black\" notitle"
 }
 
@@ -217,12 +224,12 @@ if [ -s engine.jsonl ]; then
 		plot="$plot${plot:+, }\"engine-$name.dat\" using 1:2 with linespoints lw 2 title \"$name\""
 	done
 	rm threads.list
-	gnuplot -e "$style set output \"engine.svg\"; set title \"Engine alone: operations a second by threads ($(nproc) processors)\"; set logscale x 2;
+	gnuplot -e "$style set output \"engine.$kind\"; set title \"Engine alone: operations a second by threads ($(nproc) processors)\"; set logscale x 2;
 		set xlabel \"threads\"; set yrange [0:*]; set key outside right; plot $plot"
 fi
 if [ -s scale.jsonl ]; then
 	jq -sr 'group_by(.size)[] | .[-1] | "\(.size / 1073741824) \(.load_s) \(.load_killed_s) \(.scan_s) \(.stop_s) \(.create_s) \(.rss / 1048576)"' scale.jsonl >scale.dat
-	gnuplot -e "$style set output \"scale.svg\"; set title \"Growing with the size of the cache\"; set logscale xy; set xlabel \"GiB\"; set ylabel \"seconds\";
+	gnuplot -e "$style set output \"scale.$kind\"; set title \"Growing with the size of the cache\"; set logscale xy; set xlabel \"GiB\"; set ylabel \"seconds\";
 		set y2label \"RSS, MiB\"; set logscale y2; set ytics nomirror; set y2tics;
 		plot \"scale.dat\" using 1:2 with linespoints lw 2 title \"load\", \"\" using 1:3 with linespoints lw 2 title \"load after a kill\",
 		\"\" using 1:4 with linespoints lw 2 title \"flush of 1000 dirty lines\", \"\" using 1:5 with linespoints lw 2 title \"stop\",

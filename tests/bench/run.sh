@@ -61,7 +61,7 @@ part() {
 	case $1 in
 	engine)
 		: >"$OUT/engine.jsonl"
-		for round in $(seq "$rounds"); do
+		for _ in $(seq "$rounds"); do
 			for n in $threads; do
 				run "$BUILD/bench/engine" --json --size $engine_size --ops $engine_ops --threads "$n" >>"$OUT/engine.jsonl"
 			done
