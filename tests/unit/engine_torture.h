@@ -189,7 +189,7 @@ static void *t_manager(void *arg)
 
 	while (!t->stop) {
 		usleep(1000 * (useconds_t)rnd(&w->rng, 5));
-		switch (rnd(&w->rng, 6)) {
+		switch (rnd(&w->rng, 7)) {
 		case 0:
 			rig_mode(rnd(&w->rng, 2) ? t->own : t->shared, (enum cache_mode)rnd(&w->rng, MODE_COUNT));
 			break;
@@ -198,6 +198,9 @@ static void *t_manager(void *arg)
 			break;
 		case 2:
 			rig_set(&t->r, "dirty-high", rnd(&w->rng, 2) ? "10" : "90");
+			break;
+		case 6:
+			rig_set(&t->r, "read-ahead", rnd(&w->rng, 2) ? "0" : "128K");
 			break;
 		case 3:
 			cache_get_totals(t->r.c, &s);

@@ -96,9 +96,10 @@ static void do_zero(struct model *m, unsigned i)
 static void do_tunable(struct model *m)
 {
 	static const char *const set[][2] = {
-		{ "clean-after", "0s" },    { "clean-after", "20ms" },    { "clean-after", "30s" },
-		{ "dirty-high", "1" },      { "dirty-high", "95" },       { "dirty-high", "50" },
-		{ "epoch-interval", "1s" }, { "epoch-interval", "10ms" },
+		{ "clean-after", "0s" },      { "clean-after", "20ms" }, { "clean-after", "30s" },
+		{ "dirty-high", "1" },        { "dirty-high", "95" },    { "dirty-high", "50" },
+		{ "read-ahead", "0" },        { "read-ahead", "256K" },  { "epoch-interval", "1s" },
+		{ "epoch-interval", "10ms" },
 	};
 	unsigned k = (unsigned)rnd(&m->rng, sizeof set / sizeof set[0]);
 
