@@ -38,6 +38,8 @@ struct buffer_pool_params {
 	uint32_t block_size; /* power of two, 512 to 65536 */
 	unsigned dirty_percent; /* the writer starts above this share of dirty frames; 0 = 50 */
 	bool lock_memory; /* mlock the frames */
+	int shared_fd; /* a memfd the frames lie in from its beginning, so that they outlive the process; 0: anonymous memory. It is made larger if
+			* need be, its contents are left alone. */
 };
 
 struct buffer_client_params {
@@ -64,6 +66,7 @@ uint64_t buffer_device_blocks(const struct buffer_client *c); /* whole blocks on
 
 void *buffer_data(struct buffer *b); /* block_size bytes, aligned to 4096 or the block size if smaller */
 uint64_t buffer_block(const struct buffer *b); /* UINT64_MAX while anonymous */
+uint32_t buffer_frame(const struct buffer *b); /* its data lies at this times block_size in the pool's memory */
 void *buffer_aux(struct buffer *b);
 
 /* The pinned buffer of `block` if it is in memory (clean, dirty or writing), else NULL. Never blocks; the hot path: a short lock at most. */

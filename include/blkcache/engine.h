@@ -79,6 +79,20 @@ int cache_open_accepting(const char *dir, unsigned flags, const char *const *acc
 			 struct cache_open_report *report, struct bc_error *err);
 
 /*
+ * Memory (memfds, empty at first) that outlives the process, for another one to go on in its place: the RAM buffers, and a log of what changed
+ * since the last commit. Their descriptors are borrowed until cache_close().
+ */
+struct cache_shared {
+	int frames_fd, log_fd;
+	bool takeover; /* a process that had this memory died, and all it had answered must be found again */
+};
+
+/* The same (accepted may be NULL), with such memory. A takeover that would lose something fails (-EUCLEAN, -EIO), as does one that comes too early
+ * (-EBUSY: the dead process's I/O has not ended; try again). */
+int cache_open_shared(const char *dir, unsigned flags, const char *const *accepted, const struct cache_shared *shared,
+		      struct cache **out, struct cache_open_report *report, struct bc_error *err);
+
+/*
  * Ends it: no I/O may be under way. Everything answered is made durable in the cache first (dirty lines stay dirty: clean with
  * cache_write_back before, if wanted). 0, or the error that kept something from becoming durable; it is closed in any case.
  */

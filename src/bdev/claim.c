@@ -4,8 +4,10 @@
  *
  * Two layers, as neither is enough: a table of what this process has claimed, and the kernel. For files that is
  * flock(LOCK_EX): it belongs to the open file description, so closing some other descriptor of the same file does not
- * drop it (as it would with F_SETLK), and it ends with the process however that dies. For kernel block devices it is
- * O_EXCL, which also keeps mounts, RAID and the like away. The table also covers file systems where locks of one
+ * drop it (as it would with F_SETLK), and it ends with the process however that dies: once the last asynchronous I/O
+ * through that description has ended, so that nothing of a killed owner can land on the next owner's data. For kernel
+ * block devices it is O_EXCL, which also keeps mounts, RAID and the like away, and the flock for that last property;
+ * udev takes it for moments and is waited for. The table also covers file systems where locks of one
  * process do not exclude each other, and gives the better message.
  *
  * Any thread; the table has a lock of its own, under which nothing blocks.
@@ -19,7 +21,10 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <unistd.h>
+
+#define UDEV_PATIENCE_MS 2000
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct claim *table;
@@ -105,6 +110,16 @@ static int fail_busy(const char *path, const char *holder, struct bc_error *err)
 		       holder);
 }
 
+static int lock(int fd, bool block)
+{
+	for (int tries = 0; flock(fd, LOCK_EX | LOCK_NB); tries++) {
+		if (errno != EWOULDBLOCK || !block || tries == UDEV_PATIENCE_MS / 10)
+			return -errno;
+		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+	}
+	return 0;
+}
+
 int claim_take(struct claim *c, int fd, const struct stat *st, const char *path, struct bc_error *err)
 {
 	char holder[120];
@@ -114,9 +129,9 @@ int claim_take(struct claim *c, int fd, const struct stat *st, const char *path,
 	c->ino = S_ISBLK(st->st_mode) ? 0 : st->st_ino;
 	if (table_add(c))
 		return fail_busy(path, " by this very process (it is already open as another device)", err);
-	if (S_ISBLK(st->st_mode) || !flock(fd, LOCK_EX | LOCK_NB))
+	r = lock(fd, S_ISBLK(st->st_mode));
+	if (!r)
 		return 0;
-	r = -errno;
 	claim_drop(c);
 	if (r == -EWOULDBLOCK) {
 		find_lock_holder(st, holder, sizeof(holder));

@@ -16,9 +16,10 @@ struct claim {
 };
 
 /*
- * Claims what fd has open and st describes. A kernel block device must have been opened with O_EXCL: that is its claim
- * towards others. The claim of a file lasts until fd (and every duplicate, a forked child's included) is closed. -EBUSY
- * with the holder in the message, if it can be found.
+ * Claims what fd has open and st describes. A kernel block device must have been opened with O_EXCL (perhaps on another
+ * descriptor): that is its claim towards others. The claim lasts until fd (and every duplicate, a forked child's
+ * included) is closed and what was submitted through it is done. -EBUSY with the holder in the message, if it can be
+ * found.
  */
 int claim_take(struct claim *c, int fd, const struct stat *st, const char *path, struct bc_error *err);
 

@@ -187,11 +187,6 @@ static int file_construct(struct bdev *b, const char *args, struct bc_error *err
 	r = open_buffered(fb, &st, err);
 	if (r)
 		goto out;
-	if (b->flags & BDEV_OPEN_CLAIM) {
-		r = claim_take(&fb->claim, fb->buf_fd, &st, fb->path, err);
-		if (r)
-			goto out;
-	}
 	r = read_size(fb, &b->size);
 	if (r) {
 		bc_fail(err, r, "%s: cannot read its size: %s", fb->path, strerror(-r));
@@ -204,6 +199,13 @@ static int file_construct(struct bdev *b, const char *args, struct bc_error *err
 	}
 	if (find_alignment(fb))
 		fb->fd = open_direct(fb, &st);
+	if (b->flags & BDEV_OPEN_CLAIM) {
+		/* The descriptor that asynchronous I/O goes through: what a killed process had in flight keeps its
+		 * file open, and with that the claim, until the last of it has landed. */
+		r = claim_take(&fb->claim, fb->fd >= 0 ? fb->fd : fb->buf_fd, &st, fb->path, err);
+		if (r)
+			goto out;
+	}
 	atomic_init(&fb->direct, fb->fd >= 0);
 	if (fb->fd >= 0) {
 		b->alignment = FILE_GRAIN;

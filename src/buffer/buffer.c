@@ -583,6 +583,11 @@ uint64_t buffer_block(const struct buffer *b)
 	return buffer_block_relaxed(b);
 }
 
+uint32_t buffer_frame(const struct buffer *b)
+{
+	return b->index;
+}
+
 void *buffer_aux(struct buffer *b)
 {
 	return b->client->aux + b->index * b->client->aux_stride;

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "blkcache/units.h"
@@ -42,12 +43,27 @@ int populate_memory(void *p, size_t len)
 		return 0;
 	if (errno != EINVAL) /* EINVAL: kernel before 5.14 */
 		return -ENOMEM;
-	for (size_t i = 0; i < len; i += 4096)
-		((volatile char *)p)[i] = 0;
+	for (size_t i = 0; i < len; i += 4096) {
+		volatile char *c = (volatile char *)p + i;
+
+		*c = *c; /* shared memory may hold something */
+	}
 	return 0;
 }
 
-static int frames_map(struct buffer_pool *pool, size_t bytes, struct bc_error *err)
+/* Puts the memfd's pages where anonymous ones were reserved. It never shrinks: what it holds may still be wanted. */
+static int map_shared(char *base, size_t bytes, int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) || ((uint64_t)st.st_size < bytes && ftruncate(fd, (off_t)bytes)))
+		return -errno;
+	if (mmap(base, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+		return -errno;
+	return 0;
+}
+
+static int frames_map(struct buffer_pool *pool, size_t bytes, int shared_fd, struct bc_error *err)
 {
 	char text[32];
 	char *base;
@@ -65,6 +81,8 @@ static int frames_map(struct buffer_pool *pool, size_t bytes, struct bc_error *e
 	if (!pool->data_map || !pool->desc_map || !pool->free_map)
 		return bc_fail(err, -ENOMEM, "no memory for %s of RAM buffers: give less memory", text);
 	base = (char *)(((uintptr_t)pool->data_map + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1));
+	if (shared_fd && map_shared(base, bytes, shared_fd))
+		return bc_fail(err, -ENOMEM, "no shared memory for %s of RAM buffers: give less memory", text);
 	madvise(base, bytes, MADV_HUGEPAGE);
 	if (populate_memory(base, bytes) || populate_memory(pool->desc_map, pool->desc_len) ||
 	    populate_memory(pool->free_map, pool->free_len))
@@ -110,7 +128,7 @@ int buffer_pool_create(const struct buffer_pool_params *params, struct buffer_po
 	pool->dirty_limit = (uint32_t)(frames * percent / 100);
 	pool->wait_tail = &pool->wait_head;
 	pthread_mutex_init(&pool->lock, NULL);
-	rc = frames_map(pool, frames << pool->block_shift, err);
+	rc = frames_map(pool, frames << pool->block_shift, params->shared_fd, err);
 	if (!rc && params->lock_memory &&
 	    (mlock(pool->desc[0].data, (size_t)pool->frames << pool->block_shift) ||
 	     mlock(pool->desc_map, pool->desc_len))) {

@@ -11,6 +11,7 @@
 #include "blkcache/units.h"
 #include "bypass.h"
 #include "recover.h"
+#include "survive.h"
 
 static void say(struct cache *c, const char *fmt, va_list ap)
 {
@@ -33,6 +34,7 @@ void cache_fail(struct cache *c, const char *fmt, ...)
 	va_start(ap, fmt);
 	say(c, fmt, ap);
 	va_end(ap);
+	survive_cache_failed(c);
 	slots_abort(&c->slots);
 }
 
@@ -111,7 +113,9 @@ static int setup_memory(struct cache *c, struct bc_error *err)
 
 int cache_setup_buffers(struct cache *c, struct bc_error *err)
 {
-	struct buffer_pool_params pp = { .memory = GET(c->tunables.ram_bytes), .block_size = CACHE_BLOCK };
+	struct buffer_pool_params pp = { .memory = GET(c->tunables.ram_bytes),
+					 .block_size = CACHE_BLOCK,
+					 .shared_fd = c->shared ? c->shared->frames_fd : 0 };
 	struct buffer_client_params cp = { .reserved = 0 };
 	int rc = buffer_pool_create(&pp, &c->pool, err);
 
@@ -129,6 +133,7 @@ static void free_cache(struct cache *c)
 	if (c->readahead.started)
 		readahead_stop(c);
 	io_destroy(c);
+	survive_end(c);
 	cleaner_destroy(c);
 	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES; i++)
 		if (c->volume[i])
@@ -157,6 +162,12 @@ static int clear_all_marks(struct volume *v, void *ctx)
 	return v->bdev ? intent_clear_idle(v, true) : 0;
 }
 
+/* A backing device whose flush had failed before a takeover cannot be flushed: its marks stay, the load goes on. */
+static int clear_first_marks(struct volume *v, void *ctx)
+{
+	return atomic_load(&v->backing_failed) ? 0 : clear_all_marks(v, ctx);
+}
+
 int cache_open(const char *dir, unsigned flags, struct cache **out, struct cache_open_report *report,
 	       struct bc_error *err)
 {
@@ -165,6 +176,12 @@ int cache_open(const char *dir, unsigned flags, struct cache **out, struct cache
 
 int cache_open_accepting(const char *dir, unsigned flags, const char *const *accepted, struct cache **out,
 			 struct cache_open_report *report, struct bc_error *err)
+{
+	return cache_open_shared(dir, flags, accepted, NULL, out, report, err);
+}
+
+int cache_open_shared(const char *dir, unsigned flags, const char *const *accepted, const struct cache_shared *shared,
+		      struct cache **out, struct cache_open_report *report, struct bc_error *err)
 {
 	struct cache_open_report dummy;
 	struct cache *c = calloc(1, sizeof *c);
@@ -175,6 +192,7 @@ int cache_open_accepting(const char *dir, unsigned flags, const char *const *acc
 	c->dir_fd = c->lock_fd = -1;
 	c->open_flags = flags;
 	c->accepted = accepted;
+	c->shared = shared;
 	c->policy.ops = &policy_clock;
 	pthread_mutex_init(&c->why_lock, NULL);
 	pthread_rwlock_init(&c->volumes_lock, NULL);
@@ -208,8 +226,10 @@ int cache_open_accepting(const char *dir, unsigned flags, const char *const *acc
 		rc = bc_fail(err, -ENOMEM, "out of memory");
 	if (!rc)
 		rc = recover(c, report ? report : &dummy, err);
+	if (!rc && shared)
+		rc = survive_begin(c, shared, err);
 	if (!rc && !(flags & CACHE_OPEN_NO_VOLUMES)) {
-		rc = cache_volume_foreach(c, clear_all_marks, NULL);
+		rc = cache_volume_foreach(c, clear_first_marks, NULL);
 		if (rc)
 			bc_fail(err, rc, "cache %s: %s", c->dir, c->why[0] ? c->why : strerror(-rc));
 		if (!rc)
@@ -222,6 +242,7 @@ int cache_open_accepting(const char *dir, unsigned flags, const char *const *acc
 	if (rc)
 		goto fail;
 	c->accepted = NULL;
+	c->shared = NULL;
 	*out = c;
 	return 0;
 fail:

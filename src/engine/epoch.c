@@ -23,7 +23,7 @@
  *
  * Leader: whoever needs durability and finds nobody at it does the work, for everybody who waits.
  */
-#include "internal.h"
+#include "survive.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -92,7 +92,7 @@ void epoch_enter(struct cache *c)
 {
 	struct epoch *ep = &c->epoch;
 
-	while (GET(ep->nchanged) > EPOCH_MAX_CHANGES && !c->failed)
+	while ((GET(ep->nchanged) > EPOCH_MAX_CHANGES || survive_full(c)) && !c->failed)
 		epoch_commit(c, false);
 	pthread_rwlock_rdlock(&ep->gate);
 }
@@ -258,6 +258,8 @@ static int seal(struct cache *c, struct sealed *s, bool full)
 	    !gather_inlines(c, s, stride))
 		s->ninlines = 0;
 	s->id = GET(ep->open_id);
+	if (c->log)
+		writelog_next(c->log, s->id + 1);
 	atomic_store_explicit(&ep->open_id, s->id + 1, memory_order_release);
 out:
 	pthread_rwlock_unlock(&ep->gate);
@@ -331,6 +333,8 @@ static int commit_one(struct cache *c, bool full)
 	if (!ep->inline_blocks || MUTATE(DURABLE_UPTO))
 		ep->data_upto = s.id;
 	atomic_store_explicit(&ep->durable_id, s.id, memory_order_release);
+	if (c->log)
+		writelog_durable(c->log, s.id);
 	/* rule 2: only now may the slots be used again */
 	for (uint32_t i = 0; i < ep->sealed_freed.n; i++)
 		buffer_forget(c->buffers, ep->sealed_freed.v[i], 1);

@@ -174,6 +174,8 @@ struct tunables {
 	counter read_ahead; /* bytes */
 };
 
+struct writelog;
+
 struct cache {
 	char *dir;
 	int dir_fd, lock_fd;
@@ -194,6 +196,8 @@ struct cache {
 	uint64_t ram_bytes;
 	_Atomic int default_mode;
 	unsigned open_flags;
+	const struct cache_shared *shared; /* while it is opened */
+	struct writelog *log; /* survive.h; NULL: a dead process is not survived */
 	const char *const *accepted; /* cache_open_accepting()'s, until it returns; NULL-terminated, or NULL */
 
 	pthread_rwlock_t volumes_lock;

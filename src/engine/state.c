@@ -4,7 +4,7 @@
  * epoch, and the line's record is owed to it. Callers are in the epoch's gate (shared) and hold the line's chain and
  * range.
  */
-#include "internal.h"
+#include "survive.h"
 
 void line_update(struct cache *c, struct volume *v, uint32_t e, uint16_t valid, uint16_t dirty, uint16_t fresh)
 {
@@ -31,6 +31,7 @@ void line_update(struct cache *c, struct volume *v, uint32_t e, uint16_t valid, 
 	}
 	/* P1: to recovery a block is dirty until this epoch is durable, and would win over what is written to the
 	 * backing device from now on; so a flush of that has to cover it. In the gate all see the same id. */
+	survive_clean(c, v, e, was_dirty & ~dirty);
 	if (was_dirty & ~dirty)
 		atomic_store_explicit(&v->last_epoch, epoch_open_id(c), memory_order_release);
 	line_set_masks(l, e, valid, dirty, fresh);
@@ -86,7 +87,8 @@ static void drop_line(struct cache *c, struct volume *v, uint64_t line, uint64_t
 	lines_unlock(&ch);
 }
 
-#define DROP_BATCH 4096 /* lines per stay in the gate, so that a flush is not kept waiting */
+/* Lines per stay in the gate, so that a flush is not kept waiting, nor the write log overflows. */
+#define DROP_BATCH (c->log ? 32u : 4096u)
 
 static void drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n, bool dirty_too)
 {

@@ -10,7 +10,7 @@
  *   5. the cached copies are replaced (new slots, clean) or dropped
  * A failed write leaves the backing blocks undefined: clean copies are dropped, dirty ones stay and are cleaned later.
  */
-#include "internal.h"
+#include "survive.h"
 
 #include <errno.h>
 #include <string.h>
@@ -33,6 +33,7 @@ int backing_flush(struct io_thread *t, struct volume *v)
 		/* P6: the kernel may have dropped what it could not write, so a second flush would lie */
 		ADD(v->n.err_backing_write, 1);
 		atomic_store(&v->backing_failed, true);
+		survive_backing_failed(v->cache, v, true);
 		cache_degrade(v->cache, "volume %s: flushing the backing device failed: %s", v->name, strerror(-rc));
 		return rc;
 	}

@@ -3,7 +3,7 @@
  * volume.c - the table of volumes: adding, removing, looking up, mode switches. The table is guarded by volumes_lock; a
  * volume lives as long as it is in the table, and is only taken out when nobody holds a reference.
  */
-#include "internal.h"
+#include "survive.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -267,6 +267,7 @@ int cache_volume_add(struct cache *c, const char *name, const char *backing, enu
 	}
 	__atomic_store_n(&c->volume[id], v, __ATOMIC_RELAXED); /* cache_volume_foreach looks without the lock */
 	c->nvolumes++;
+	survive_backing_failed(c, v, false); /* that was another volume with this id */
 out:
 	pthread_rwlock_unlock(&c->volumes_lock);
 	free(spec);

@@ -8,6 +8,7 @@
  * belongs to the open epoch is replaced in its slot; any other gets a new slot (epoch.c, rule 1).
  */
 #include "bypass.h"
+#include "survive.h"
 
 #include <errno.h>
 #include <string.h>
@@ -83,6 +84,7 @@ static int put_dirty(struct cache *c, struct volume *v, uint64_t block, struct b
 	} else {
 		line_move_block(c, e, b, slot, crc);
 	}
+	survive_dirty(c, v, block, slot, crc, buf);
 	buffer_publish(buf, slot, true);
 	line_update(c, v, e, line_valid(l, e) | bit, line_dirty(l, e) | bit, line_fresh(l, e) | bit);
 	lines_unlock(&ch);
