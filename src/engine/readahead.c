@@ -127,9 +127,10 @@ static void note_cached(struct volume *v, uint64_t off, uint32_t len)
 /* Pool's lock held. */
 static void job_done(struct readahead_pool *p, struct volume *v)
 {
-	v->readahead.jobs--;
-	volume_put(v);
-	if (!v->readahead.jobs)
+	bool last = !--v->readahead.jobs;
+
+	volume_put(v); /* it may be gone from here on */
+	if (last)
 		pthread_cond_broadcast(&p->wake);
 }
 
