@@ -182,17 +182,32 @@ int write_back_blocks(struct io_thread *t, struct volume *v, const char *src, ui
 	}
 }
 
+/*
+ * Is everything durable although the cache has failed? What is not dirty is on backing, but the journal may still call
+ * dirty what was cleaned or written over after its last epoch: then it must be void (P7).
+ */
+static int durable_without_cache(struct volume *v, uint64_t epoch)
+{
+	struct cache *c = v->cache;
+
+	if (GET(v->dirty_blocks))
+		return -EIO; /* P6 */
+	if (atomic_load_explicit(&c->epoch.durable_id, memory_order_acquire) >= epoch)
+		return 0;
+	return cache_bypassed(c) ? bypass_prepare(c) : -EIO;
+}
+
 /* P1 for this volume. */
 static int make_durable(struct io_thread *t, struct volume *v)
 {
 	uint64_t epoch = atomic_load_explicit(&v->last_epoch, memory_order_acquire);
 	int rc = MUTATE(BACKING_FLUSH) ? 0 : backing_flush(t, v), rc2 = 0;
 
-	if (v->cache->failed)
-		rc2 = GET(v->dirty_blocks) ? -EIO : 0; /* P6; without dirty blocks all is on backing (P7) */
-	else if (atomic_load_explicit(&v->cache->epoch.durable_id, memory_order_acquire) < epoch &&
-		 !MUTATE(COMMIT_WAIT))
+	if (!v->cache->failed && !MUTATE(COMMIT_WAIT) &&
+	    atomic_load_explicit(&v->cache->epoch.durable_id, memory_order_acquire) < epoch)
 		rc2 = epoch_commit_to(v->cache, epoch);
+	if (v->cache->failed)
+		rc2 = durable_without_cache(v, epoch);
 	return rc ? rc : rc2;
 }
 
@@ -217,6 +232,7 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 	uint32_t left = len;
 	unsigned hits = 0, blocks = 0;
 	int rc = 0, mode;
+	bool failed;
 
 	if (!t)
 		return -ENOMEM;
@@ -224,7 +240,8 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 		return -EINVAL;
 	pthread_rwlock_rdlock(&v->gate);
 	mode = GET(v->mode);
-	if (c->failed) {
+	failed = c->failed;
+	if (failed) {
 		mode = MODE_PT;
 		rc = cache_bypassed(c) ? 0 : -EIO;
 	}
@@ -235,6 +252,13 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 			rc = write_back_blocks(t, v, src, off, piece, &hits);
 		else
 			rc = write_through_blocks(t, v, src, off, piece, mode, &hits);
+		if (rc && !failed && cache_bypassed(c)) {
+			/* this write met the loss of the cache: once more, without it (P7) */
+			failed = true;
+			mode = MODE_PT;
+			rc = 0;
+			continue;
+		}
 		blocks += (unsigned)((off % CACHE_BLOCK + piece + CACHE_BLOCK - 1) / CACHE_BLOCK);
 		src += piece;
 		off += piece;
