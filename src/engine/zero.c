@@ -7,14 +7,14 @@
  * not lose what the cache's durable state still builds on, and a crash half-way must not bring back a backing block
  * older than a dirty block that was flushed. So:
  *
- *   1. the discard is recorded in an epoch, and that epoch (with everything before it) made durable
- *   2. the backing range is zeroed, and flushed
- *   3. the blocks are dropped from the map; after an error only those that are not dirty, since what is dirty has no
- * other copy
- *   4. the record's end is made durable; until then the range stays locked, since recovery repeats an unended discard
- * and must not run over newer writes
+ *   - first, the discard is recorded in an epoch, and that epoch (with everything before it) made durable
+ *   - second, the backing range is zeroed, and flushed
+ *   - third, the blocks are dropped from the map; after an error only those that are not dirty, since what is dirty has
+ *     no other copy
+ *   - fourth, the record's end is made durable; until then the range stays locked, since recovery repeats an unended
+ *     discard and must not run over newer writes
  */
-#include "internal.h"
+#include "bypass.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -104,13 +104,17 @@ static int zero_whole_blocks(struct io_thread *t, struct volume *v, uint64_t off
 {
 	struct range_lock *locks = malloc((PIECE / CACHE_BLOCK / CHUNK_BLOCKS + 2) * sizeof *locks);
 	int rc = locks ? 0 : -ENOMEM;
+	bool failed;
 
 	while (len && !rc) {
 		uint64_t piece = len < PIECE ? len : PIECE;
 
 		pthread_rwlock_rdlock(&v->gate);
 		lock_piece(v, locks, off / CACHE_BLOCK, (piece + CACHE_BLOCK - 1) / CACHE_BLOCK);
+		failed = v->cache->failed;
 		rc = zero_locked(t, v, off, piece, punch);
+		if (rc && !failed && cache_bypassed(v->cache)) /* it met the loss of the cache: without it (P7) */
+			rc = zero_locked(t, v, off, piece, punch);
 		for (struct range_lock *l = locks; l->parts; l++)
 			range_unlock(&v->cache->ranges, l);
 		pthread_rwlock_unlock(&v->gate);
