@@ -190,7 +190,7 @@ svg) terminal='set terminal svg size 900,420 font "sans,12" background "white"' 
 png) terminal='set terminal pngcairo size 900,420 font "sans,10"' ;;
 *) echo "report.sh: BENCH_PLOT is svg or png" >&2; exit 64 ;;
 esac
-style="$terminal;"' set style fill solid 0.8 border -1; set grid ytics; set key top left;'
+style="$terminal;"' set style fill solid 0.8 border -1; set grid ytics; set key outside right; set title noenhanced;'
 
 # bars FILE YARDSTICK TITLE OUTPUT TARGET...: ratios to the yardstick, a group of bars a job
 bars() {
@@ -221,16 +221,16 @@ if [ -s engine.jsonl ]; then
 	plot=
 	for name in $(jq -r .case engine.jsonl | awk '!seen[$0]++'); do
 		jq -sr --arg n "$name" '[.[] | select(.case == $n)] | group_by(.threads)[] | "\(.[0].threads) \(map(.ops_per_s) | add / length)"' engine.jsonl >"engine-$name.dat"
-		plot="$plot${plot:+, }\"engine-$name.dat\" using 1:2 with linespoints lw 2 title \"$name\""
+		plot="$plot${plot:+, }\"engine-$name.dat\" using 1:(\$2/1000) with linespoints lw 2 title \"$name\""
 	done
 	rm threads.list
 	gnuplot -e "$style set output \"engine.$kind\"; set title \"Engine alone: operations a second by threads ($(nproc) processors)\"; set logscale x 2;
-		set xlabel \"threads\"; set yrange [0:*]; set key outside right; plot $plot"
+		set xlabel \"threads\"; set ylabel \"thousands\"; set yrange [0:*]; plot $plot"
 fi
 if [ -s scale.jsonl ]; then
 	jq -sr 'group_by(.size)[] | .[-1] | "\(.size / 1073741824) \(.load_s) \(.load_killed_s) \(.scan_s) \(.stop_s) \(.create_s) \(.rss / 1048576)"' scale.jsonl >scale.dat
 	gnuplot -e "$style set output \"scale.$kind\"; set title \"Growing with the size of the cache\"; set logscale xy; set xlabel \"GiB\"; set ylabel \"seconds\";
-		set y2label \"RSS, MiB\"; set logscale y2; set ytics nomirror; set y2tics;
+		set y2label \"MiB\"; set logscale y2; set ytics nomirror; set y2tics;
 		plot \"scale.dat\" using 1:2 with linespoints lw 2 title \"load\", \"\" using 1:3 with linespoints lw 2 title \"load after a kill\",
 		\"\" using 1:4 with linespoints lw 2 title \"flush of 1000 dirty lines\", \"\" using 1:5 with linespoints lw 2 title \"stop\",
 		\"\" using 1:6 with linespoints lw 2 title \"create\", \"\" using 1:7 axes x1y2 with linespoints lw 2 dt 2 title \"RSS (right)\""
