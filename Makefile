@@ -93,7 +93,7 @@ $(RIG): $(RIG_OBJ) $(LIB)
 # ---- tests ----
 
 .PHONY: tests
-tests: $(BIN) $(UNIT) $(HELPERS) ## build the program, the unit tests and the test tools
+tests: $(BIN) $(UNIT) $(HELPERS) $(RIG) ## build the program, the unit tests and the test tools
 
 check: deps ## everything: install what is missing, build, run all tests; the last line has the totals
 	$(Q)$(MAKE) --no-print-directory tests
@@ -102,7 +102,7 @@ check: deps ## everything: install what is missing, build, run all tests; the la
 check-unit: $(UNIT) ## unit tests only
 	$(Q)BUILD=$(BUILD) J=$(J) tests/run unit
 
-check-cli: $(BIN) $(HELPERS) ## black-box tests only (SOAK=N: N times as long)
+check-cli: $(BIN) $(HELPERS) $(RIG) ## black-box tests only (SOAK=N: N times as long)
 	$(Q)BUILD=$(BUILD) J=$(J) tests/run cli
 
 asan: ## all tests, built with the address and undefined-behaviour sanitizers
@@ -114,6 +114,16 @@ tsan: ## the torture programs of tests/tsan, built with the thread sanitizer (Cr
 .PHONY: run-tsan
 run-tsan: $(TSAN)
 	$(Q)for t in $(TSAN); do echo "  RUN   $$t"; $$t || exit 1; done
+
+CRASH_STATES ?= 100000
+SEED         ?= 1
+.PHONY: crash crash-mutations
+crash: $(RIG) ## power-loss rig, the full run (CRASH_STATES=100000 SEED=1)
+	$(Q)$(RIG) --states $(CRASH_STATES) --seed $(SEED) --shrink
+
+crash-mutations: ## leave out each step of the durability protocol in turn: the rig must notice
+	$(Q)$(MAKE) --no-print-directory BUILD=$(BUILD)/mutate CFLAGS="$(CFLAGS) -DBLKCACHE_MUTATE" $(BUILD)/mutate/crash/rig
+	$(Q)$(BUILD)/mutate/crash/rig --states $(CRASH_STATES) --seed $(SEED) --mutations
 
 demo: deps ## show the main job from end to end (under two minutes, needs root)
 	$(Q)$(MAKE) --no-print-directory $(BIN)

@@ -58,19 +58,22 @@ static bool check_lines(struct cache *c, char *why, size_t len)
 {
 	struct lines *l = &c->lines;
 	int data = file_find(CACHE_DATA_FILE);
+	bool ok = true;
 
-	for (uint32_t e = 0; e < l->n; e++) {
+	/* eviction runs on its own thread, under the other side of this lock */
+	pthread_rwlock_wrlock(&c->volumes_lock);
+	for (uint32_t e = 0; e < l->n && ok; e++) {
 		uint64_t key = lines_word(l, e) & LINE_KEY_MASK;
 		struct volume *v = key ? c->volume[line_key_volume(key)] : NULL;
 		uint16_t valid = key ? line_valid(l, e) : 0, dirty = line_dirty(l, e);
 
-		for (unsigned b = 0; b < l->bpl; b++)
-			if (valid >> b & 1 &&
-			    !check_block(c, data, v, (line_key_line(key) << l->bpl_shift) + b, line_block(l, e, b),
-					 dirty >> b & 1, why, len))
-				return false;
+		for (unsigned b = 0; b < l->bpl && ok; b++)
+			if (valid >> b & 1)
+				ok = check_block(c, data, v, (line_key_line(key) << l->bpl_shift) + b,
+						 line_block(l, e, b), dirty >> b & 1, why, len);
 	}
-	return true;
+	pthread_rwlock_unlock(&c->volumes_lock);
+	return ok;
 }
 
 static bool read_volume(struct volume *v, uint64_t bytes, char *why, size_t len)
@@ -173,6 +176,7 @@ static bool check_absent(const struct run *r, uint32_t p, char *why, size_t len)
 	struct cache_create_params cp = { .size_bytes = r->cfg.cache_size,
 					  .line_size = r->cfg.line_size,
 					  .mode = MODE_WT,
+					  .ram_bytes = 1 << 20,
 					  .force = true };
 	struct bc_error err = { 0 };
 	struct cache *c;

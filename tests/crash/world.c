@@ -213,11 +213,10 @@ void world_settle(struct world *w)
 
 void world_apply(struct world *w, const struct event *e, const uint8_t *mask)
 {
+	if (e->file >= w->nfiles) /* FOLDER is below all */
+		w->nfiles = e->file + 1;
 	switch (e->type) {
 	case EV_WRITE:
-		if (e->file >= w->nfiles)
-			w->nfiles = e->file + 1;
-		w->file[e->file].used = true;
 		for (uint64_t at = 0; mask && at < e->len;) {
 			uint64_t sector = (e->off + at) / SECTOR, n = (sector + 1) * SECTOR - (e->off + at);
 			uint64_t k = sector - e->off / SECTOR;
@@ -235,9 +234,6 @@ void world_apply(struct world *w, const struct event *e, const uint8_t *mask)
 		cut(&w->file[e->file], e->len);
 		break;
 	case EV_LINK:
-		if (e->file >= w->nfiles)
-			w->nfiles = e->file + 1;
-		w->file[e->file].used = true;
 		set_name(w, e->name, e->file);
 		break;
 	case EV_UNLINK:
@@ -251,8 +247,6 @@ void world_apply(struct world *w, const struct event *e, const uint8_t *mask)
 		if (n)
 			n->name[0] = 0;
 		set_name(w, e->name2, file);
-		if (file >= w->nfiles)
-			w->nfiles = file + 1;
 		break;
 	}
 	case EV_SYNC:

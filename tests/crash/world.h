@@ -26,7 +26,6 @@
 struct page;
 
 struct file {
-	bool used;
 	uint64_t size;
 	uint32_t npages; /* room in pages[] */
 	struct page **pages; /* NULL: zeros */
