@@ -151,11 +151,11 @@ scale_part() {
 	echo '## Growing with the size of the cache (4 KiB lines, sparse data file, null device)'
 	echo
 	jq -sr "$jq_lib"'
-		(["cache", "lines", "create s", "fill s", "load s", "load after kill s", "flush of 1000 dirty lines s", "stop s", "RSS MiB",
+		(["cache", "lines", "create s", "fill s", "load s", "load after kill s", "flush of 1000 dirty lines s", "stop s", "RSS MiB", "peak MiB",
 			"RAM B/line", "journal B/line", "read hit ns"] | row),
-		"|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+		"|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
 		(group_by(.size)[] | .[-1] | ["\(.size / 1073741824) GiB", "\(.lines)", "\(.create_s)", "\(.fill_s)", "\(.load_s)", "\(.load_killed_s)", "\(.scan_s)",
-			"\(.stop_s)", "\(.rss / 1048576 | round)", "\(.metadata / .lines | round2)", "\(.journal / .lines | round2)", "\(.read_ns)"] | row)' scale.jsonl
+			"\(.stop_s)", "\(.rss / 1048576 | round)", "\(.peak / 1048576 | round)", "\(.metadata / .lines | round2)", "\(.journal / .lines | round2)", "\(.read_ns)"] | row)' scale.jsonl
 }
 
 {

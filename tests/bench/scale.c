@@ -24,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -41,7 +42,7 @@
 
 static struct results {
 	double create, fill, load_clean, load_killed, scan, stop, read_ns; /* seconds, ns */
-	uint64_t rss, metadata, journal; /* bytes */
+	uint64_t rss, peak, metadata, journal; /* bytes; rss after loading, peak while loading */
 	uint64_t lines, epochs_replayed;
 } * res;
 
@@ -184,6 +185,8 @@ static void fill_journal(uint64_t unused)
 		if (rc < 0)
 			die("fill", err.msg);
 	journal_close(j);
+	free(records);
+	free(zeros);
 	res->fill = now() - start;
 }
 
@@ -225,12 +228,15 @@ static void run_clean(uint64_t unused)
 	struct bc_error err;
 	struct cache *c = load(&res->load_clean, &report);
 	struct volume *v = cache_volume_get(c, "v");
+	struct rusage usage;
 	double start;
 
 	(void)unused;
 	cache_get_info(c, &info);
 	/* buffers are touched when they are used, and all the same for every size */
 	res->rss = rss_bytes();
+	getrusage(RUSAGE_SELF, &usage);
+	res->peak = (uint64_t)usage.ru_maxrss * 1024;
 	res->metadata = info.metadata_bytes;
 	if (report.lines < res->lines / 100 * fill_percent - DIRTY_LINES)
 		die("load", "lines are missing");
@@ -326,16 +332,16 @@ static void one_size(uint64_t size, bool json)
 	dir[0] = 0;
 	if (json)
 		printf("{\"size\":%" PRIu64 ",\"lines\":%" PRIu64 ",\"create_s\":%.3f,\"fill_s\":%.3f,\"load_s\":%.3f,"
-		       "\"load_killed_s\":%.3f,\"scan_s\":%.3f,\"stop_s\":%.3f,\"rss\":%" PRIu64
+		       "\"load_killed_s\":%.3f,\"scan_s\":%.3f,\"stop_s\":%.3f,\"rss\":%" PRIu64 ",\"peak\":%" PRIu64
 		       ",\"metadata\":%" PRIu64 ",\"journal\":%" PRIu64 ",\"read_ns\":%.0f}\n",
 		       size, res->lines, res->create, res->fill, res->load_clean, res->load_killed, res->scan,
-		       res->stop, res->rss, res->metadata, res->journal, res->read_ns);
+		       res->stop, res->rss, res->peak, res->metadata, res->journal, res->read_ns);
 	else
-		printf("%-10s %8.3f %8.1f %8.3f %8.3f %8.3f %8.3f %9.1f %8.1f %8.1f %8.0f\n",
+		printf("%-10s %8.3f %8.1f %8.3f %8.3f %8.3f %8.3f %9.1f %9.1f %8.1f %8.1f %8.0f\n",
 		       units_format_size(text, sizeof text, size), res->create, res->fill, res->load_clean,
 		       res->load_killed, res->scan, res->stop, (double)res->rss / (1 << 20),
-		       (double)res->metadata / (double)res->lines, (double)res->journal / (double)res->lines,
-		       res->read_ns);
+		       (double)res->peak / (1 << 20), (double)res->metadata / (double)res->lines,
+		       (double)res->journal / (double)res->lines, res->read_ns);
 	fflush(stdout);
 }
 
@@ -369,8 +375,8 @@ int main(int argc, char **argv)
 	signal(SIGHUP, on_signal);
 	res = mmap(NULL, sizeof *res, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (!json)
-		printf("%-10s %8s %8s %8s %8s %8s %8s %9s %8s %8s %8s\n", "size", "create s", "fill s", "load s",
-		       "killed s", "scan s", "stop s", "RSS MiB", "RAM B/ln", "jrnl B/l", "read ns");
+		printf("%-10s %8s %8s %8s %8s %8s %8s %9s %9s %8s %8s %8s\n", "size", "create s", "fill s", "load s",
+		       "killed s", "scan s", "stop s", "RSS MiB", "peak MiB", "RAM B/ln", "jrnl B/l", "read ns");
 	for (; optind < argc; optind++) {
 		if (units_parse_size(argv[optind], &size) || size < 64u << 20)
 			die(argv[optind], "a size such as 1G is wanted, at least 64M");
