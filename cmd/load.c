@@ -7,7 +7,7 @@
 #include "common.h"
 #include "loading.h"
 
-enum { OPT_ACCEPT = 256 };
+enum { OPT_ACCEPT = 256, OPT_SURVIVE };
 
 static const struct argp_option options[] = {
 	{ "accept-changed", OPT_ACCEPT, "NAME", 0,
@@ -16,13 +16,17 @@ static const struct argp_option options[] = {
 	  "the volume's dirty data, which will overwrite what is there, and drop its clean lines. Not for a device "
 	  "whose size has changed. May be given several times",
 	  0 },
+	{ "survive", OPT_SURVIVE, NULL, 0,
+	  "The death of the daemon (a crash, kill -9) costs neither the mount nor anything answered: a small process "
+	  "holds both until another daemon takes over. Takes root and Linux 6.9",
+	  0 },
 	{ "foreground", 'f', NULL, 0, "Stay in the foreground and log to stderr; ends with Ctrl-C", 0 },
 	{ 0 },
 };
 
 struct args {
 	char *dir, *mountpoint;
-	bool foreground;
+	bool foreground, survive;
 	const char *accepted[CACHE_MAX_VOLUMES + 1]; /* ended by NULL */
 	size_t naccepted;
 };
@@ -36,6 +40,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		if (a->naccepted == CACHE_MAX_VOLUMES)
 			argp_error(state, "--accept-changed is given more often than there can be volumes");
 		a->accepted[a->naccepted++] = arg;
+		break;
+	case OPT_SURVIVE:
+		a->survive = true;
 		break;
 	case 'f':
 		a->foreground = true;
@@ -104,6 +111,7 @@ int cmd_load(int argc, char **argv)
 	params.foreground = a.foreground;
 	params.accepted = a.accepted;
 	code = config_load(&params.config, &err) ? fail_err(&err) : refuse_if_loaded(a.dir);
+	params.config.survive |= a.survive;
 	if (!code) {
 		if (!a.foreground)
 			interrupts_catch();

@@ -16,7 +16,7 @@
 #include "loading.h"
 #include "undo.h"
 
-enum { OPT_CACHE = 256, OPT_SIZE, OPT_LINE_SIZE, OPT_RAM, OPT_MODE, OPT_NAME };
+enum { OPT_CACHE = 256, OPT_SIZE, OPT_LINE_SIZE, OPT_RAM, OPT_MODE, OPT_NAME, OPT_SURVIVE };
 
 static const struct argp_option options[] = {
 	{ "cache", OPT_CACHE, "DIR", 0, "The cache folder; made if it holds no cache", 0 },
@@ -25,6 +25,10 @@ static const struct argp_option options[] = {
 	{ "ram", OPT_RAM, "SIZE", 0, "Its memory if it has to be made (default 64M)", 0 },
 	{ "mode", OPT_MODE, "MODE", 0, "Mode of the volume: wt, wb, wa, wi, wo or pt", 0 },
 	{ "name", OPT_NAME, "NAME", 0, "Name of the volume (default: the last part of BACKING)", 0 },
+	{ "survive", OPT_SURVIVE, NULL, 0,
+	  "The death of the daemon (a crash, kill -9) costs neither the mount nor anything answered: a small process "
+	  "holds both until another daemon takes over. Takes root and Linux 6.9",
+	  0 },
 	{ "foreground", 'f', NULL, 0, "Stay in the foreground and log to stderr; ends with Ctrl-C", 0 },
 	{ 0 },
 };
@@ -34,7 +38,7 @@ struct args {
 	uint64_t size, ram; /* 0: not given */
 	uint32_t line_size;
 	enum cache_mode mode; /* MODE_COUNT: not given */
-	bool foreground;
+	bool foreground, survive;
 	struct daemon_config config;
 	/* made here, to be taken back */
 	struct undo undo;
@@ -73,6 +77,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case OPT_NAME:
 		free(a->name);
 		a->name = strdup(arg);
+		break;
+	case OPT_SURVIVE:
+		a->survive = true;
 		break;
 	case 'f':
 		a->foreground = true;
@@ -303,6 +310,7 @@ static int run(struct args *a)
 
 	if (config_load(&a->config, &err))
 		return fail_err(&err);
+	a->config.survive |= a->survive;
 	if (!cache_exists(a->dir))
 		return mount_stopped(a);
 	status = call_daemon(a->dir, json_pack("{s:s}", "cmd", "status"), NULL, NULL, &stopped, &code);

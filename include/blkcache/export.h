@@ -12,10 +12,21 @@
 
 struct export;
 
+/* What outlives the process that serves a mount, for another one to go on (src/export/survive.c). */
+struct export_survive {
+	int fuse_fd; /* from export_open_device() */
+	int memory_fd; /* a memfd, empty at first */
+	bool takeover; /* of a mount whose daemon died: its requests are answered, its open files stay open */
+};
+
+/* /dev/fuse, for export_survive. */
+int export_open_device(int *fd, struct bc_error *err);
+
 struct export_params {
 	unsigned threads; /* workers at most; 0 = 256 */
 	unsigned max_background; /* 0 = 128 */
 	bool allow_other; /* let other users in (default off: only root and the owner) */
+	const struct export_survive *survive; /* NULL: the mount ends with the process. -EOPNOTSUPP where it cannot be had */
 };
 
 /* Mounts and starts the worker threads; returns when the volumes can be used (INIT was answered and a stat of the mount works). The message tells a

@@ -97,6 +97,7 @@ static const struct key {
 	{ "daemon", "max-background", "a number from 1 to 4096", parse_count,
 	  offsetof(struct daemon_config, max_background) },
 	{ "daemon", "allow-other", "yes or no", parse_bool, offsetof(struct daemon_config, allow_other) },
+	{ "daemon", "survive", "yes or no", parse_bool, offsetof(struct daemon_config, survive) },
 	{ "daemon", "log-level", "error, warn, info or debug", parse_log_level,
 	  offsetof(struct daemon_config, log_level) },
 };

@@ -4,6 +4,7 @@
  *
  *     config.c     blkcache.conf
  *     start.c      fork, detach, report to the waiting parent
+ *     supervise.c  a process that holds the mount while one daemon follows another
  *     protect.c    what a process has to do that serves pages of its own machine
  *     lifecycle.c  order of start and end, signals
  *     handlers.c   commands on the control socket that need the daemon: flush, stop, status
@@ -17,6 +18,7 @@
 
 #include <jansson.h>
 #include <limits.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -39,7 +41,7 @@ struct daemon_config {
 	uint64_t ram; /* bytes; 0: the engine's default */
 	/* [daemon]: how `load` and `mount` run it */
 	unsigned threads, max_background; /* 0: the export's default */
-	bool allow_other;
+	bool allow_other, survive;
 	enum log_level log_level;
 };
 
@@ -57,6 +59,24 @@ int config_load_file(const char *path, struct daemon_config *cfg, struct bc_erro
 /* Before any thread exists. Best effort: what is refused is logged, nothing fails. */
 void protect_process(void);
 
+/* ---- supervise.c ---- */
+
+/* What outlives a daemon. */
+struct daemon_survive {
+	int fuse_fd, frames_fd, log_fd, session_fd;
+	bool takeover; /* the one before died */
+	_Atomic unsigned *served; /* daemons that came to serve; shared with the supervisor */
+};
+
+struct daemon_params;
+
+/*
+ * The calling process becomes the supervisor. It returns 0 in each daemon it forks, with params->survive set, and
+ * -errno if there is none; as the supervisor it does not return. report_fd: closed by the supervisor (it detaches from
+ * the streams too); -1 in the foreground. Call it while the process has one thread.
+ */
+int daemon_supervise(struct daemon_params *params, struct daemon_survive *s, int report_fd, struct bc_error *err);
+
 /* ---- start.c ---- */
 
 struct daemon_params {
@@ -64,6 +84,7 @@ struct daemon_params {
 	bool foreground;
 	const char *const *accepted; /* names for cache_open_accepting(); may be NULL */
 	struct daemon_config config;
+	const struct daemon_survive *survive; /* daemon_supervise()'s; NULL: none */
 };
 
 /*

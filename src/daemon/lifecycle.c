@@ -28,6 +28,7 @@
 #include "daemon/state.h"
 
 #define BUSY_GRACE_S 10
+#define TAKEOVER_PATIENCE_MS 120000 /* of a slow backing device: longer than a disk's own time limits */
 #define STOP_PATIENCE_S 2 /* a `stop` that was just interrupted takes a moment to notice */
 
 /* ---- states ---- */
@@ -237,21 +238,54 @@ static int start_export(struct daemon *d, struct bc_error *err)
 	struct export_params params = { .threads = cfg->threads,
 					.max_background = cfg->max_background,
 					.allow_other = cfg->allow_other };
+	const struct daemon_survive *s = d->params->survive;
+	struct export_survive survive;
 
+	if (s) {
+		survive = (struct export_survive){ .fuse_fd = s->fuse_fd,
+						   .memory_fd = s->session_fd,
+						   .takeover = s->takeover };
+		params.survive = &survive;
+	}
 	return export_start(d->cache, d->params->mountpoint, &params, &d->export, err);
+}
+
+/* After a daemon was killed its locks are held until the last I/O it had under way has ended. */
+static int open_cache(struct daemon *d, struct cache_open_report *opened, struct bc_error *err)
+{
+	const struct daemon_survive *s = d->params->survive;
+	struct cache_shared shared;
+	int ret, waited_ms = 0;
+
+	if (!s)
+		return cache_open_accepting(d->params->dir, 0, d->params->accepted, &d->cache, opened, err);
+	shared = (struct cache_shared){ .frames_fd = s->frames_fd, .log_fd = s->log_fd, .takeover = s->takeover };
+	for (;;) {
+		memset(opened, 0, sizeof(*opened));
+		ret = cache_open_shared(d->params->dir, 0, s->takeover ? NULL : d->params->accepted, &shared, &d->cache,
+					opened, err);
+		if (ret != -EBUSY || !s->takeover || waited_ms >= TAKEOVER_PATIENCE_MS)
+			return ret;
+		if (waited_ms == 1000)
+			log_warn("%s; waiting for the dead daemon's last requests", err->msg);
+		memset(err, 0, sizeof(*err));
+		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+		waited_ms += 10;
+	}
 }
 
 /* Everything from the cache on; what was started when it fails is taken down by end_all(). */
 static int start_all(struct daemon *d, json_t **report, struct bc_error *err)
 {
 	struct cache_open_report opened;
-	int ret;
+	int ret = 0;
 
 	memset(&opened, 0, sizeof(opened));
 	/* before a recovery that may take long */
-	ret = export_check_mountpoint(d->params->mountpoint, err);
+	if (!d->params->survive || !d->params->survive->takeover)
+		ret = export_check_mountpoint(d->params->mountpoint, err);
 	if (!ret)
-		ret = cache_open_accepting(d->params->dir, 0, d->params->accepted, &d->cache, &opened, err);
+		ret = open_cache(d, &opened, err);
 	if (!ret)
 		ret = start_export(d, err);
 	if (ret)
@@ -335,6 +369,8 @@ int daemon_run(const struct daemon_params *params, int (*ready)(json_t *report, 
 	protect_process();
 
 	ret = start_all(&d, &report, err);
+	if (!ret && params->survive)
+		atomic_fetch_add(params->survive->served, 1);
 	if (!ret && ready(report, ctx))
 		ret = bc_fail(err, -EINTR, "nobody waits for the daemon any more; it ended again");
 	json_decref(report);

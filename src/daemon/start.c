@@ -35,6 +35,24 @@ static int ready_foreground(json_t *report, void *ctx)
 	return 0;
 }
 
+/* A daemon that takes over: nobody waits for a report. */
+static int ready_again(json_t *report, void *ctx)
+{
+	(void)report;
+	(void)ctx;
+	return 0;
+}
+
+static void __attribute__((noreturn)) take_over(const struct daemon_params *params)
+{
+	struct bc_error err = { 0 };
+	int ret = daemon_run(params, ready_again, NULL, &err);
+
+	if (ret && err.code)
+		log_error("%s: %s", params->dir, err.msg);
+	exit(ret ? EXIT_FAILURE : EXIT_SUCCESS);
+}
+
 /* ---- the child ---- */
 
 /* Descriptors a script had open would stay open as long as the daemon lives. */
@@ -93,15 +111,21 @@ static int ready_background(json_t *report, void *ctx)
 
 static void __attribute__((noreturn)) child(const struct daemon_params *params, int report_fd)
 {
+	struct daemon_params mine = *params;
+	struct daemon_survive survive;
 	struct bc_error err = { 0 };
-	int fd = enter_background(report_fd), ret;
+	int fd = enter_background(report_fd), ret = 0;
 
 	if (fd < 0) {
 		ret = bc_fail(&err, fd, "cannot detach: %s", strerror(-fd));
 		fd = report_fd;
-	} else {
-		ret = daemon_run(params, ready_background, &fd, &err);
 	}
+	if (!ret && params->config.survive)
+		ret = daemon_supervise(&mine, &survive, fd, &err);
+	if (!ret && mine.survive && mine.survive->takeover)
+		take_over(&mine);
+	if (!ret)
+		ret = daemon_run(&mine, ready_background, &fd, &err);
 	if (ret && fd >= 0)
 		send_report(fd, json_pack("{s:b,s:o,s:i}", "ok", 0, "error", json_text(err.msg), "code", ret));
 	exit(ret ? EXIT_FAILURE : EXIT_SUCCESS);
@@ -202,11 +226,19 @@ int daemon_start(const struct daemon_params *params, void (*ready)(json_t *repor
 		 struct bc_error *err)
 {
 	struct foreground f = { .ready = ready, .ctx = ctx };
+	struct daemon_params mine = *params;
+	struct daemon_survive survive;
 	json_t *report = NULL;
 	int ret;
 
-	if (params->foreground)
-		return daemon_run(params, ready_foreground, &f, err);
+	if (params->foreground) {
+		ret = params->config.survive ? daemon_supervise(&mine, &survive, -1, err) : 0;
+		if (ret)
+			return ret;
+		if (mine.survive && mine.survive->takeover)
+			take_over(&mine);
+		return daemon_run(&mine, ready_foreground, &f, err);
+	}
 	ret = start_background(params, &report, err);
 	if (!ret)
 		ready(report, ctx);

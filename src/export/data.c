@@ -46,7 +46,11 @@ void data_read(struct worker *w, const struct fuse_in_header *in)
 		data_reply_error(w->export, in->unique, -EINVAL);
 		return;
 	}
-	v = node_handle(arg->fh)->volume;
+	v = node_handle(&w->export->nodes, arg->fh);
+	if (!v) {
+		data_reply_error(w->export, in->unique, -EBADF);
+		return;
+	}
 	size = volume_size(v);
 	len = arg->size;
 	if (arg->offset >= size)
@@ -84,7 +88,11 @@ void data_write(struct worker *w, const struct fuse_in_header *in)
 		data_reply_error(w->export, in->unique, -EINVAL);
 		return;
 	}
-	v = node_handle(arg->fh)->volume;
+	v = node_handle(&w->export->nodes, arg->fh);
+	if (!v) {
+		data_reply_error(w->export, in->unique, -EBADF);
+		return;
+	}
 	size = volume_size(v);
 	len = arg->size;
 	/* As on a block device: up to the end is written, beyond it there is no space. */

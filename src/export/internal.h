@@ -8,6 +8,7 @@
  *   data.c      READ and WRITE, the only requests whose speed matters, straight from the protocol
  *   ops.c       all other requests, through libfuse's low-level table
  *   nodes.c     volumes as files: numbers, attributes, open handles
+ *   survive.c   a session that another process can go on with
  *
  * Lock order: export.lock and nodes.lock are leaves; none is held across a call into the engine or the kernel's FUSE
  * code.
@@ -16,6 +17,7 @@
 #define EXPORT_INTERNAL_H
 
 #include <fuse3/fuse_lowlevel.h>
+#include <limits.h>
 #include <linux/fuse.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -29,29 +31,48 @@
 
 #define ROOT_INO FUSE_ROOT_ID
 
-/* An open file. Its address is the FUSE handle; the kernel gives it back with every request on that file. */
+#define MAX_HANDLES (1u << 16)
+
+/* An open file. Its index, and the generation above it, are the FUSE handle that the kernel gives back. */
 struct handle {
-	struct volume *volume;
-	struct handle *prev, *next;
+	uint64_t unique; /* of the request that opened it */
+	uint32_t generation;
+	uint16_t volume;
+	_Atomic uint16_t open;
 };
 
-/* Attributes somebody changed; kept in memory only, by volume. */
+/* Attributes somebody changed. Two copies, so that one of them is whole whenever the process dies. */
 struct node_attr {
-	struct node_attr *next;
-	unsigned id;
-	mode_t mode;
-	uid_t uid;
-	gid_t gid;
-	struct timespec atime, mtime;
-	char name[]; /* ids may be given out again after a removal: both have to match */
+	_Atomic uint32_t current; /* 0: none; 1, 2: copy[current - 1] */
+	struct attr_copy {
+		mode_t mode;
+		uid_t uid;
+		gid_t gid;
+		struct timespec atime, mtime;
+		char name[128]; /* ids may be given out again after a removal: it has to match */
+	} copy[2];
+};
+
+/* What a process that takes over needs to know. Private memory, or a memfd's (survive.c). */
+struct session_memory {
+	uint64_t magic;
+	bool resend; /* the kernel will send requests again */
+	uint32_t init_len;
+	char init[256] __attribute__((aligned(8))); /* the INIT request */
+	char mountpoint[PATH_MAX];
+	struct timespec born; /* time stamp of files whose times nobody set */
+	_Atomic uint32_t nhandles; /* used ever */
+	struct node_attr attr[CACHE_MAX_VOLUMES + 1]; /* by volume id */
+	struct handle handle[MAX_HANDLES];
 };
 
 struct nodes {
 	pthread_mutex_t lock; /* guards everything below */
-	struct handle handles; /* ring */
+	struct session_memory *memory;
+	struct volume **volume; /* of each handle; NULL: not open. Read without the lock */
+	uint32_t *free; /* stack of handles below memory->nhandles */
+	uint32_t nfree;
 	unsigned open_files;
-	struct node_attr *attrs;
-	struct timespec born; /* time stamp of files whose times nobody set */
 };
 
 struct worker {
@@ -69,6 +90,9 @@ struct export
 	struct fuse_session *session;
 	int fd; /* /dev/fuse; libfuse's to close */
 	char *mountpoint; /* absolute */
+	const struct export_survive *survive; /* NULL: none */
+	uint64_t init_unique; /* its reply has to be extended; 0: none, or over */
+	bool swallow; /* replies go nowhere: a recorded request is played */
 	bool by_fusermount; /* mounted without privileges, through fusermount3 */
 	unsigned max_workers, max_background;
 	struct nodes nodes;
@@ -87,6 +111,9 @@ struct export
 int mount_resolve(const char *mountpoint, char **out, struct bc_error *err);
 /* Opens /dev/fuse and mounts it; -EPERM without a message if only fusermount3 may. */
 int mount_direct(const char *path, bool allow_other, int *fd, struct bc_error *err);
+int mount_open_device(int *fd, struct bc_error *err);
+int mount_on(const char *path, bool allow_other, int dev,
+	     struct bc_error *err); /* likewise, with a device that is open */
 int mount_end(const char *path, bool lazy, bool by_fusermount, struct bc_error *err);
 
 /* workers.c */
@@ -95,6 +122,13 @@ void workers_end(struct export *e); /* sends idle workers home, waits for busy o
 void workers_join(struct export *e); /* after the last has ended */
 bool workers_ended(struct export *e);
 bool workers_wait(struct export *e, unsigned timeout_ms); /* true when all have ended; 0 waits without limit */
+
+/* survive.c */
+extern _Thread_local uint64_t request_unique; /* of the request this thread carries out */
+extern _Thread_local bool request_again; /* it was sent before, to a process that died */
+int survive_mount(struct export *e, bool allow_other, struct bc_error *err);
+int survive_check(struct export *e, struct bc_error *err); /* after INIT: can it be had? */
+int survive_take_over(struct export *e, struct bc_error *err);
 
 /* data.c */
 void data_read(struct worker *w, const struct fuse_in_header *in);
@@ -105,10 +139,12 @@ void data_reply_error(struct export *e, uint64_t unique, int error);
 extern const struct fuse_lowlevel_ops export_ops;
 
 /* nodes.c */
-void nodes_init(struct nodes *n);
+/* fd: of a memfd, or 0. takeover: it holds what a dead process left. */
+int nodes_init(struct nodes *n, struct cache *c, int fd, bool takeover, struct bc_error *err);
 void nodes_destroy(struct nodes *n); /* also puts the volumes of files the kernel never got to release */
-struct handle *node_open(struct nodes *n, struct volume *v); /* takes over the reference; NULL: no memory */
-void node_release(struct nodes *n, struct handle *h);
+/* Takes over the reference. `again`: the request may have been carried out by a process that died. -ENFILE */
+int node_open(struct nodes *n, struct volume *v, uint64_t unique, bool again, uint64_t *fh);
+void node_release(struct nodes *n, uint64_t fh);
 unsigned nodes_open_files(struct nodes *n);
 void node_stat_root(struct nodes *n, struct stat *st);
 void node_stat(struct nodes *n, struct volume *v, struct stat *st);
@@ -124,9 +160,12 @@ static inline struct volume *node_volume(struct cache *c, fuse_ino_t ino)
 	return ino > ROOT_INO ? cache_volume_get_id(c, (unsigned)(ino - ROOT_INO)) : NULL;
 }
 
-static inline struct handle *node_handle(uint64_t fh)
+/* The volume of an open file; NULL: there is no such handle. */
+static inline struct volume *node_handle(const struct nodes *n, uint64_t fh)
 {
-	return (struct handle *)(uintptr_t)fh;
+	uint32_t i = (uint32_t)fh;
+
+	return i < MAX_HANDLES ? n->volume[i] : NULL;
 }
 
 #endif

@@ -79,29 +79,45 @@ int export_check_mountpoint(const char *mountpoint, struct bc_error *err)
 	return rc;
 }
 
-int mount_direct(const char *path, bool allow_other, int *fd, struct bc_error *err)
+int mount_open_device(int *fd, struct bc_error *err)
 {
-	char options[160];
-	int dev, code;
+	int dev = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 
-	dev = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 	if (dev < 0 && (errno == ENOENT || errno == ENODEV || errno == ENXIO))
 		return bc_fail(err, -errno,
 			       "/dev/fuse: %s: load FUSE with 'modprobe fuse', in a container pass the device in",
 			       strerror(errno));
 	if (dev < 0)
 		return bc_fail(err, -errno, "/dev/fuse: %s: run as root or allow the user to open it", strerror(errno));
+	*fd = dev;
+	return 0;
+}
+
+int mount_on(const char *path, bool allow_other, int dev, struct bc_error *err)
+{
+	char options[160];
+
 	snprintf(options, sizeof(options), "fd=%d,rootmode=40000,user_id=%u,group_id=%u,default_permissions%s", dev,
 		 getuid(), getgid(), allow_other ? ",allow_other" : "");
-	if (mount("blkcache", path, "fuse.blkcache", MS_NOSUID | MS_NODEV, options) == 0) {
-		*fd = dev;
+	if (mount("blkcache", path, "fuse.blkcache", MS_NOSUID | MS_NODEV, options) == 0)
 		return 0;
-	}
-	code = errno;
-	close(dev);
-	if (code == EPERM)
+	if (errno == EPERM)
 		return -EPERM;
-	return bc_fail(err, -code, "%s: cannot mount: %s", path, strerror(code));
+	return bc_fail(err, -errno, "%s: cannot mount: %s", path, strerror(errno));
+}
+
+int mount_direct(const char *path, bool allow_other, int *fd, struct bc_error *err)
+{
+	int dev, rc = mount_open_device(&dev, err);
+
+	if (rc != 0)
+		return rc;
+	rc = mount_on(path, allow_other, dev, err);
+	if (rc != 0)
+		close(dev);
+	else
+		*fd = dev;
+	return rc;
 }
 
 /* fusermount3 prints its reason on its own; it is not passed on, since "busy" is the one that matters. */

@@ -7,63 +7,152 @@
  * for files that were closed just before the mount ended; nodes_destroy() puts what is left.
  *
  * Owner, mode and times can be changed (a virtual machine's user needs access) but live only as long as the mount.
+ *
+ * Both lie in `memory`, which may outlive the process. Whoever takes over finds the open files there, by the index that
+ * the kernel has as their handle. OPEN and RELEASE that were carried out and not answered come again: an OPEN finds the
+ * handle it was given by the number of its request, a RELEASE finds its handle closed, or of another generation.
+ *
  * Any worker thread may call these functions; nodes.lock guards all.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "internal.h"
 
-void nodes_init(struct nodes *n)
+#define MEMORY_MAGIC 0x316d656d74637865ull
+
+/* Mostly untouched, and then it costs nothing. */
+static void *map(size_t len, int fd)
 {
+	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, fd ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		       fd ? fd : -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static void unmap(void *p, size_t len)
+{
+	if (p)
+		munmap(p, len);
+}
+
+static int find_open_files(struct nodes *n, struct cache *c, struct bc_error *err)
+{
+	struct session_memory *m = n->memory;
+
+	if (m->magic != MEMORY_MAGIC || m->nhandles > MAX_HANDLES)
+		return bc_fail(err, -EUCLEAN, "what the dead daemon left of its mount cannot be read");
+	for (uint32_t i = m->nhandles; i-- > 0;) {
+		if (!m->handle[i].open) {
+			n->free[n->nfree++] = i;
+			continue;
+		}
+		n->volume[i] = cache_volume_get_id(c, m->handle[i].volume);
+		if (!n->volume[i])
+			return bc_fail(err, -EUCLEAN, "a file is open of a volume that does not exist any more");
+		n->open_files++;
+	}
+	return 0;
+}
+
+int nodes_init(struct nodes *n, struct cache *c, int fd, bool takeover, struct bc_error *err)
+{
+	struct stat st;
+
+	memset(n, 0, sizeof(*n));
 	pthread_mutex_init(&n->lock, NULL);
-	n->handles.prev = n->handles.next = &n->handles;
-	n->open_files = 0;
-	n->attrs = NULL;
-	clock_gettime(CLOCK_REALTIME, &n->born);
+	if (fd && (fstat(fd, &st) != 0 ||
+		   ((size_t)st.st_size < sizeof(*n->memory) && ftruncate(fd, sizeof(*n->memory)) != 0)))
+		return bc_fail(err, -errno, "no memory for open files: %s", strerror(errno));
+	n->memory = map(sizeof(*n->memory), fd);
+	n->volume = map(MAX_HANDLES * sizeof(n->volume[0]), 0);
+	n->free = map(MAX_HANDLES * sizeof(n->free[0]), 0);
+	if (!n->memory || !n->volume || !n->free)
+		return bc_fail(err, -ENOMEM, "no memory for open files");
+	if (takeover)
+		return find_open_files(n, c, err);
+	clock_gettime(CLOCK_REALTIME, &n->memory->born);
+	n->memory->magic = MEMORY_MAGIC;
+	return 0;
 }
 
 void nodes_destroy(struct nodes *n)
 {
-	while (n->handles.next != &n->handles)
-		node_release(n, n->handles.next);
-	while (n->attrs) {
-		struct node_attr *a = n->attrs;
-
-		n->attrs = a->next;
-		free(a);
+	for (uint32_t i = 0; n->volume && i < MAX_HANDLES && n->open_files; i++) {
+		if (!n->volume[i])
+			continue;
+		volume_put(n->volume[i]);
+		n->open_files--;
 	}
+	unmap(n->memory, sizeof(*n->memory));
+	unmap(n->volume, MAX_HANDLES * sizeof(n->volume[0]));
+	unmap(n->free, MAX_HANDLES * sizeof(n->free[0]));
 	pthread_mutex_destroy(&n->lock);
 }
 
-struct handle *node_open(struct nodes *n, struct volume *v)
+/* nodes.lock is held. The handle that this request was given before, or MAX_HANDLES. */
+static uint32_t find_opened(const struct nodes *n, uint64_t unique)
 {
-	struct handle *h = malloc(sizeof(*h));
-
-	if (!h)
-		return NULL;
-	h->volume = v;
-	pthread_mutex_lock(&n->lock);
-	h->prev = &n->handles;
-	h->next = n->handles.next;
-	h->next->prev = h;
-	n->handles.next = h;
-	n->open_files++;
-	pthread_mutex_unlock(&n->lock);
-	return h;
+	for (uint32_t i = 0; i < n->memory->nhandles; i++)
+		if (n->memory->handle[i].open && n->memory->handle[i].unique == unique)
+			return i;
+	return MAX_HANDLES;
 }
 
-void node_release(struct nodes *n, struct handle *h)
+int node_open(struct nodes *n, struct volume *v, uint64_t unique, bool again, uint64_t *fh)
 {
+	struct session_memory *m = n->memory;
+	uint32_t i = MAX_HANDLES;
+	struct handle *h;
+	int rc = 0;
+
 	pthread_mutex_lock(&n->lock);
-	h->prev->next = h->next;
-	h->next->prev = h->prev;
-	n->open_files--;
+	if (again)
+		i = find_opened(n, unique);
+	if (i < MAX_HANDLES) {
+		volume_put(v); /* it has one already */
+	} else if (!n->nfree && m->nhandles == MAX_HANDLES) {
+		rc = -ENFILE;
+	} else {
+		i = n->nfree ? n->free[--n->nfree] : m->nhandles;
+		h = &m->handle[i];
+		h->unique = unique;
+		h->generation++;
+		h->volume = (uint16_t)volume_id(v);
+		atomic_store(&h->open, 1);
+		if (i == m->nhandles)
+			m->nhandles++;
+		n->volume[i] = v;
+		n->open_files++;
+	}
+	if (rc == 0)
+		*fh = (uint64_t)m->handle[i].generation << 32 | i;
 	pthread_mutex_unlock(&n->lock);
-	volume_put(h->volume);
-	free(h);
+	return rc;
+}
+
+void node_release(struct nodes *n, uint64_t fh)
+{
+	struct session_memory *m = n->memory;
+	uint32_t i = (uint32_t)fh;
+	struct volume *v = NULL;
+
+	pthread_mutex_lock(&n->lock);
+	if (i < m->nhandles && m->handle[i].open && m->handle[i].generation == fh >> 32) {
+		atomic_store(&m->handle[i].open, 0);
+		v = n->volume[i];
+		n->volume[i] = NULL;
+		n->free[n->nfree++] = i;
+		n->open_files--;
+	}
+	pthread_mutex_unlock(&n->lock);
+	if (v)
+		volume_put(v);
 }
 
 unsigned nodes_open_files(struct nodes *n)
@@ -85,23 +174,26 @@ void node_stat_root(struct nodes *n, struct stat *st)
 		.st_uid = geteuid(),
 		.st_gid = getegid(),
 		.st_blksize = CACHE_BLOCK,
-		.st_atim = n->born,
-		.st_mtim = n->born,
-		.st_ctim = n->born,
+		.st_atim = n->memory->born,
+		.st_mtim = n->memory->born,
+		.st_ctim = n->memory->born,
 	};
 }
 
-static struct node_attr *find_attr(struct nodes *n, const struct volume *v)
+/* nodes.lock is held. NULL: nobody changed them. */
+static const struct attr_copy *find_attr(struct nodes *n, const struct volume *v)
 {
-	for (struct node_attr *a = n->attrs; a; a = a->next)
-		if (a->id == volume_id(v) && strcmp(a->name, volume_name(v)) == 0)
-			return a;
-	return NULL;
+	struct node_attr *a = &n->memory->attr[volume_id(v)];
+	uint32_t current = a->current;
+
+	if (current < 1 || current > 2 || strcmp(a->copy[current - 1].name, volume_name(v)) != 0)
+		return NULL;
+	return &a->copy[current - 1];
 }
 
 void node_stat(struct nodes *n, struct volume *v, struct stat *st)
 {
-	const struct node_attr *a;
+	const struct attr_copy *a;
 
 	node_stat_root(n, st);
 	st->st_ino = node_ino(v);
@@ -121,7 +213,7 @@ void node_stat(struct nodes *n, struct volume *v, struct stat *st)
 	pthread_mutex_unlock(&n->lock);
 }
 
-static void apply_times(struct node_attr *a, const struct stat *attr, int to_set)
+static void apply_times(struct attr_copy *a, const struct stat *attr, int to_set)
 {
 	struct timespec now;
 
@@ -138,21 +230,19 @@ static void apply_times(struct node_attr *a, const struct stat *attr, int to_set
 
 int node_set_attr(struct nodes *n, struct volume *v, const struct stat *attr, int to_set)
 {
-	size_t name_len = strlen(volume_name(v)) + 1;
-	struct node_attr *a, *fresh = malloc(sizeof(*fresh) + name_len);
+	struct node_attr *node = &n->memory->attr[volume_id(v)];
+	const struct attr_copy *old;
+	struct attr_copy *a;
 
-	if (!fresh)
-		return -ENOMEM;
-	*fresh = (struct node_attr){ .id = volume_id(v), .mode = 0600, .uid = geteuid(), .gid = getegid() };
-	fresh->atime = fresh->mtime = n->born;
-	memcpy(fresh->name, volume_name(v), name_len);
 	pthread_mutex_lock(&n->lock);
-	a = find_attr(n, v);
-	if (!a) {
-		a = fresh;
-		a->next = n->attrs;
-		n->attrs = a;
-		fresh = NULL;
+	old = find_attr(n, v);
+	a = &node->copy[node->current == 1];
+	if (old) {
+		*a = *old;
+	} else {
+		*a = (struct attr_copy){ .mode = 0600, .uid = geteuid(), .gid = getegid() };
+		a->atime = a->mtime = n->memory->born;
+		snprintf(a->name, sizeof(a->name), "%s", volume_name(v));
 	}
 	if (to_set & FUSE_SET_ATTR_MODE)
 		a->mode = attr->st_mode & 07777;
@@ -161,7 +251,7 @@ int node_set_attr(struct nodes *n, struct volume *v, const struct stat *attr, in
 	if (to_set & FUSE_SET_ATTR_GID)
 		a->gid = attr->st_gid;
 	apply_times(a, attr, to_set);
+	node->current = node->current == 1 ? 2 : 1;
 	pthread_mutex_unlock(&n->lock);
-	free(fresh);
 	return 0;
 }

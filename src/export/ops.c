@@ -110,28 +110,27 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	struct fuse_open_out out = { .open_flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES };
 	struct export *e = export_of(req);
 	struct volume *v = node_volume(e->cache, ino);
-	struct handle *h;
+	int rc;
 
 	(void)fi;
 	if (!v) {
 		fuse_reply_err(req, ino == ROOT_INO ? EISDIR : ENOENT);
 		return;
 	}
-	h = node_open(&e->nodes, v);
-	if (!h) {
+	rc = node_open(&e->nodes, v, request_unique, request_again, &out.fh);
+	if (rc != 0) {
 		volume_put(v);
-		fuse_reply_err(req, ENOMEM);
+		fuse_reply_err(req, -rc);
 		return;
 	}
-	out.fh = (uintptr_t)h;
 	if (fuse_reply_buf(req, (const char *)&out, sizeof(out)) != 0)
-		node_release(&e->nodes, h); /* the opener was killed meanwhile: no RELEASE will come */
+		node_release(&e->nodes, out.fh); /* the opener was killed meanwhile: no RELEASE will come */
 }
 
 static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	(void)ino;
-	node_release(&export_of(req)->nodes, node_handle(fi->fh));
+	node_release(&export_of(req)->nodes, fi->fh);
 	fuse_reply_err(req, 0);
 }
 
@@ -145,7 +144,8 @@ static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-	int rc = volume_flush(node_handle(fi->fh)->volume);
+	struct volume *v = node_handle(&export_of(req)->nodes, fi->fh);
+	int rc = v ? volume_flush(v) : -EBADF;
 
 	(void)ino;
 	(void)datasync;
@@ -164,14 +164,14 @@ static void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fus
 static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
 			 struct fuse_file_info *fi)
 {
-	struct volume *v = node_handle(fi->fh)->volume;
-	uint64_t size = volume_size(v), off = (uint64_t)offset, len = (uint64_t)length;
+	struct volume *v = node_handle(&export_of(req)->nodes, fi->fh);
+	uint64_t size = v ? volume_size(v) : 0, off = (uint64_t)offset, len = (uint64_t)length;
 	bool beyond = off > size || len > size - off;
 	int rc;
 
 	(void)ino;
-	if (offset < 0 || length <= 0) {
-		fuse_reply_err(req, EINVAL);
+	if (!v || offset < 0 || length <= 0) {
+		fuse_reply_err(req, v ? EINVAL : EBADF);
 		return;
 	}
 	if (beyond && !(mode & FALLOC_FL_PUNCH_HOLE)) {

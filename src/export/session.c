@@ -42,7 +42,7 @@ static struct export *export_new(struct cache *c, const struct export_params *pa
 	e->fd = -1;
 	e->max_workers = params && params->threads ? params->threads : DEFAULT_THREADS;
 	e->max_background = params && params->max_background ? params->max_background : DEFAULT_BACKGROUND;
-	nodes_init(&e->nodes);
+	e->survive = params ? params->survive : NULL;
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -112,20 +112,28 @@ int export_start(struct cache *c, const char *mountpoint, const struct export_pa
 {
 	bool allow_other = params && params->allow_other;
 	struct export *e = export_new(c, params);
+	const struct export_survive *s;
 	int rc;
 
 	if (!e)
 		return bc_fail(err, -ENOMEM, "%s: out of memory", mountpoint);
-	rc = mount_resolve(mountpoint, &e->mountpoint, err);
+	s = e->survive;
+	rc = nodes_init(&e->nodes, c, s ? s->memory_fd : 0, s && s->takeover, err);
+	if (rc == 0 && !(s && s->takeover))
+		rc = mount_resolve(mountpoint, &e->mountpoint, err);
 	if (rc == 0)
 		rc = new_session(e, allow_other, err);
 	if (rc == 0)
-		rc = do_mount(e, allow_other, err);
+		rc = !s            ? do_mount(e, allow_other, err)
+		     : s->takeover ? survive_take_over(e, err)
+				   : survive_mount(e, allow_other, err);
 	if (rc != 0)
 		goto fail;
 	rc = workers_start(e, err);
-	if (rc == 0)
+	if (rc == 0 && !(s && s->takeover)) /* a mount that is in use may be slow to answer, or have been moved */
 		rc = prove_ready(e, err);
+	if (rc == 0 && s)
+		rc = survive_check(e, err);
 	if (rc != 0) {
 		mount_end(e->mountpoint, true, e->by_fusermount, NULL);
 		workers_end(e);

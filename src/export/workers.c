@@ -48,6 +48,7 @@ static void dispatch(struct worker *w)
 		data_reply_error(w->export, in->unique, -ENOSYS);
 		break;
 	default:
+		request_unique = in->unique;
 		fuse_session_process_buf(w->export->session, &w->buf);
 	}
 }
