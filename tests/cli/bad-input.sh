@@ -27,7 +27,9 @@ wait_for 60 eval '[ -z "$(own_daemons)" ]'
 refuses 1 "$T/c" "a socket nobody listens on" bc stop "$T/c"
 run bc status "$T/c"
 is "$status" 0 "status works beside a dead socket"
+before=$(cat "$T"/c/journal.db* | md5sum)
 refuses 1 "$T/m.*umount|umount.*$T/m" "a stale mount is refused with its remedy" bc load "$T/c" "$T/m"
+is "$(cat "$T"/c/journal.db* | md5sum)" "$before" "before the cache was opened"
 ok "which works" umount "$T/m"
 exits 0 "then it loads, over the dead socket and lock" bc load "$T/c" "$T/m"
 

@@ -12,6 +12,7 @@ exits 0 "create with a size only" bc create "$T/plain" --size 8M
 ok "the folder has a data file" test -f "$T/plain/data"
 ok "the folder has a journal" test -f "$T/plain/journal.db"
 is "$(stat -c %s "$T/plain/data")" $((8 << 20)) "the data file has the size that was asked for"
+is "$(stat -c %a "$T/plain/data" "$T/plain/journal.db" | xargs)" "600 600" "both are for their owner only"
 ok "the data file is preallocated" test "$(stat -c '%b' "$T/plain/data")" -ge $(((8 << 20) / 512))
 
 exits 0 "create with volumes, line size, mode and ram" \
@@ -45,6 +46,10 @@ touch "$T/file"
 refuses 1 "$T/file" "a file in the place of the folder is refused" bc create "$T/file" --size 8M
 ok "the file is left alone" test -f "$T/file"
 refuses 1 "size|small|least" "a cache below the least size is refused" bc create "$T/c2" --size 4K
-mkdir "$T/empty"
-exits 0 "an empty folder may be used" bc create "$T/empty" --size 4M
+mkdir -m 750 "$T/empty"
+exits 0 "an empty folder may be used" bc create "$T/empty" --size 4M --volume a="$T/a.img"
+is "$(stat -c %a "$T/empty")" 750 "its mode stays"
+load empty
+is "$(stat -c %a "$T/empty/journal.db" "$T/empty/journal.db-wal" | xargs)" "600 600" "journal and log of a loaded cache are their owner's"
+stop empty
 done_testing

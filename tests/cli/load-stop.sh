@@ -14,6 +14,7 @@ mkdir "$T/c.mnt"
 text=$(bc load "$T/c" "$T/c.mnt" 2>&1 | cat)
 ok "load returns and lets go of its output" mountpoint -q "$T/c.mnt"
 diag "$text"
+like "$text" "nothing is cached yet" "a new cache is not said to have been stopped"
 is "$(status_of c .cache.state)" running "state running"
 is "$(status_of c .cache.mountpoint)" "$T/c.mnt" "status tells the mount point"
 is "$(own_daemons | wc -l)" 1 "one daemon"

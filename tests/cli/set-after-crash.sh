@@ -16,6 +16,10 @@ must bc set "$T/c" clean-after=1000s
 must sync "$T/c.mnt/a"
 kill_hard c
 exits 0 "status" bc status "$T/c"
+like "$out" "stopped: .*not stopped in order.*dirty data" "tells that it was not stopped in order, and of the dirty data"
+exits 0 "status again" bc status "$T/c" --json
+is "$(jq -r .cache.clean_stop "$T/.out")" false "tells it as often as it is asked"
+is "$(jq -r .cache.state "$T/.out")" stopped "state"
 exits 0 "set of a volume's mode" bc set "$T/c" a mode=wt
 load_fg c
 ok "the flushed data is there" "$TOOLS/ioflags" expect "$T/c.mnt/a" 4096 500000 2

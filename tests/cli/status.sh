@@ -12,6 +12,7 @@ like "$out" "stopped" "says that it is stopped"
 exits 0 "as JSON" bc status "$T/c" --json
 ok "which parses" jq -e . "$T/.out"
 is "$(jq -r .cache.state "$T/.out")" stopped "state"
+is "$(jq -r '.cache | [.why, .clean_stop] | join(",")' "$T/.out")" ",true" "nothing is wrong"
 load c
 exits 0 "running cache" bc status "$T/c"
 like "$out" "running" "says that it runs"

@@ -34,13 +34,18 @@ ok "and works once it is closed" wait_for 30 bc remove "$T/c" b
 is "$(ls "$T/c.mnt")" a "the file is gone at once"
 nok "and cannot be opened any more" head -c 1 "$T/c.mnt/b"
 
+must bc set "$T/c" clean-after=1000s
+cp "$T/a.img" "$T/a.before"
 "$TOOLS/ioflags" write "$T/c.mnt/a" 8192 100000 9 >/dev/null || bail "write"
+exec 7<"$T/c.mnt/a"
+refuses 1 "a.*(use|open|busy)" "remove of an open volume with dirty data is refused" bc remove "$T/c" a
+exec 7<&-
+ok "before anything was written back" same "$T/a.img" "$T/a.before"
 ok "remove writes dirty data to the backing file first" wait_for 30 bc remove "$T/c" a
 ok "it is there" "$TOOLS/ioflags" expect "$T/a.img" 8192 100000 9
 is "$(ls "$T/c.mnt" | wc -l)" 0 "no volume is left"
 refuses 1 "a" "removing an unknown volume is refused" bc remove "$T/c" a
 
-must bc set "$T/c" clean-after=1000s
 must bc add "$T/c" c="$T/c.img"
 cp "$T/c.img" "$T/c.before"
 "$TOOLS/ioflags" write "$T/c.mnt/c" 0 8192 9 >/dev/null || bail "write"
