@@ -323,8 +323,6 @@ bool intent_is_marked(const struct volume *v, uint64_t block);
  * there now. Range locked; uses t->plan. */
 int write_gather(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, char **block_data);
 /* *hits: blocks that were cached before, added to. */
-int write_back_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len,
-		      unsigned *hits);
 int write_through_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, int mode,
 			 unsigned *hits);
 int backing_flush(struct io_thread *t, struct volume *v); /* if anything was written there since the last */

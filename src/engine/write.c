@@ -125,8 +125,13 @@ static int put_all(struct io_thread *t, struct volume *v, uint64_t first, unsign
 	return put == -EAGAIN ? NO_ROOM : put < 0 ? put : 0;
 }
 
-static int write_back_once(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len,
-			   unsigned *done, unsigned *hits)
+/*
+ * 0, -errno, or NO_ROOM for all of it; *moved: how many bytes of it were written then. The range and the buffers are
+ * let go before anybody waits for room: what has to be cleaned or evicted may lie in this very range, or in one that
+ * somebody has locked who waits for this one; and many writers waiting could hold all there is.
+ */
+static int write_back_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len,
+			     uint32_t *moved, unsigned *hits)
 {
 	struct cache *c = v->cache;
 	uint64_t first = off / CACHE_BLOCK;
@@ -134,6 +139,7 @@ static int write_back_once(struct io_thread *t, struct volume *v, const char *sr
 	struct range_lock rl;
 	uint32_t crc[MAX_BLOCKS];
 	char *data[MAX_BLOCKS];
+	unsigned done = 0;
 	int rc;
 
 	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_WRITE);
@@ -146,40 +152,26 @@ static int write_back_once(struct io_thread *t, struct volume *v, const char *sr
 	if (!rc) {
 		for (unsigned i = 0; i < n; i++)
 			crc[i] = crc32c(data[i], CACHE_BLOCK);
-		rc = put_all(t, v, first, n, crc, done, hits);
+		rc = put_all(t, v, first, n, crc, &done, hits);
 	}
 	buffer_release_many(t->bufs, n);
+	if (rc == NO_ROOM)
+		*moved = done ? (uint32_t)((first + done) * CACHE_BLOCK - off) : 0;
 out:
 	range_unlock(&c->ranges, &rl);
 	return rc;
 }
 
-/*
- * Where there is no room, the range and the buffers are let go while waiting for it: what has to be cleaned or evicted
- * may lie in this very range, or in one that somebody has locked who waits for this one; and many writers waiting could
- * hold all there is.
- */
-int write_back_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len,
-		      unsigned *hits)
+/* Not in the gate meanwhile, so that a mode switch, and what queues up behind it, does not wait for a backing device
+ * that cannot be cleaned to; the rest is then written in the new mode. */
+static int wait_for_room(struct volume *v, uint32_t bytes)
 {
-	for (;;) {
-		uint64_t first = off / CACHE_BLOCK, last = (off + len - 1) / CACHE_BLOCK;
-		unsigned done = 0;
-		int rc = write_back_once(t, v, src, off, len, &done, hits);
+	int rc;
 
-		if (rc != NO_ROOM)
-			return rc;
-		if (done) {
-			uint32_t bytes = (uint32_t)((first + done) * CACHE_BLOCK - off);
-
-			src += bytes;
-			off += bytes;
-			len -= bytes;
-		}
-		rc = reclaim_wait(v->cache, (uint32_t)(last - first + 1) - done);
-		if (rc)
-			return rc;
-	}
+	pthread_rwlock_unlock(&v->gate);
+	rc = reclaim_wait(v->cache, (bytes + CACHE_BLOCK - 1) / CACHE_BLOCK);
+	pthread_rwlock_rdlock(&v->gate);
+	return rc;
 }
 
 /*
@@ -246,10 +238,11 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 		rc = cache_bypassed(c) ? 0 : -EIO;
 	}
 	while (left && !rc) {
-		uint32_t room = c->write_piece * CACHE_BLOCK - off % CACHE_BLOCK, piece = left < room ? left : room;
+		uint32_t room = c->write_piece * CACHE_BLOCK - off % CACHE_BLOCK, piece = left < room ? left : room,
+			 moved = piece;
 
 		if (mode_writes_back(mode))
-			rc = write_back_blocks(t, v, src, off, piece, &hits);
+			rc = write_back_blocks(t, v, src, off, piece, &moved, &hits);
 		else
 			rc = write_through_blocks(t, v, src, off, piece, mode, &hits);
 		if (rc && !failed && cache_bypassed(c)) {
@@ -259,10 +252,15 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 			rc = 0;
 			continue;
 		}
-		blocks += (unsigned)((off % CACHE_BLOCK + piece + CACHE_BLOCK - 1) / CACHE_BLOCK);
-		src += piece;
-		off += piece;
-		left -= piece;
+		if (moved)
+			blocks += (unsigned)((off % CACHE_BLOCK + moved + CACHE_BLOCK - 1) / CACHE_BLOCK);
+		src += moved;
+		off += moved;
+		left -= moved;
+		if (rc == NO_ROOM) {
+			rc = wait_for_room(v, off % CACHE_BLOCK + piece - moved);
+			mode = failed ? MODE_PT : GET(v->mode);
+		}
 	}
 	if (!rc && durable && len)
 		rc = make_durable(t, v);

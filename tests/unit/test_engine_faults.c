@@ -271,6 +271,43 @@ Test(engine_faults, cleaning_goes_on_with_other_volumes)
 	rig_destroy(&r);
 }
 
+/* A dead backing device, and a cache full of its data: writers wait for room, but nobody waits for them. */
+static void *filler(void *arg)
+{
+	struct volume *v = arg;
+	char *buf = calloc(16, CACHE_BLOCK);
+
+	for (unsigned i = 0; i < 32; i++)
+		must(!volume_write(v, buf, 16 * CACHE_BLOCK, i * 16ull * CACHE_BLOCK + 100, false), "write");
+	free(buf);
+	return NULL;
+}
+
+Test(engine_faults, nobody_waits_for_writers_without_room, .timeout = 30)
+{
+	struct rig r;
+	struct volume *v;
+	pthread_t t;
+	uint64_t before = 1;
+
+	rig_create(&r, MIB, 4096, CACHE_MIN_RAM, MODE_WB);
+	rig_open(&r);
+	v = rig_add(&r, "error::", 4 * MIB, MODE_WB);
+	rules(v, "op=write");
+	must(!pthread_create(&t, NULL, filler, v), "pthread_create");
+	while (before != GET(v->dirty_blocks) || before < 200) { /* until it is stuck */
+		before = GET(v->dirty_blocks);
+		usleep(50000);
+	}
+	rig_mode(v, MODE_WO);
+	must(read_version(v, 900) == STAMP_ZERO, "a miss");
+	must(!volume_flush(v), "flush");
+	rules(v, "");
+	pthread_join(t, NULL);
+	rig_write_back(&r, v);
+	rig_destroy(&r);
+}
+
 /* ---- rot in the data file ---- */
 
 static void flip(struct rig *r, uint32_t slot)
