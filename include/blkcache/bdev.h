@@ -89,6 +89,9 @@ const char *bdev_spec(const struct bdev *bdev); /* as opened */
 const char *bdev_module_name(const struct bdev *bdev);
 bool bdev_io_type_supported(struct bdev *bdev, enum bdev_io_type type); /* natively, without falling back */
 void bdev_get_identity(struct bdev *bdev, struct bdev_identity *id); /* as of now; cheap (one fstat) */
+/* Makes what bdev_get_identity reports survive a power loss, the modification time too, of which a FLUSH may take no care. Blocks. 0 or
+ * -errno. */
+int bdev_sync_identity(struct bdev *bdev);
 /* 0: the size seen now equals that at open; -ESTALE: the device shrank or grew. */
 int bdev_check_size(struct bdev *bdev);
 

@@ -190,6 +190,14 @@ void bdev_get_identity(struct bdev *bdev, struct bdev_identity *id)
 	}
 }
 
+int bdev_sync_identity(struct bdev *bdev)
+{
+	for (; bdev; bdev = bdev->base)
+		if (bdev->module->get_identity)
+			return bdev->module->sync_identity ? bdev->module->sync_identity(bdev) : 0;
+	return 0;
+}
+
 int bdev_check_size(struct bdev *bdev)
 {
 	struct bdev_identity id;

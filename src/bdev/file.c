@@ -230,6 +230,21 @@ static bool file_io_type_supported(struct bdev *b, enum bdev_io_type type)
 	return type != BDEV_WRITE_ZEROES || !atomic_load(&fb->no_zero);
 }
 
+/* A flush is an fdatasync, which leaves the modification time to the file system's next commit. */
+static int file_sync_identity(struct bdev *b)
+{
+	struct file_bdev *fb = (struct file_bdev *)b;
+	int r;
+
+	if (fb->block)
+		return 0;
+	do
+		r = fsync(fb->buf_fd) ? -errno : 0;
+	while (r == -EINTR);
+	r = file_finish_flush(fb, r);
+	return r == -EOPNOTSUPP ? 0 : r;
+}
+
 static void file_get_identity(struct bdev *b, struct bdev_identity *id)
 {
 	struct file_bdev *fb = (struct file_bdev *)b;
@@ -489,6 +504,7 @@ static struct bdev_module file_module = {
 	.poll = file_poll,
 	.rw_sync = file_rw_sync,
 	.get_identity = file_get_identity,
+	.sync_identity = file_sync_identity,
 	.dump_info = file_dump_info,
 };
 BDEV_MODULE_REGISTER(file_module)

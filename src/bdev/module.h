@@ -58,6 +58,7 @@ struct bdev_module {
 	 * for it anyway. */
 	int (*rw_sync)(struct bdev_channel *ch, struct bdev_io *io);
 	void (*get_identity)(struct bdev *bdev, struct bdev_identity *id); /* optional */
+	int (*sync_identity)(struct bdev *bdev); /* optional: there is nothing to sync */
 	void (*dump_info)(struct bdev *bdev, FILE *out); /* optional */
 	struct bdev_module *next; /* kept by the registry */
 };

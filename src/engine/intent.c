@@ -74,6 +74,9 @@ int intent_settle(struct volume *v)
 
 	if (!atomic_load_explicit(&v->row_in_use, memory_order_acquire) || v->cache->failed)
 		return 0;
+	/* before taking locks, since it may take time; on failure the row just stays inexact */
+	if (GET(v->intent.nmarked) || (!MUTATE(IDENTITY_SYNC) && bdev_sync_identity(v->bdev)))
+		return 0;
 	/* the cleaner writes without a mark; while it is busy there is nothing to settle, and epochs must not wait */
 	if (pthread_mutex_trylock(&v->cache->cleaner.lock))
 		return 0;

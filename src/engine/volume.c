@@ -114,7 +114,12 @@ void volume_detach(struct volume *v)
 int volume_record(struct volume *v, bool in_use, struct bc_error *err)
 {
 	struct journal_volume jv = { .id = (uint16_t)v->id, .backing = v->backing, .in_use = in_use };
+	int rc;
 
+	/* what the row says exactly must be so after a power loss too */
+	if (!in_use && v->bdev && !MUTATE(IDENTITY_SYNC) && (rc = bdev_sync_identity(v->bdev)))
+		return bc_fail(err, rc, "volume %s: backing %s cannot be synced: %s", v->name, v->backing,
+			       strerror(-rc));
 	if (v->bdev)
 		bdev_get_identity(v->bdev, &v->identity);
 	jv.identity = v->identity;

@@ -40,6 +40,7 @@
 	  "one is written to the other")                                                                               \
 	X(FOLD_PATCH, "fold-patch", "folding deletes epoch rows of which the snapshot has a part only")                \
 	X(REMOVE_LINES, "remove-lines", "a volume's row is removed before its lines are")                              \
+	X(IDENTITY_SYNC, "identity-sync", "a volume's row holds a modification time that was not synced")              \
 	X(CREATE_SYNC, "create-sync", "a new journal gets its name before it is synced")
 
 #define MUTATION_ENUM(id, name, what) MUT_##id,
