@@ -41,6 +41,7 @@ enum op_type {
 	OP_CLEAN, /* a step of the background cleaner */
 	OP_EPOCH, /* an epoch that nobody waits for */
 	OP_CHECKPOINT,
+	OP_CLEAR_MARKS, /* as the maintenance thread may at any moment between other threads' writes */
 	OP_SET,
 	OP_SLEEP,
 	OP_TYPES

@@ -69,7 +69,7 @@ static uint32_t start(int file, struct bdev_io *io)
 	case BDEV_WRITE_ZEROES:
 		return file_write(file, NULL, io->length, at, true);
 	case BDEV_FLUSH:
-		return sync_begin(file);
+		return sync_begin(file, false); /* like the file module: fdatasync */
 	default:
 		return UINT32_MAX;
 	}
@@ -123,6 +123,24 @@ static bool rec_supported(struct bdev *b, enum bdev_io_type type)
 	return type != BDEV_RESET;
 }
 
+static void rec_get_identity(struct bdev *b, struct bdev_identity *id)
+{
+	int file = ((struct rec_bdev *)b)->file;
+
+	id->size = b->size;
+	id->id[0] = 1;
+	id->id[1] = (uint64_t)file + 1;
+	id->mtime_ns = file_mtime(file);
+}
+
+static int rec_sync_identity(struct bdev *b)
+{
+	int file = ((struct rec_bdev *)b)->file;
+
+	sync_end(file, sync_begin(file, true));
+	return 0;
+}
+
 static struct bdev_module rec_module = {
 	.name = "rec",
 	.usage = "NAME",
@@ -134,5 +152,7 @@ static struct bdev_module rec_module = {
 	.submit = rec_submit,
 	.poll = rec_poll,
 	.rw_sync = rec_rw_sync,
+	.get_identity = rec_get_identity,
+	.sync_identity = rec_sync_identity,
 };
 BDEV_MODULE_REGISTER(rec_module)

@@ -56,9 +56,9 @@ static int rec_sync(sqlite3_file *f, int flags)
 	struct rec_file *rf = (struct rec_file *)f;
 
 	(void)flags;
-	sync_end(rf->file, sync_begin(rf->file));
+	sync_end(rf->file, sync_begin(rf->file, false));
 	if (rf->sync_folder)
-		sync_end(FOLDER, sync_begin(FOLDER));
+		sync_end(FOLDER, sync_begin(FOLDER, false));
 	rf->sync_folder = false;
 	return SQLITE_OK;
 }
@@ -144,7 +144,7 @@ static int rec_delete(sqlite3_vfs *vfs, const char *path, int sync_folder)
 		return SQLITE_IOERR_DELETE_NOENT;
 	name_unlink(base_name(path));
 	if (sync_folder)
-		sync_end(FOLDER, sync_begin(FOLDER));
+		sync_end(FOLDER, sync_begin(FOLDER, false));
 	return SQLITE_OK;
 }
 

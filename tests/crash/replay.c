@@ -25,6 +25,8 @@ void sweep_begin(struct sweep *s, const struct world *start, const struct log *l
 	s->pending = malloc(s->cap * sizeof s->pending[0]);
 	if (!s->pending)
 		abort();
+	for (int i = 0; i < start->nfiles; i++)
+		s->mtime[i] = s->durable_mtime[i] = start->file[i].mtime;
 }
 
 void sweep_end(struct sweep *s)
@@ -66,8 +68,12 @@ void sweep_to(struct sweep *s, uint32_t pos)
 		if (is_change(e)) {
 			s->pending[s->npending++] = (struct pending){ .event = s->pos };
 			s->nunsure++;
+			if (e->type == EV_WRITE)
+				s->mtime[e->file] = e->mtime;
 		} else if (e->type == EV_SYNCED) {
 			synced(s, e->file, e->end);
+			if (e->file != FOLDER && s->log->ev[e->end].len)
+				s->durable_mtime[e->file] = s->log->ev[e->end].mtime;
 		}
 	}
 }
@@ -150,6 +156,23 @@ static void tear(struct world *w, const struct event *e, uint32_t index, uint8_t
 	free(mask);
 }
 
+/* Old, new or something between; decided by the choice, so that it is the same again. */
+static void choose_mtimes(const struct sweep *s, const uint8_t *choice, struct world *w)
+{
+	struct rng r = { .s = s->pos };
+
+	for (uint32_t i = 0; i < s->nunsure; i++)
+		r.s = r.s * 31 + choice[i];
+	for (int i = 0; i < w->nfiles; i++) {
+		int64_t lo = s->durable_mtime[i], hi = s->mtime[i];
+		uint32_t how = rng_below(&r, 3);
+
+		w->file[i].mtime = !how || hi <= lo ? lo : how == 1 ? hi : lo + rng_below(&r, (uint32_t)(hi - lo) + 1);
+	}
+	/* time goes on: what is written next is newer than anything before */
+	w->clock = s->base->clock + s->log->n;
+}
+
 struct world *crash(const struct sweep *s, const uint8_t *choice)
 {
 	struct world *w = world_clone(s->base);
@@ -165,6 +188,7 @@ struct world *crash(const struct sweep *s, const uint8_t *choice)
 		else if (c >= CHOICE_TORN)
 			tear(w, e, at, c);
 	}
+	choose_mtimes(s, choice, w);
 	world_settle(w);
 	return w;
 }

@@ -3,7 +3,7 @@
  * replay.h - from a log to what a power loss may leave. For a crash point p (the first p events happened) a change is
  * *durable* if a sync of its file began after it was done and ended before p; all others are *unsure*: each on its own
  * may be there, missing or (a write) there in part, sector by sector. Changes of names are a file of their own, the
- * folder.
+ * folder. A file's modification time is unsure until a sync that includes it, and goes its own way too.
  */
 #ifndef CRASH_REPLAY_H
 #define CRASH_REPLAY_H
@@ -39,6 +39,7 @@ struct sweep {
 	uint32_t pos;
 	struct pending *pending; /* the rest, in order */
 	uint32_t npending, cap, nunsure;
+	int64_t mtime[MAX_FILES], durable_mtime[MAX_FILES];
 };
 
 /* start: the world in which the log begins; not changed. */

@@ -146,22 +146,22 @@ int __wrap_close(int fd)
 	return __real_close(fd);
 }
 
-static int sync_fd(int fd)
+static int sync_fd(int fd, bool mtime)
 {
 	int file = fds[fd].file == IS_FOLDER ? FOLDER : fds[fd].file;
 
-	sync_end(file, sync_begin(file));
+	sync_end(file, sync_begin(file, mtime));
 	return 0;
 }
 
 int __wrap_fsync(int fd)
 {
-	return is_ours(fd) ? sync_fd(fd) : __real_fsync(fd);
+	return is_ours(fd) ? sync_fd(fd, true) : __real_fsync(fd);
 }
 
 int __wrap_fdatasync(int fd)
 {
-	return is_ours(fd) ? sync_fd(fd) : __real_fdatasync(fd);
+	return is_ours(fd) ? sync_fd(fd, false) : __real_fdatasync(fd);
 }
 
 static int stat_file(int file, struct stat *st)

@@ -17,7 +17,7 @@
 
 static const char *const op_names[OP_TYPES] = {
 	"create", "open", "close", "add", "remove", "mode", "write", "write-durable", "flush", "read",
-	"zero", "punch", "write-back", "write-back-all", "maintain", "clean", "epoch", "checkpoint", "set", "sleep",
+	"zero", "punch", "write-back", "write-back-all", "maintain", "clean", "epoch", "checkpoint", "clear-marks", "set", "sleep",
 };
 
 #define BIT(m) (1u << (m))
@@ -28,7 +28,7 @@ static const char *const op_names[OP_TYPES] = {
 /* Every workload has these, but for those that begin with nothing; `weight` is added. */
 static const uint8_t basic[OP_TYPES] = {
 	[OP_WRITE] = 30, [OP_WRITE_DURABLE] = 3, [OP_FLUSH] = 8, [OP_READ] = 8, [OP_EPOCH] = 2, [OP_MAINTAIN] = 2,
-	[OP_WRITE_BACK] = 2, [OP_CLEAN] = 2, [OP_CHECKPOINT] = 1,
+	[OP_WRITE_BACK] = 2, [OP_CLEAN] = 2, [OP_CHECKPOINT] = 1, [OP_CLEAR_MARKS] = 1,
 };
 
 const struct config configs[] = {
@@ -46,7 +46,7 @@ const struct config configs[] = {
 	  .volumes = 2, .mode = { MODE_WB, MODE_WT }, .min_ops = 60, .max_ops = 120,
 	  .weight = { [OP_READ] = 20, [OP_CLEAN] = 8, [OP_FLUSH] = 10 }, .max_write = KIB(128), .share = 2 },
 	{ .name = "through", USUAL, .line_size = 4096, .volumes = 3, .mode = { MODE_WT, MODE_WA, MODE_WI }, .min_ops = 5,
-	  .max_ops = 40, .weight = { [OP_READ] = 20, [OP_EPOCH] = 6, [OP_MAINTAIN] = 5, [OP_ZERO] = 2 },
+	  .max_ops = 40, .weight = { [OP_READ] = 20, [OP_EPOCH] = 6, [OP_MAINTAIN] = 5, [OP_ZERO] = 2, [OP_CLEAR_MARKS] = 6 },
 	  .max_write = KIB(16), .hot_blocks = 16, .share = 4 },
 	{ .name = "mixed", USUAL, .line_size = 8192, .volumes = 3, .mode = { MODE_WB, MODE_WT, MODE_PT }, .min_ops = 5,
 	  .max_ops = 40, .weight = { [OP_READ] = 12, [OP_EPOCH] = 4, [OP_MAINTAIN] = 3 }, .max_write = KIB(24),
@@ -226,9 +226,19 @@ static int maintain(struct cache *c, struct bc_error *err)
 {
 	int rc = epoch_commit(c, true);
 
-	for (unsigned v = 1; v <= CACHE_MAX_VOLUMES && !rc && v <= c->nvolumes + 3; v++)
-		if (c->volume[v])
-			rc = intent_clear_idle(c->volume[v], false);
+	for (unsigned i = 1; i <= VOLUMES + 1 && !rc; i++) {
+		struct volume *v = cache_volume_get_id(c, i);
+		uint64_t seq;
+
+		if (!v)
+			continue;
+		seq = GET(v->write_seq);
+		rc = intent_clear_idle(v, false);
+		if (!rc && v->settle_seq == seq)
+			rc = intent_settle(v);
+		v->settle_seq = seq;
+		volume_put(v);
+	}
 	if (!rc)
 		while ((rc = journal_maintain(c->journal, GET(c->epoch.data_upto), err)) == 1)
 			;
@@ -325,6 +335,9 @@ static int run_op(struct exec *x, struct op *op, uint8_t *buf, struct bc_error *
 		break;
 	case OP_CHECKPOINT:
 		rc = checkpoint(c, err);
+		break;
+	case OP_CLEAR_MARKS:
+		rc = intent_clear_idle(v, true);
 		break;
 	case OP_SET:
 		rc = cache_set(c, NULL, "dirty-high", op->seed & 1 ? "60" : "80", NULL, err);

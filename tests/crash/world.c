@@ -403,6 +403,7 @@ uint32_t file_write(int file, const void *buf, size_t len, uint64_t off, bool in
 		return UINT32_MAX;
 	pthread_mutex_lock(&lock);
 	put_bytes(&world->file[file], buf, len, off);
+	e.mtime = world->file[file].mtime = ++world->clock;
 	e.end = in_flight ? UINT32_MAX : log_end();
 	at = record(e, buf);
 	pthread_mutex_unlock(&lock);
@@ -432,12 +433,24 @@ void file_truncate(int file, uint64_t size)
 	pthread_mutex_unlock(&lock);
 }
 
-uint32_t sync_begin(int file)
+int64_t file_mtime(int file)
 {
-	struct event e = { .type = EV_SYNC, .file = file };
+	int64_t t;
+
+	pthread_mutex_lock(&lock);
+	t = world->file[file].mtime;
+	pthread_mutex_unlock(&lock);
+	return t;
+}
+
+uint32_t sync_begin(int file, bool mtime)
+{
+	struct event e = { .type = EV_SYNC, .file = file, .len = mtime };
 	uint32_t at;
 
 	pthread_mutex_lock(&lock);
+	if (file != FOLDER)
+		e.mtime = world->file[file].mtime;
 	at = record(e, NULL);
 	pthread_mutex_unlock(&lock);
 	return at;

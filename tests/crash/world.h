@@ -27,6 +27,7 @@ struct page;
 
 struct file {
 	uint64_t size;
+	int64_t mtime; /* a count of writes */
 	uint32_t npages; /* room in pages[] */
 	struct page **pages; /* NULL: zeros */
 };
@@ -42,7 +43,7 @@ enum event_type {
 	EV_LINK, /* name -> file, replacing */
 	EV_UNLINK,
 	EV_RENAME, /* name -> name2, in one */
-	EV_SYNC, /* of a file, begun; file FOLDER: of the names */
+	EV_SYNC, /* of a file, begun; file FOLDER: of the names. len 1: with the modification time (fsync, not fdatasync) */
 	EV_SYNCED, /* the sync that began at `begin` is done */
 };
 
@@ -52,6 +53,7 @@ struct event {
 	enum event_type type;
 	int file;
 	uint64_t off, len;
+	int64_t mtime; /* of a write */
 	uint8_t *data;
 	uint32_t end; /* EV_WRITE...: the length of the log when it was done: a sync begun later covers it. EV_SYNCED: begin */
 	char name[NAME_LEN], name2[NAME_LEN];
@@ -66,6 +68,7 @@ struct world {
 	struct file file[MAX_FILES];
 	struct name name[MAX_NAMES];
 	int nfiles;
+	int64_t clock;
 	struct log *log; /* NULL: not recorded */
 };
 
@@ -92,7 +95,8 @@ size_t file_read(int file, void *buf, size_t len, uint64_t off); /* short at the
 uint32_t file_write(int file, const void *buf, size_t len, uint64_t off, bool in_flight); /* buf NULL: zeros */
 void write_done(uint32_t event);
 void file_truncate(int file, uint64_t size);
-uint32_t sync_begin(int file);
+int64_t file_mtime(int file);
+uint32_t sync_begin(int file, bool mtime);
 void sync_end(int file, uint32_t begin);
 
 
