@@ -5,11 +5,11 @@
  *
  * Run by who has the client's `draining` role: the writer thread or a caller of buffer_write_dirty_on, on its own
  * channel. No lock is held meanwhile. Frames are taken from the dirty map in batches; of a batch
- *     - keys (block numbers) are made distinct: of equal ones all but one go back to the map and the round passes once
- * more;
- *     - a frame is written only if it still is the dirty buffer of its key when its turn comes (compare-and-swap to
- * WRITING);
- *     - the next batch is taken when the last write of this one has ended.
+ * - keys (block numbers) are made distinct: of equal ones all but one go back to the map and the round passes again;
+ * - a frame is written only if it still is the dirty buffer of its key when its turn comes (compare-and-swap to
+ *   WRITING);
+ * - the next batch is taken when the last write of this one has ended.
+ *
  * So no block is ever in flight twice, however often its buffer is replaced, moved or reused meanwhile (I9).
  *
  * A merged write that fails says nothing about its single blocks: they are tried again one by one, so that one bad

@@ -2,10 +2,10 @@
 /*
  * state.h - the running daemon, shared by lifecycle.c (main and signal thread) and handlers.c (control threads).
  *
- *     RUNNING  -> STOPPING  a `stop` command or a signal has begun; volumes still work
- *     STOPPING -> RUNNING   it was refused, failed or was interrupted: nothing has ended
- *     RUNNING, STOPPING -> ENDING  the mount has ended, by us or by somebody's umount. No way back; commands are
- * refused ENDING   -> CLOSED    the cache is closed (main thread, once nobody uses it any more)
+ * - RUNNING -> STOPPING: a `stop` command or a signal has begun; volumes still work.
+ * - STOPPING -> RUNNING: it was refused, failed or was interrupted; nothing has ended.
+ * - RUNNING, STOPPING -> ENDING: the mount has ended, by us or by somebody's umount. No way back; commands are refused.
+ * - ENDING -> CLOSED: the cache is closed (main thread, once nobody uses it any more).
  */
 #ifndef DAEMON_STATE_H
 #define DAEMON_STATE_H

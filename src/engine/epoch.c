@@ -8,16 +8,20 @@
  * with everything, whoever enters later is in the next one.
  *
  * Why a crash at any moment leaves whole epochs in order:
- *   1. A block that is written gets a slot that nothing durable refers to, unless its slot was already given in this
+ *
+ * Rule 1. A block that is written gets a slot that nothing durable refers to, unless its slot was already given in this
  * same open epoch (the `fresh` mask). So writing data never damages what an earlier epoch refers to.
- *   2. A slot given up in an epoch returns to the free slots only when that epoch is durable, metadata and data. So
+ *
+ * Rule 2. A slot given up in an epoch returns to the free slots only when that epoch is durable, metadata and data. So
  * rule 1's "nothing durable refers to" holds for every free slot.
- *   3. A sealed epoch is written in one of two ways. *Full*: its blocks go to the data file, then the data file's flush
- * and the commit of the row run side by side; the epoch is durable when both are done. If only the row survived,
+ *
+ * Rule 3. A sealed epoch is written in one of two ways. *Full*: its blocks go to the data file, then the data file's
+ * flush and the commit of the row run side by side; the epoch is durable when both are done. If only the row survived,
  * recovery finds a block whose crc does not fit and drops the epoch and all after it; by rule 2 the state before is
  * intact. *Inline* (few blocks): the row carries the blocks themselves, so the commit is the only sync. Recovery writes
  * them to their slots again if the final state still refers to them.
- *   4. Each row says up to which epoch everything is durable in the data file; later ones are checked at recovery.
+ *
+ * Rule 4. Each row says up to which epoch everything is durable in the data file; later ones are checked at recovery.
  *
  * A failed commit or flush is final (P6): the cache is failed, and no later flush reports success.
  *

@@ -2,10 +2,11 @@
 /*
  * read.c - reads, and the fills that follow from misses.
  *
- *   hit in RAM   waits for nobody (P11): neither gate nor range lock; the reply points into pinned buffers; buffers in
- * memory are never changed in place (a write publishes another one), so the range lock is not needed any more once they
- * are pinned hit on SSD   read into RAM buffers, crc checked, published as clean buffers miss         read from backing
- * into RAM buffers; a fill gives them slots and publishes them as buffers to be written out
+ * - Hit in RAM: waits for nobody (P11), neither gate nor range lock. The reply points into pinned buffers; buffers in
+ *   memory are never changed in place (a write publishes another one), so the range lock is not needed any more once
+ *   they are pinned.
+ * - Hit on SSD: read into RAM buffers, crc checked, published as clean buffers.
+ * - Miss: read from backing into RAM buffers; a fill gives them slots and publishes them as buffers to be written out.
  *
  * A fill never waits: without a free slot, entry or buffer the block is simply not cached this time. It happens under
  * the read's own range lock, so no write to the range can have started meanwhile.

@@ -2,12 +2,13 @@
 /*
  * through.c - writes that go to the backing device: write-through, write-around, write-invalidate, pass-through.
  *
- *   1. range locked THROUGH: no reader, writer or cleaner is on these blocks
- *   2. write-intent mark durable (intent.c): from now on a crash makes recovery distrust clean lines here (P4)
- *   3. whole blocks go to the backing device
- *   4. if a dirty block is overwritten, the backing device is flushed, since the map will say that the only copy is
- * there (P3, P5)
- *   5. the cached copies are replaced (new slots, clean) or dropped
+ * - Range locked THROUGH: no reader, writer or cleaner is on these blocks.
+ * - Write-intent mark durable (intent.c): from now on a crash makes recovery distrust clean lines here (P4).
+ * - Whole blocks go to the backing device.
+ * - If a dirty block is overwritten, the backing device is flushed, since the map will say that the only copy is there
+ *   (P3, P5).
+ * - The cached copies are replaced (new slots, clean) or dropped.
+ *
  * A failed write leaves the backing blocks undefined: clean copies are dropped, dirty ones stay and are cleaned later.
  */
 #include "survive.h"

@@ -7,12 +7,12 @@
  * not lose what the cache's durable state still builds on, and a crash half-way must not bring back a backing block
  * older than a dirty block that was flushed. So:
  *
- *   - first, the discard is recorded in an epoch, and that epoch (with everything before it) made durable
- *   - second, the backing range is zeroed, and flushed
- *   - third, the blocks are dropped from the map; after an error only those that are not dirty, since what is dirty has
- *     no other copy
- *   - fourth, the record's end is made durable; until then the range stays locked, since recovery repeats an unended
- *     discard and must not run over newer writes
+ * - First, the discard is recorded in an epoch, and that epoch (with everything before it) made durable.
+ * - Then the backing range is zeroed, and flushed.
+ * - Then the blocks are dropped from the map; after an error only those that are not dirty, since what is dirty has no
+ *   other copy.
+ * - Last, the record's end is made durable; until then the range stays locked, since recovery repeats an unended
+ *   discard and must not run over newer writes.
  */
 #include "bypass.h"
 
