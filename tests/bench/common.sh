@@ -211,3 +211,14 @@ read_all() {
 	fio_json --filename="$1" --size="${SIZE}m" --rw=randread --bs=128k --iodepth=8 --ioengine=io_uring --direct=1 >/dev/null || die "$1 cannot be read"
 	sync "$1"
 }
+
+# warm_up NAME PATH: reads all until blkcache NAME has it all; it leaves a fill out rather than let a read wait for memory
+warm_up() {
+	local blocks
+	for _ in 1 2 3 4 5; do
+		read_all "$2"
+		blocks=$("$BLKCACHE" stats "$T/$1.cache" --format json | jq .usage.occupied_lines)
+		[ "$blocks" -lt $((SIZE * 255)) ] || return 0
+	done
+	die "only $blocks of $((SIZE * 256)) blocks of $1 were cached by reading them all five times"
+}

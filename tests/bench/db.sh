@@ -109,7 +109,7 @@ setup() { # NAME MODE
 		vol=$T/$1.img
 	else
 		blkcache "$1" "delay:read=$delay,write=$delay:$T/$1.img" $((SIZE * 3 / 2)) $ram "$2"
-		[ "$2" = pt ] || read_all "$vol"
+		[ "$2" = pt ] || warm_up "$1" "$vol"
 	fi
 	loop "$vol" || die "no loop devices here"
 	dev[$1]=$vol

@@ -30,8 +30,8 @@ for n in slow cold warm-ssd warm-ram; do
 	path[$n]=$vol
 done
 say "warming up"
-read_all "${path[warm-ssd]}"
-read_all "${path[warm-ram]}"
+warm_up warm-ssd "${path[warm-ssd]}"
+warm_up warm-ram "${path[warm-ram]}"
 
 # cold JOB ROUND DEPTH: a region of its own, each block once
 cold() {

@@ -42,11 +42,10 @@ fi
 
 say "warming up"
 for n in "${names[@]}"; do
-	[[ $n = floor* || $n = raw ]] || read_all "${path[$n]}"
-done
-for n in ram ssd; do
-	blocks=$("$BLKCACHE" stats "$T/$n.cache" --format json | jq .usage.occupied_lines)
-	[ "$blocks" -ge $((SIZE * 255)) ] || die "only $blocks of $((SIZE * 256)) blocks of blkcache-$n were cached by reading them all"
+	case $n in
+	blkcache-*) warm_up "${n#blkcache-}" "${path[$n]}" ;;
+	nbdkit | qsd) read_all "${path[$n]}" ;;
+	esac
 done
 
 rm -f "$OUT/fuse.jsonl" "$OUT/ext4.jsonl"

@@ -158,26 +158,31 @@ scale_part() {
 			"\(.stop_s)", "\(.rss / 1048576 | round)", "\(.peak / 1048576 | round)", "\(.metadata / .lines | round2)", "\(.journal / .lines | round2)", "\(.read_ns)"] | row)' scale.jsonl
 }
 
+# on PART: when and where it was measured
+on() {
+	echo
+	[ ! -s "$1.machine" ] || { cat "$1.machine"; echo; }
+}
+
 {
 	echo '# Results'
 	echo
-	[ ! -s machine.txt ] || { cat machine.txt; echo; }
-	[ ! -s engine.jsonl ] || { engine_part; echo; }
-	[ ! -s instructions.jsonl ] || { instructions_part; echo; }
-	[ ! -s fuse.jsonl ] || { fuse_part; echo; }
+	[ ! -s engine.jsonl ] || { engine_part; on engine; }
+	[ ! -s instructions.jsonl ] || { instructions_part; on instructions; }
+	[ ! -s fuse.jsonl ] || { fuse_part; on fuse; }
 	if [ -s delay.jsonl ]; then
 		echo '## A slow backing device; in brackets the ratio to the device itself'
 		echo
 		matrix delay.jsonl slow
-		echo
+		on delay
 	fi
 	if [ -s db.jsonl ]; then
 		echo '## Databases on ext4 on a loop device, a second; in brackets the ratio to the slow device itself'
 		echo
 		matrix db.jsonl slow
-		echo
+		on db
 	fi
-	[ ! -s scale.jsonl ] || { scale_part; echo; }
+	[ ! -s scale.jsonl ] || { scale_part; on scale; }
 } >results.md
 cat results.md
 

@@ -30,11 +30,12 @@ threads=${BENCH_THREADS:-1 2 4 16 64}
 scale_dir=${BENCH_DIR:-${TMPDIR:-/var/tmp}}
 
 mkdir -p "$OUT"
-{
+# said below each table: parts of several runs may stand side by side
+machine() {
 	echo "$(date -u +%F), $(nproc) x $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1), $(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)," \
-		"kernel $(uname -r), commit $(git -C "$top" describe --always --dirty 2>/dev/null || echo unknown);" \
+		"kernel $(uname -r), commit $(git -C "$top" describe --always --dirty 2>/dev/null || echo unknown), load $(cut -d' ' -f1 /proc/loadavg) before;" \
 		"${BENCH_SECONDS:-3} s a measurement, $rounds rounds, working set ${BENCH_SIZE:-1024} MiB"
-} >"$OUT/machine.txt"
+}
 
 child=
 stop() {
@@ -91,7 +92,9 @@ part() {
 failed=
 for p in "$@"; do
 	echo "== $p" >&2
+	info=$(machine)
 	part "$p" || failed="$failed $p"
+	echo "$info" >"$OUT/$p.machine"
 done
 "$here/report.sh"
 echo "results and plots: $OUT" >&2
