@@ -17,7 +17,11 @@ enum { OPT_SIZE = 256, OPT_LINE_SIZE, OPT_MODE, OPT_RAM, OPT_VOLUME, OPT_FORCE }
 
 static const struct argp_option options[] = {
 	{ "size", OPT_SIZE, "SIZE", 0, "Size of the data file, for example 10G. It is allocated at once", 0 },
-	{ "line-size", OPT_LINE_SIZE, "SIZE", 0, "Unit of caching: 4K (default), 8K, 16K, 32K or 64K", 0 },
+	{ "line-size", OPT_LINE_SIZE, "SIZE", 0,
+	  "Unit of indexing and eviction: 4K (default), 8K, 16K, 32K or 64K. Larger lines need less memory for "
+	  "metadata; "
+	  "what is fetched and written is 4K blocks all the same",
+	  0 },
 	{ "mode", OPT_MODE, "MODE", 0,
 	  "Mode of volumes added without one: wt write-through (default), wb write-back, wa write-around, wi "
 	  "write-invalidate, wo "

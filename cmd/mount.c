@@ -21,7 +21,7 @@ enum { OPT_CACHE = 256, OPT_SIZE, OPT_LINE_SIZE, OPT_RAM, OPT_MODE, OPT_NAME, OP
 static const struct argp_option options[] = {
 	{ "cache", OPT_CACHE, "DIR", 0, "The cache folder; made if it holds no cache", 0 },
 	{ "size", OPT_SIZE, "SIZE", 0, "Size of the cache if it has to be made", 0 },
-	{ "line-size", OPT_LINE_SIZE, "SIZE", 0, "Its unit of caching if it has to be made: 4K (default) to 64K", 0 },
+	{ "line-size", OPT_LINE_SIZE, "SIZE", 0, "Its unit of indexing if it has to be made: 4K (default) to 64K", 0 },
 	{ "ram", OPT_RAM, "SIZE", 0, "Its memory if it has to be made (default 64M)", 0 },
 	{ "mode", OPT_MODE, "MODE", 0, "Mode of the volume: wt, wb, wa, wi, wo or pt", 0 },
 	{ "name", OPT_NAME, "NAME", 0, "Name of the volume (default: the last part of BACKING)", 0 },

@@ -34,7 +34,7 @@ _blkcache()
 	create) options="--size --line-size --mode --ram --volume --force --help" ;;
 	add) options="--mode --help" ;;
 	remove) options="--discard-dirty --help" ;;
-	load) options="--foreground --help" ;;
+	load) options="--accept-changed --foreground --help" ;;
 	mount) options="--cache --size --line-size --ram --mode --name --foreground --help" ;;
 	stop) options="--no-flush --help" ;;
 	status | get) options="--json --help" ;;
@@ -63,7 +63,7 @@ _blkcache()
 		COMPREPLY=($(compgen -d -- "$cur"))
 		return
 		;;
-	--size | --ram | --name | --volume)
+	--size | --ram | --name | --volume | --accept-changed)
 		return
 		;;
 	esac
@@ -75,7 +75,7 @@ _blkcache()
 	# Which positional argument is this? Options of ours take their value as the next word.
 	for ((i = 2; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
-		--size | --line-size | --mode | --ram | --volume | --cache | --name | --format) ((i++)) ;;
+		--size | --line-size | --mode | --ram | --volume | --cache | --name | --format | --accept-changed) ((i++)) ;;
 		-*) ;;
 		*) positional+=("${COMP_WORDS[i]}") ;;
 		esac

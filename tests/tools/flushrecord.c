@@ -2,9 +2,9 @@
 /*
  * flushrecord - writes stamped blocks to a volume while somebody kills the daemon, and checks what is left (P1, P3).
  *
- *   flushrecord init STATE BLOCKS SEED         a new state file for a volume that reads as zeros
- *   flushrecord write VOLUME STATE SECONDS     writes, flushes and discards at random until the time is over or an I/O
- * fails flushrecord verify VOLUME STATE            reads every block; exit status 1 if a promise was broken
+ * - flushrecord init STATE BLOCKS SEED: a new state file for a volume that reads as zeros
+ * - flushrecord write VOLUME STATE SECONDS: writes, flushes and discards at random until the time is over or I/O fails
+ * - flushrecord verify VOLUME STATE: reads every block; exit status 1 if a promise was broken
  *
  * Every 4 KiB block written is a function of (seed, block, version), versions count up over everything ever written.
  * The state file, which must not lie on the volume, knows for each block the newest version that was flushed for
