@@ -9,10 +9,12 @@ requires_loop
 
 state_dir=/var/lib/blkcache # where the second note goes; the test takes back what it left there
 notes=()
+# shellcheck disable=SC2317 # called by the trap
 take_back_notes() {
 	[ ${#notes[@]} = 0 ] || rm -f "${notes[@]}"
 }
-trap 'take_back_notes; clean_up' EXIT
+# clean_up takes its exit status from what ran last
+trap 'code=$?; take_back_notes; (exit $code); clean_up' EXIT
 
 # The fast disk, with a cache on it, loaded.
 insert_disk() { # CREATE-OPTIONS...
