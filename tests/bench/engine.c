@@ -99,10 +99,29 @@ static void remove_dir(void)
 	dir[0] = 0;
 }
 
-static void on_signal(int sig)
+/* Signals are taken by a thread of their own, since removing allocates memory, which a handler must not. */
+static void *signal_main(void *set)
 {
+	int sig = SIGTERM;
+
+	sigwait(set, &sig);
 	remove_dir();
 	_exit(128 + sig);
+}
+
+static void watch_signals(void)
+{
+	static sigset_t set;
+	pthread_t thread;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	if (pthread_create(&thread, NULL, signal_main, &set))
+		die("threads", "cannot be started");
+	pthread_detach(thread);
 }
 
 static double seconds(clockid_t clock)
@@ -454,9 +473,7 @@ int main(int argc, char **argv)
 		}
 	}
 	atexit(remove_dir);
-	signal(SIGINT, on_signal);
-	signal(SIGTERM, on_signal);
-	signal(SIGHUP, on_signal);
+	watch_signals();
 	if (!json)
 		printf("%-22s %7s %10s %10s %8s %8s %8s %7s %6s\n", "case", "threads", "ops/s", "per core", "ns",
 		       "copy ns", "besides", "share", "B/line");

@@ -24,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -69,6 +70,8 @@ static void remove_dir(void)
 		nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
+/* The parent, which is the one that removes, does nothing but wait for its children while there is something to remove.
+ */
 static void on_signal(int sig)
 {
 	remove_dir();
@@ -298,6 +301,7 @@ static void phase(void (*fn)(uint64_t), uint64_t arg)
 	pid = fork();
 
 	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* an interrupted bench ends as a whole */
 		fn(arg);
 		exit(0);
 	}
