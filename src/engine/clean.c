@@ -120,7 +120,7 @@ static bool capture(struct cache *c, struct clean_batch *w, uint32_t index)
 
 	if ((lines_word(l, cl->e) & LINE_KEY_MASK) == cl->key)
 		dirty = line_dirty(l, cl->e);
-	cl->mask = MUTATE(CLEAN_DURABLE) ? dirty : dirty & ~line_fresh(l, cl->e);
+	cl->mask = !dirty || MUTATE(CLEAN_DURABLE) ? dirty : dirty & ~line_fresh(l, cl->e);
 	if (cl->mask)
 		lines_set_word(l, cl->e, lines_word(l, cl->e) | LINE_CLEANING);
 	for (unsigned b = 0; b < l->bpl; b++) {
