@@ -109,12 +109,15 @@ static int make_data_file(int dir_fd, const char *dir, uint64_t bytes, struct bc
 	return rc;
 }
 
+/* The journal goes first, and durably: a folder that has a journal but not the data file would be a broken cache, which
+ * nobody could replace any more. */
 static void remove_files(int dir_fd)
 {
 	static const char *const names[] = { JOURNAL_FILE, JOURNAL_FILE "-wal", JOURNAL_FILE "-shm", CACHE_DATA_FILE };
 
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-		unlinkat(dir_fd, names[i], 0);
+		if (!unlinkat(dir_fd, names[i], 0) && !i && !MUTATE(REMOVE_SYNC) && fsync(dir_fd))
+			log_warn("the removal of the old journal could not be synced: %s", strerror(errno));
 }
 
 static int put_settings(const char *dir, const struct cache_create_params *p, struct bc_error *err)

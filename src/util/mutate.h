@@ -18,6 +18,7 @@
 	X(CRC_CHECK, "crc-check", "recovery believes the data file without checking")                                  \
 	X(INTENT_MARK, "intent-mark", "no write-intent mark before a write to backing")                                \
 	X(INTENT_DROP, "intent-drop", "recovery keeps clean lines of marked regions")                                  \
+	X(WARM, "warm", "recovery drops all clean lines")                                                              \
 	X(INTENT_CLEAR, "intent-clear", "marks are cleared without flushing the backing device")                       \
 	X(INTENT_EPOCH, "intent-epoch", "marks are cleared before the cache's side is durable")                        \
 	X(CLEAN_DURABLE, "clean-durable", "the cleaner writes blocks to backing before their epoch is durable")        \
@@ -41,6 +42,8 @@
 	X(FOLD_PATCH, "fold-patch", "folding deletes epoch rows of which the snapshot has a part only")                \
 	X(REMOVE_LINES, "remove-lines", "a volume's row is removed before its lines are")                              \
 	X(IDENTITY_SYNC, "identity-sync", "a volume's row holds a modification time that was not synced")              \
+	X(REMOVE_SYNC, "remove-sync",                                                                                  \
+	  "replacing a cache removes the data file before the journal's removal is synced")                            \
 	X(CREATE_SYNC, "create-sync", "a new journal gets its name before it is synced")
 
 #define MUTATION_ENUM(id, name, what) MUT_##id,
