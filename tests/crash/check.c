@@ -20,8 +20,8 @@ struct check_stats check_stats;
 
 static uint8_t *content; /* of one volume */
 
-static bool check_block(struct cache *c, int data, const struct volume *v, uint64_t block, const struct journal_block *blk,
-			bool dirty, char *why, size_t len)
+static bool check_block(struct cache *c, int data, const struct volume *v, uint64_t block,
+			const struct journal_block *blk, bool dirty, char *why, size_t len)
 {
 	uint8_t in_slot[CACHE_BLOCK], below[CACHE_BLOCK] = { 0 };
 	unsigned index = (unsigned)(v->name[1] - '0');
@@ -36,8 +36,8 @@ static bool check_block(struct cache *c, int data, const struct volume *v, uint6
 		file_read(data, in_slot, CACHE_BLOCK, (uint64_t)blk->slot * CACHE_BLOCK);
 	}
 	if (crc32c(in_slot, CACHE_BLOCK) != blk->crc) {
-		snprintf(why, len, "P3: volume %s block %llu is %s in slot %u, and the slot holds something else", v->name,
-			 (unsigned long long)block, dirty ? "dirty" : "clean", blk->slot);
+		snprintf(why, len, "P3: volume %s block %llu is %s in slot %u, and the slot holds something else",
+			 v->name, (unsigned long long)block, dirty ? "dirty" : "clean", blk->slot);
 		return false;
 	}
 	if (dirty) {
@@ -49,7 +49,8 @@ static bool check_block(struct cache *c, int data, const struct volume *v, uint6
 	file_read(file_find(spec), below, block_bytes(v, block), block * CACHE_BLOCK);
 	if (!memcmp(in_slot, below, block_bytes(v, block)))
 		return true;
-	snprintf(why, len, "P4: volume %s block %llu is clean in slot %u, and stale: the backing device has something else",
+	snprintf(why, len,
+		 "P4: volume %s block %llu is clean in slot %u, and stale: the backing device has something else",
 		 v->name, (unsigned long long)block, blk->slot);
 	return false;
 }
@@ -82,8 +83,8 @@ static bool read_volume(struct volume *v, uint64_t bytes, char *why, size_t len)
 		int rc = volume_pread(v, content + at, bytes - at < 65536 ? (uint32_t)(bytes - at) : 65536, at);
 
 		if (rc) {
-			snprintf(why, len, "volume %s cannot be read at %llu: %s", volume_name(v), (unsigned long long)at,
-				 strerror(-rc));
+			snprintf(why, len, "volume %s cannot be read at %llu: %s", volume_name(v),
+				 (unsigned long long)at, strerror(-rc));
 			return false;
 		}
 	}
@@ -171,7 +172,7 @@ static bool check_written_back(const struct run *r, struct cache *c, char *why, 
 }
 
 /* Creation was cut short: nothing may be in the way of another try. */
-static bool check_absent(const struct run *r, uint32_t p, char *why, size_t len)
+static bool check_absent(const struct run *r, uint32_t p, bool again, char *why, size_t len)
 {
 	struct cache_create_params cp = { .size_bytes = r->cfg.cache_size,
 					  .line_size = r->cfg.line_size,
@@ -186,12 +187,26 @@ static bool check_absent(const struct run *r, uint32_t p, char *why, size_t len)
 		snprintf(why, len, "the cache is gone");
 		return false;
 	}
+	if (!again)
+		return true;
 	if (cache_create(crash_dir, &cp, &err) || cache_open(crash_dir, 0, &c, NULL, &err)) {
 		snprintf(why, len, "the cache cannot be created again: %s", err.msg);
 		return false;
 	}
 	cache_close(c, NULL);
 	return true;
+}
+
+/* Did anything set a write-intent mark? */
+static bool wrote_through(const struct run *r, uint32_t p)
+{
+	for (unsigned i = 0; i < r->nops; i++) {
+		const struct op *op = &r->ops[i];
+
+		if (op->ran && op->begin < p && (op->through || op->type == OP_ZERO || op->type == OP_PUNCH))
+			return true;
+	}
+	return false;
 }
 
 bool check_state(const struct run *r, uint32_t p, struct world *w, bool extra, char *why, size_t len)
@@ -219,6 +234,11 @@ bool check_state(const struct run *r, uint32_t p, struct world *w, bool extra, c
 		check_stats.redone += report.redo_blocks;
 		check_stats.dropped_clean += report.dropped_clean_lines;
 		ok = check_lines(c, why, len);
+		if (ok && report.dropped_clean_lines && !wrote_through(r, p)) {
+			snprintf(why, len, "P4: recovery dropped %llu clean lines: %s",
+				 (unsigned long long)report.dropped_clean_lines, report.notes);
+			ok = false;
+		}
 	}
 	for (unsigned i = 0; i < VOLUMES && ok; i++)
 		ok = check_volume(r, c, &d, i, p, why, len);
@@ -232,7 +252,7 @@ bool check_state(const struct run *r, uint32_t p, struct world *w, bool extra, c
 			ok = false;
 		}
 	} else if (ok) {
-		ok = check_absent(r, p, why, len);
+		ok = check_absent(r, p, extra, why, len);
 	}
 out:
 	free(d.fits);

@@ -270,7 +270,8 @@ static void shrink_choice(const struct run *r, struct sweep *s, struct failure *
 static void describe(const struct config *cfg, const struct run *r, const uint32_t *keep, unsigned nkeep,
 		     struct sweep *s, const struct failure *f)
 {
-	printf("# workload %s, seed %llu, %u operations: %s\n", cfg->name, (unsigned long long)r->seed, r->nops, f->why);
+	printf("# workload %s, seed %llu, %u operations: %s\n", cfg->name, (unsigned long long)r->seed, r->nops,
+	       f->why);
 	if (keep)
 		printf("# again: --workload %s --seed %llu", cfg->name, (unsigned long long)r->seed);
 	for (unsigned i = 0; i < nkeep; i++)
@@ -324,8 +325,8 @@ static void finish_failure(const struct config *cfg, uint64_t seed, const uint32
 		describe(cfg, &r, keep, nkeep, &s, f);
 		stdout = was;
 	} else if (mem) {
-		fprintf(mem, "# workload %s, seed %llu: %s\n# (the next run of it went another way; try again)\n", cfg->name,
-			(unsigned long long)seed, f->why);
+		fprintf(mem, "# workload %s, seed %llu: %s\n# (the next run of it went another way; try again)\n",
+			cfg->name, (unsigned long long)seed, f->why);
 	}
 	if (mem)
 		fclose(mem);

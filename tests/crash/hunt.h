@@ -25,7 +25,8 @@ struct failure {
 
 void failure_free(struct failure *f);
 
-/* Runs workload `cfg` from `seed` (only the operations of keep[], if not NULL) and every power loss the limits allow. */
+/* Runs workload `cfg` from `seed` (only the operations of keep[], if not NULL) and every power loss the limits allow.
+ */
 void hunt(const struct config *cfg, uint64_t seed, const uint32_t *keep, unsigned nkeep, const struct limits *lim,
 	  struct failure *f);
 /* One state. */

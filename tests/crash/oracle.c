@@ -128,8 +128,8 @@ bool oracle_cache_must_exist(const struct oracle *o, const struct op *ops, unsig
 	bool exists = o->cache_exists;
 
 	for (unsigned i = 0; i < nops; i++)
-		if (ops[i].ran && ops[i].type == OP_CREATE && ops[i].end <= p)
-			exists = true;
+		if (ops[i].ran && ops[i].type == OP_CREATE && ops[i].begin < p)
+			exists = ops[i].end <= p;
 	return exists;
 }
 
@@ -157,8 +157,9 @@ void oracle_expect(const struct oracle *o, const struct op *ops, unsigned nops, 
 			x->must_exist = done;
 			x->modes = 1u << op->mode;
 			break;
+		case OP_CREATE: /* replaces a cache that holds nothing dirty */
 		case OP_REMOVE:
-			if (!ours)
+			if (!ours && op->type == OP_REMOVE)
 				break;
 			x->must_exist = false;
 			x->may_exist = !done;
@@ -331,10 +332,11 @@ bool verdict_end(struct verdict *d, char *why, size_t len)
 		}
 	}
 	if (!ok && d->blocks)
-		snprintf(why, len,
-			 "no moment from step %u to %u at which every block was as it reads now; nearest: step %u, with "
-			 "%u of %u blocks",
-			 d->floor, d->ceil, best_at, best, d->blocks);
+		snprintf(
+			why, len,
+			"no moment from step %u to %u at which every block was as it reads now; nearest: step %u, with "
+			"%u of %u blocks",
+			d->floor, d->ceil, best_at, best, d->blocks);
 	else
 		ok = true;
 	free(d->fits);

@@ -89,7 +89,8 @@ struct expectation {
 	bool must_exist, may_exist;
 	uint32_t modes; /* a bit per mode that may be recorded */
 	uint32_t floor, ceil; /* steps */
-	uint32_t back_floor; /* the last promised step that was written back: then all written back before it is promised */
+	uint32_t back_floor; /* the last promised step that was written back: then all written back before it is
+				promised */
 	bool ordered; /* nothing after the floor went to backing directly */
 	bool exact_if_gone; /* removed with everything written back */
 };

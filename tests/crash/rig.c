@@ -3,9 +3,9 @@
  * rig.c - the power-loss rig's command line. Workloads are dealt out to worker processes (the recorders are global to a
  * process); which states are looked at depends on the seed and the numbers given, not on the machine's speed.
  *
- *	rig [--states N] [--seed S] [--jobs J] [--workload NAME] [--exhaustive] [--per-workload N] [--shrink] [--tap] [-v]
- *	rig --workload NAME --seed S [--ops LIST] [--at P --choice HEX]    one case again
- *	rig --mutation NAME | --mutations    (builds with -DBLKCACHE_MUTATE) a protocol step left out: is it noticed?
+ *	rig [--states N] [--seed S] [--jobs J] [--workload NAME] [--exhaustive] [--per-workload N] [--shrink] [--tap]
+ *[-v] rig --workload NAME --seed S [--ops LIST] [--at P --choice HEX]    one case again rig --mutation NAME |
+ *--mutations    (builds with -DBLKCACHE_MUTATE) a protocol step left out: is it noticed?
  */
 #include <errno.h>
 #include <getopt.h>
@@ -59,7 +59,7 @@ static uint64_t total_failed(unsigned jobs)
 
 static void enter_process(unsigned index)
 {
-	log_set_level((enum log_level)-1);
+	log_set_level((enum log_level) - 1);
 	snprintf(crash_dir, sizeof crash_dir, "%s/%u", scratch, index);
 	if (mkdir(crash_dir, 0700) && errno != EEXIST) {
 		perror(crash_dir);
@@ -86,7 +86,8 @@ static void one_run(struct worker *w, const struct options *o, const struct conf
 	if (f.found) {
 		w->failed[i]++;
 		if (!w->first[0])
-			snprintf(w->first, sizeof w->first, "%s seed %llu: %s", cfg->name, (unsigned long long)seed, f.why);
+			snprintf(w->first, sizeof w->first, "%s seed %llu: %s", cfg->name, (unsigned long long)seed,
+				 f.why);
 		if (!o->first_only)
 			fputs(f.text, stdout);
 		fflush(stdout);
@@ -136,9 +137,9 @@ static void wait_for(unsigned index, pid_t pid)
 	if (!w->first[0])
 		snprintf(w->first, sizeof w->first, "%s seed %llu: %s %d", configs[w->config].name,
 			 (unsigned long long)w->seed,
-			 WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM ? "it hung; signal" :
-			 WIFSIGNALED(status)				    ? "it died of signal" :
-									      "it ended with status",
+			 WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM ? "it hung; signal"
+			 : WIFSIGNALED(status)                              ? "it died of signal"
+									    : "it ended with status",
 			 WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 	printf("# %s\n", w->first);
 }
@@ -180,8 +181,8 @@ static void report(const struct options *o, double seconds)
 		}
 		if (o->only && o->only != &configs[i])
 			continue;
-		printf("%sok %u - %s: %llu power losses in %llu runs%s\n", failed ? "not " : "", ++test, configs[i].name,
-		       (unsigned long long)states, (unsigned long long)runs, failed ? ", failed" : "");
+		printf("%sok %u - %s: %llu power losses in %llu runs%s\n", failed ? "not " : "", ++test,
+		       configs[i].name, (unsigned long long)states, (unsigned long long)runs, failed ? ", failed" : "");
 	}
 	for (unsigned j = 0; j < o->jobs; j++) {
 		const struct check_stats *w = &shared[j].stats;
@@ -202,7 +203,8 @@ static void report(const struct options *o, double seconds)
 	printf("# %llu states (%llu after a second power loss, %llu before there was a cache) in %.0f s, seed %llu\n",
 	       (unsigned long long)s.states, (unsigned long long)s.nested, (unsigned long long)s.absent, seconds,
 	       (unsigned long long)o->seed);
-	printf("# recoveries kept %llu clean and %llu dirty blocks, dropped %llu epochs and %llu clean lines, redid %llu "
+	printf("# recoveries kept %llu clean and %llu dirty blocks, dropped %llu epochs and %llu clean lines, redid "
+	       "%llu "
 	       "blocks\n",
 	       (unsigned long long)s.warm, (unsigned long long)s.dirty, (unsigned long long)s.dropped_epochs,
 	       (unsigned long long)s.dropped_clean, (unsigned long long)s.redone);
@@ -331,12 +333,14 @@ static void remove_scratch(unsigned jobs)
 int main(int argc, char **argv)
 {
 	static const struct option longs[] = {
-		{ "states", 1, NULL, 'n' },    { "seed", 1, NULL, 's' },	 { "jobs", 1, NULL, 'j' },
-		{ "workload", 1, NULL, 'w' },  { "exhaustive", 0, NULL, 'x' },	 { "per-workload", 1, NULL, 'p' },
-		{ "shrink", 0, NULL, 'S' },    { "tap", 0, NULL, 't' },		 { "verbose", 0, NULL, 'v' },
-		{ "ops", 1, NULL, 'o' },       { "at", 1, NULL, 'a' },		 { "choice", 1, NULL, 'c' },
-		{ "mutation", 1, NULL, 'm' },  { "mutations", 0, NULL, 'M' },	 { "nested-every", 1, NULL, 'e' },
-		{ 0 },
+		{ "states", 1, NULL, 'n' },       { "seed", 1, NULL, 's' },
+		{ "jobs", 1, NULL, 'j' },         { "workload", 1, NULL, 'w' },
+		{ "exhaustive", 0, NULL, 'x' },   { "per-workload", 1, NULL, 'p' },
+		{ "shrink", 0, NULL, 'S' },       { "tap", 0, NULL, 't' },
+		{ "verbose", 0, NULL, 'v' },      { "ops", 1, NULL, 'o' },
+		{ "at", 1, NULL, 'a' },           { "choice", 1, NULL, 'c' },
+		{ "mutation", 1, NULL, 'm' },     { "mutations", 0, NULL, 'M' },
+		{ "nested-every", 1, NULL, 'e' }, { 0 },
 	};
 	struct options o = { .states = 20000,
 			     .seed = 1,
@@ -350,26 +354,58 @@ int main(int argc, char **argv)
 
 	while ((opt = getopt_long(argc, argv, "v", longs, NULL)) != -1) {
 		switch (opt) {
-		case 'n': o.states = strtoull(optarg, NULL, 0); break;
-		case 's': o.seed = strtoull(optarg, NULL, 0); break;
-		case 'j': o.jobs = (unsigned)atoi(optarg); break;
+		case 'n':
+			o.states = strtoull(optarg, NULL, 0);
+			break;
+		case 's':
+			o.seed = strtoull(optarg, NULL, 0);
+			break;
+		case 'j':
+			o.jobs = (unsigned)atoi(optarg);
+			break;
 		case 'w':
 			o.only = config_find(optarg);
 			if (!o.only)
 				usage();
 			break;
-		case 'x': o.lim.exhaustive = true; break;
-		case 'p': o.lim.states = (uint32_t)atoi(optarg); break;
-		case 'e': o.lim.nested_every = (uint32_t)atoi(optarg); break;
-		case 'S': o.lim.shrink = true; break;
-		case 't': o.tap = true; break;
-		case 'v': o.verbose = true; break;
-		case 'o': ops = optarg; single = true; break;
-		case 'a': at = (uint32_t)atoi(optarg); single = true; break;
-		case 'c': choice = optarg; break;
-		case 'm': mutant = optarg; mutants = true; break;
-		case 'M': mutants = true; break;
-		default: usage();
+		case 'x':
+			o.lim.exhaustive = true;
+			break;
+		case 'p':
+			o.lim.states = (uint32_t)atoi(optarg);
+			break;
+		case 'e':
+			o.lim.nested_every = (uint32_t)atoi(optarg);
+			break;
+		case 'S':
+			o.lim.shrink = true;
+			break;
+		case 't':
+			o.tap = true;
+			break;
+		case 'v':
+			o.verbose = true;
+			break;
+		case 'o':
+			ops = optarg;
+			single = true;
+			break;
+		case 'a':
+			at = (uint32_t)atoi(optarg);
+			single = true;
+			break;
+		case 'c':
+			choice = optarg;
+			break;
+		case 'm':
+			mutant = optarg;
+			mutants = true;
+			break;
+		case 'M':
+			mutants = true;
+			break;
+		default:
+			usage();
 		}
 	}
 	if (!o.jobs || o.jobs > MAX_JOBS)

@@ -43,7 +43,8 @@ enum event_type {
 	EV_LINK, /* name -> file, replacing */
 	EV_UNLINK,
 	EV_RENAME, /* name -> name2, in one */
-	EV_SYNC, /* of a file, begun; file FOLDER: of the names. len 1: with the modification time (fsync, not fdatasync) */
+	EV_SYNC, /* of a file, begun; file FOLDER: of the names. len 1: with the modification time (fsync, not
+		    fdatasync) */
 	EV_SYNCED, /* the sync that began at `begin` is done */
 };
 
@@ -55,7 +56,8 @@ struct event {
 	uint64_t off, len;
 	int64_t mtime; /* of a write */
 	uint8_t *data;
-	uint32_t end; /* EV_WRITE...: the length of the log when it was done: a sync begun later covers it. EV_SYNCED: begin */
+	uint32_t end; /* EV_WRITE...: the length of the log when it was done: a sync begun later covers it. EV_SYNCED:
+			 begin */
 	char name[NAME_LEN], name2[NAME_LEN];
 };
 
@@ -98,7 +100,6 @@ void file_truncate(int file, uint64_t size);
 int64_t file_mtime(int file);
 uint32_t sync_begin(int file, bool mtime);
 void sync_end(int file, uint32_t begin);
-
 
 /* recvfs.c */
 void recvfs_register(void); /* as "recorder" */
