@@ -24,7 +24,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "util/process.h"
+
 #define UDEV_PATIENCE_MS 2000
+#define DEAD_PATIENCE_MS 10000 /* for the last I/O of a process that was killed */
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct claim *table;
@@ -75,22 +78,42 @@ void claim_drop(struct claim *c)
 
 /* " by process 123 (comm)", or "" where the kernel does not tell (other pid namespace, network file system, file
  * systems whose st_dev is not the one in /proc/locks). */
-static void find_lock_holder(const struct stat *st, char *buf, size_t len)
+/* The process that holds the flock, or 0. */
+static int lock_holder(const struct stat *st)
 {
 	FILE *f = fopen("/proc/locks", "re");
-	char line[256], path[64], comm[32];
 	unsigned major_nr, minor_nr;
 	unsigned long long ino;
+	char line[256];
 	int pid, found = 0;
 
-	buf[0] = 0;
 	if (!f)
-		return;
+		return 0;
 	while (!found && fgets(line, sizeof(line), f))
 		found = sscanf(line, "%*d: FLOCK %*s %*s %d %x:%x:%llu", &pid, &major_nr, &minor_nr, &ino) == 4 &&
 			pid > 0 && ino == st->st_ino && makedev(major_nr, minor_nr) == st->st_dev;
 	fclose(f);
-	if (!found)
+	return found ? pid : 0;
+}
+
+/* Is it more than a dead process whose I/O has not ended? Without /proc there is no telling: yes. */
+static bool holder_lives(const struct stat *st)
+{
+	int pid = lock_holder(st);
+
+	if (!pid)
+		return access("/proc/locks", R_OK) != 0;
+	return process_lives(pid);
+}
+
+static void find_lock_holder(const struct stat *st, char *buf, size_t len)
+{
+	char path[64], comm[32];
+	int pid = lock_holder(st);
+	FILE *f;
+
+	buf[0] = 0;
+	if (!pid)
 		return;
 	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
 	f = fopen(path, "re");
@@ -110,11 +133,16 @@ static int fail_busy(const char *path, const char *holder, struct bc_error *err)
 		       holder);
 }
 
-static int lock(int fd, bool block)
+/* Waits for what passes by itself: udev's look at a block device, and the last I/O of a killed owner. */
+static int lock(int fd, const struct stat *st)
 {
+	bool block = S_ISBLK(st->st_mode);
+
 	for (int tries = 0; flock(fd, LOCK_EX | LOCK_NB); tries++) {
-		if (errno != EWOULDBLOCK || !block || tries == UDEV_PATIENCE_MS / 10)
+		if (errno != EWOULDBLOCK)
 			return -errno;
+		if (tries >= (block ? UDEV_PATIENCE_MS : DEAD_PATIENCE_MS) / 10 || (!block && holder_lives(st)))
+			return -EWOULDBLOCK;
 		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
 	}
 	return 0;
@@ -129,7 +157,7 @@ int claim_take(struct claim *c, int fd, const struct stat *st, const char *path,
 	c->ino = S_ISBLK(st->st_mode) ? 0 : st->st_ino;
 	if (table_add(c))
 		return fail_busy(path, " by this very process (it is already open as another device)", err);
-	r = lock(fd, S_ISBLK(st->st_mode));
+	r = lock(fd, st);
 	if (!r)
 		return 0;
 	claim_drop(c);

@@ -2,6 +2,7 @@
 /* lock.c - one owner per cache folder (P10): an flock on DIR/lock, held for as long as the cache is open; the file
  * holds the owner's pid. */
 #include "internal.h"
+#include "util/process.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,6 +11,8 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define PATIENCE_MS 10000
 
 int cache_lock_dir(const char *dir, int *dir_fd, int *lock_fd, struct bc_error *err)
 {
@@ -30,6 +33,15 @@ int cache_lock_dir(const char *dir, int *dir_fd, int *lock_fd, struct bc_error *
 	if (*lock_fd < 0) {
 		rc = bc_fail(err, -errno, "cache %s: its lock file cannot be opened: %s", dir, strerror(errno));
 		goto fail;
+	}
+	for (int i = 0; i < PATIENCE_MS / 10 && (rc = flock(*lock_fd, LOCK_EX | LOCK_NB)) && errno == EWOULDBLOCK;
+	     i++) {
+		/* a process that was killed takes a moment to go */
+		n = pread(*lock_fd, pid, sizeof pid - 1, 0);
+		pid[n > 0 ? n : 0] = 0;
+		if (n <= 0 || process_lives(atoi(pid)))
+			break;
+		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
 	}
 	if (flock(*lock_fd, LOCK_EX | LOCK_NB)) {
 		n = errno == EWOULDBLOCK ? pread(*lock_fd, pid, sizeof pid - 1, 0) : 0;

@@ -20,6 +20,8 @@
 #include "blkcache/units.h"
 #include "bypass.h"
 
+#define LOAD_BATCH 64u
+
 struct recovery {
 	struct cache *c;
 	struct cache_open_report *report;
@@ -30,6 +32,8 @@ struct recovery {
 	struct journal_discard *discards;
 	uint32_t ndiscards;
 	uint64_t redone;
+	char *batch; /* lines not put into the table yet */
+	unsigned nbatch;
 	bool void_journal; /* bypass.h */
 	char *buf;
 };
@@ -189,33 +193,41 @@ static int refuse_changed(struct recovery *r, struct volume *v)
 		same_size ? v->name : "", same_size ? "' (dirty data is kept and goes over it), " : "", v->name);
 }
 
-static int on_line(void *ctx, const struct journal_line *jl)
+/* Which of the line's blocks cannot be trusted, or -errno. */
+static int untrusted(struct recovery *r, struct volume *v, const struct journal_line *jl)
 {
-	struct recovery *r = ctx;
-	struct cache *c = r->c;
-	struct lines *l = &c->lines;
-	struct volume *v = jl->volume <= CACHE_MAX_VOLUMES ? c->volume[jl->volume] : NULL;
-	uint64_t block = jl->line << l->bpl_shift;
-	struct line_chain ch;
-	uint16_t drop = 0;
+	uint64_t block = jl->line << r->c->lines.bpl_shift;
 
-	if (!v || jl->line >> LINE_BITS || jl->entry >= l->n || !jl->valid)
-		return bc_fail(r->err, -EUCLEAN, "the journal's line %u belongs to volume id %u, which does not exist",
-			       jl->entry, jl->volume);
-	if (r->void_journal) {
-		drop = 0xffff;
-	} else if (r->changed[v->id] && !r->accepted[v->id]) {
-		if (jl->dirty)
-			return refuse_changed(r, v);
-		drop = 0xffff;
-	} else if (block + l->bpl > v->nblocks + l->bpl - 1 && block >= v->nblocks) {
+	if (r->void_journal)
+		return 0xffff;
+	if (r->changed[v->id] && !r->accepted[v->id])
+		return jl->dirty ? refuse_changed(r, v) : 0xffff;
+	if (block >= v->nblocks)
 		return bc_fail(r->err, -EUCLEAN, "the journal has line %llu of volume %s, beyond its end",
 			       (unsigned long long)jl->line, v->name);
-	} else if (r->accepted[v->id]) {
-		drop = jl->valid & ~jl->dirty;
-	} else if (intent_is_marked(v, block)) {
-		drop = MUTATE(INTENT_DROP) ? 0 : jl->valid & ~jl->dirty;
-	}
+	if (r->accepted[v->id])
+		return jl->valid & ~jl->dirty;
+	if (intent_is_marked(v, block) || MUTATE(WARM))
+		return MUTATE(INTENT_DROP) ? 0 : jl->valid & ~jl->dirty;
+	return 0;
+}
+
+/* Nobody else is here yet: no need for a locked instruction. */
+static void bump(counter *n, uint64_t by)
+{
+	atomic_store_explicit(n, GET(*n) + by, memory_order_relaxed);
+}
+
+static int load_line(struct recovery *r, const struct journal_line *jl, struct line_chain *ch)
+{
+	struct cache *c = r->c;
+	struct lines *l = &c->lines;
+	struct volume *v = c->volume[jl->volume];
+	uint32_t dirty = mask_count(jl->dirty);
+	int drop = untrusted(r, v, jl);
+
+	if (drop < 0)
+		return drop;
 	for (unsigned b = 0; b < l->bpl; b++) {
 		if (!(jl->valid >> b & 1))
 			continue;
@@ -223,27 +235,75 @@ static int on_line(void *ctx, const struct journal_line *jl)
 			return bc_fail(r->err, -EUCLEAN, "the journal gives slot %u to two blocks", jl->blk[b].slot);
 		*line_block(l, jl->entry, b) = jl->blk[b];
 	}
-	ch = lines_lock(l, line_key(v->id, jl->line));
-	if (lines_find(&ch) != LINE_NONE || lines_word(l, jl->entry) & LINE_KEY_MASK) {
-		lines_unlock(&ch);
+	if (lines_find(ch) != LINE_NONE || lines_word(l, jl->entry) & LINE_KEY_MASK)
 		return bc_fail(r->err, -EUCLEAN, "the journal has line %llu of volume %s twice",
 			       (unsigned long long)jl->line, v->name);
+	lines_insert_at(ch, jl->entry);
+	line_set_masks(l, jl->entry, jl->valid, jl->dirty, 0);
+	bump(&v->lines, 1);
+	bump(&c->occupied_lines, 1);
+	if (dirty) {
+		bump(&v->dirty_lines, 1);
+		bump(&c->dirty_lines, 1);
+		bump(&v->dirty_blocks, dirty);
+		bump(&c->dirty_blocks, dirty);
 	}
-	lines_insert_at(&ch, jl->entry);
-	line_update(c, v, jl->entry, jl->valid, jl->dirty, 0);
-	/* what was just read needs no record */
-	lines_set_word(l, jl->entry, lines_word(l, jl->entry) & ~LINE_CHANGED);
-	c->epoch.changed.n--;
 	if (!r->void_journal) { /* else there is nothing, and nothing of value goes */
 		r->report->lines++;
-		r->report->dirty_lines += jl->dirty != 0;
-		r->report->dirty_bytes += (uint64_t)mask_count(jl->dirty) * CACHE_BLOCK;
+		r->report->dirty_lines += dirty != 0;
+		r->report->dirty_bytes += (uint64_t)dirty * CACHE_BLOCK;
 		r->report->dropped_clean_lines += drop != 0;
 	}
 	if (drop)
-		line_drop(c, v, &ch, jl->entry, drop);
-	lines_unlock(&ch);
+		line_drop(c, v, ch, jl->entry, (uint16_t)drop);
 	return 0;
+}
+
+/*
+ * Lines come in the order of entries, so their chains lie all over the table and each is a miss in the CPU's caches, or
+ * two. They are put in by the batch: what the whole batch is going to touch is asked for first.
+ */
+static int load_batch(struct recovery *r)
+{
+	struct lines *l = &r->c->lines;
+	size_t stride = journal_line_stride(l->bpl);
+	struct line_chain ch[LOAD_BATCH];
+	int rc = 0;
+
+	for (unsigned i = 0; i < r->nbatch; i++) {
+		const struct journal_line *jl = (void *)(r->batch + i * stride);
+
+		ch[i] = (struct line_chain){ .l = l, .key = line_key(jl->volume, jl->line) };
+		ch[i].bucket = lines_bucket(l, ch[i].key);
+		__builtin_prefetch(&l->head[ch[i].bucket], 1);
+		__builtin_prefetch(&r->c->slots.free[jl->blk[0].slot / 64], 1);
+	}
+	for (unsigned i = 0; i < r->nbatch; i++) {
+		uint32_t e = l->head[ch[i].bucket];
+
+		if (e != LINE_NONE) {
+			__builtin_prefetch((const void *)&l->key[e]);
+			__builtin_prefetch(&l->next[e]);
+		}
+	}
+	for (unsigned i = 0; i < r->nbatch && !rc; i++)
+		rc = load_line(r, (void *)(r->batch + i * stride), &ch[i]);
+	r->nbatch = 0;
+	return rc;
+}
+
+static int on_line(void *ctx, const struct journal_line *jl)
+{
+	struct recovery *r = ctx;
+	struct lines *l = &r->c->lines;
+	size_t stride = journal_line_stride(l->bpl);
+
+	if (jl->volume > CACHE_MAX_VOLUMES || !r->c->volume[jl->volume] || jl->line >> LINE_BITS || jl->entry >= l->n ||
+	    !jl->valid)
+		return bc_fail(r->err, -EUCLEAN, "the journal's line %u belongs to volume id %u, which does not exist",
+			       jl->entry, jl->volume);
+	memcpy(r->batch + r->nbatch * stride, jl, stride);
+	return ++r->nbatch == LOAD_BATCH ? load_batch(r) : 0;
 }
 
 static int on_redo(void *ctx, uint32_t slot, const void *data)
@@ -347,13 +407,16 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 	report->clean_stop = true;
 	r.ch = bdev_channel_open(c->data, 0);
 	r.buf = aligned_alloc(CACHE_BLOCK, MAX_BLOCKS * CACHE_BLOCK);
-	rc = r.ch && r.buf ? 0 : bc_fail(err, -ENOMEM, "out of memory");
+	r.batch = malloc(LOAD_BATCH * journal_line_stride(c->lines.bpl));
+	rc = r.ch && r.buf && r.batch ? 0 : bc_fail(err, -ENOMEM, "out of memory");
 	r.void_journal = bypass_noted(c);
 	if (r.void_journal)
 		note(report, "the volumes went on without the cache after it had failed; it starts empty");
 	/* recovery has the cache to itself, but drops go through the same paths as ever */
 	if (!rc)
 		rc = journal_load(c->journal, &ops, &r, &jr, err);
+	if (!rc)
+		rc = load_batch(&r);
 	if (!rc)
 		rc = check_accepted(c, err);
 	if (!rc)
@@ -388,6 +451,7 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 out:
 	bdev_channel_close(r.ch);
 	free(r.buf);
+	free(r.batch);
 	free(r.discards);
 	return rc;
 }

@@ -135,6 +135,6 @@ bool slots_claim(struct slots *s, uint32_t slot)
 	if (slot >= s->n || !(s->free[slot / 64] & bit))
 		return false;
 	s->free[slot / 64] &= ~bit;
-	atomic_fetch_sub_explicit(&s->nfree, 1, memory_order_relaxed);
+	atomic_store_explicit(&s->nfree, s->nfree - 1, memory_order_relaxed); /* nobody else is here yet */
 	return true;
 }
