@@ -106,7 +106,7 @@ check-cli: $(BIN) $(HELPERS) $(RIG) ## black-box tests only (SOAK=N: N times as 
 	$(Q)BUILD=$(BUILD) J=$(J) tests/run cli
 
 asan: ## all tests, built with the address and undefined-behaviour sanitizers
-	$(Q)$(MAKE) --no-print-directory check CONFIG=asan
+	$(Q)LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0 $(MAKE) --no-print-directory check CONFIG=asan
 
 tsan: ## the torture programs of tests/tsan, built with the thread sanitizer (Criterion does not start under it)
 	$(Q)$(MAKE) --no-print-directory run-tsan CONFIG=tsan
@@ -169,14 +169,14 @@ format-check: ## fail if a source is not formatted
 
 lint: ## clang-tidy and shellcheck
 	clang-tidy --quiet $(filter src/% cmd/%,$(filter %.c,$(SOURCES))) -- $(CPPFLAGS_) $(WARN)
-	shellcheck -x -P SCRIPTDIR $(shell git ls-files '*.sh') contrib/install-packages .ci/run tests/run
+	shellcheck -x -P SCRIPTDIR $(shell git ls-files '*.sh') contrib/install-packages .ci/run tests/run tests/valgrind
 
-valgrind: ## unit tests under valgrind memcheck
-	$(Q)$(MAKE) --no-print-directory tests CONFIG=debug
-	$(Q)for t in build/debug/tests/test_*; do \
-		case $$t in *.d | *.o) continue ;; esac; \
-		valgrind -q --error-exitcode=9 --child-silent-after-fork=no --trace-children=no $$t --always-succeed || exit 1; \
-	done
+valgrind: ## unit tests under valgrind memcheck (tests/valgrind says which, and why not the others)
+	$(Q)$(MAKE) --no-print-directory run-valgrind CONFIG=debug
+
+.PHONY: run-valgrind
+run-valgrind: $(UNIT)
+	$(Q)BUILD=$(BUILD) J=$(J) tests/valgrind
 
 clean: ## remove everything built
 	rm -rf build
