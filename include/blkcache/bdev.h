@@ -8,19 +8,19 @@
  *     delay:read=5ms,write=5ms:/data/disk.img
  *     error:op=write,nth=3:delay:read=1ms:null:size=1G
  *
- * A *channel* is a thread's way to a device. A channel belongs to one thread at a time (it has no lock) and may change hands only
- * while nothing is in flight; a device may have any number of channels. I/O is submitted asynchronously and completes in
- * bdev_poll() on the channel it was submitted on, in any order. Every submitted bdev_io is completed exactly once: io->result is
- * set, then io->done (if not NULL) is called.
+ * A *channel* is a thread's way to a device. A channel belongs to one thread at a time (it has no lock) and may change
+ * hands only while nothing is in flight; a device may have any number of channels. I/O is submitted asynchronously and
+ * completes in bdev_poll() on the channel it was submitted on, in any order. Every submitted bdev_io is completed
+ * exactly once: io->result is set, then io->done (if not NULL) is called.
  *
  * Offsets and lengths are bytes. Any range inside the device is accepted for every type; ranges and memory aligned to
- * bdev_alignment() are fast, others may be bounced. A range beyond bdev_size() completes with -EINVAL. READ and WRITE are never
- * short: they transfer everything or fail.
+ * bdev_alignment() are fast, others may be bounced. A range beyond bdev_size() completes with -EINVAL. READ and WRITE
+ * are never short: they transfer everything or fail.
  *
- * A WRITE is durable once a FLUSH submitted after its completion has completed. FLUSH on a device without a volatile cache
- * succeeds at once (-EOPNOTSUPP from below counts as "no volatile cache"). After a FLUSH of a file has failed, every later one
- * fails while it is open (P6). UNMAP and WRITE_ZEROES both read back as zeros after completion; UNMAP lets the device give the
- * space back, and falls back to writing zeros where the device cannot.
+ * A WRITE is durable once a FLUSH submitted after its completion has completed. FLUSH on a device without a volatile
+ * cache succeeds at once (-EOPNOTSUPP from below counts as "no volatile cache"). After a FLUSH of a file has failed,
+ * every later one fails while it is open (P6). UNMAP and WRITE_ZEROES both read back as zeros after completion; UNMAP
+ * lets the device give the space back, and falls back to writing zeros where the device cannot.
  */
 #ifndef BLKCACHE_BDEV_H
 #define BLKCACHE_BDEV_H
@@ -64,7 +64,8 @@ struct bdev_io {
 
 /* bdev_open() flags */
 #define BDEV_OPEN_RDONLY 0x1 /* refuse WRITE, UNMAP, WRITE_ZEROES with -EROFS */
-#define BDEV_OPEN_CLAIM 0x2 /* be the only writer (P10): -EBUSY if anyone, here or in another process, has claimed it. */
+#define BDEV_OPEN_CLAIM                                                                                                \
+	0x2 /* be the only writer (P10): -EBUSY if anyone, here or in another process, has claimed it. */
 
 /* What a device was, so that a later open can notice another one in its place (P10). */
 struct bdev_identity {
@@ -74,9 +75,9 @@ struct bdev_identity {
 };
 
 /*
- * Opens the device named by spec. On success *out is the caller's, to be closed with bdev_close(). The error message names the
- * device, the reason and what to do (missing, no permission, directory, in use by whom if known, size 0, ...).
- * Any thread. -ENOENT, -EACCES, -EBUSY, -EINVAL (bad spec), ...
+ * Opens the device named by spec. On success *out is the caller's, to be closed with bdev_close(). The error message
+ * names the device, the reason and what to do (missing, no permission, directory, in use by whom if known, size 0,
+ * ...). Any thread. -ENOENT, -EACCES, -EBUSY, -EINVAL (bad spec), ...
  */
 int bdev_open(const char *spec, unsigned flags, struct bdev **out, struct bc_error *err);
 
@@ -89,8 +90,8 @@ const char *bdev_spec(const struct bdev *bdev); /* as opened */
 const char *bdev_module_name(const struct bdev *bdev);
 bool bdev_io_type_supported(struct bdev *bdev, enum bdev_io_type type); /* natively, without falling back */
 void bdev_get_identity(struct bdev *bdev, struct bdev_identity *id); /* as of now; cheap (one fstat) */
-/* Makes what bdev_get_identity reports survive a power loss, the modification time too, of which a FLUSH may take no care. Blocks. 0 or
- * -errno. */
+/* Makes what bdev_get_identity reports survive a power loss, the modification time too, of which a FLUSH may take no
+ * care. Blocks. 0 or -errno. */
 int bdev_sync_identity(struct bdev *bdev);
 /* 0: the size seen now equals that at open; -ESTALE: the device shrank or grew. */
 int bdev_check_size(struct bdev *bdev);
@@ -99,13 +100,14 @@ int bdev_check_size(struct bdev *bdev);
 void bdev_dump_info(struct bdev *bdev, FILE *out);
 void bdev_write_config(struct bdev *bdev, FILE *out);
 
-/* `depth`: I/Os the channel should keep in flight at the device at once (more may be submitted; they queue). 0 = 64. NULL on ENOMEM
- * and the like (errno set). */
+/* `depth`: I/Os the channel should keep in flight at the device at once (more may be submitted; they queue). 0 = 64.
+ * NULL on ENOMEM and the like (errno set). */
 struct bdev_channel *bdev_channel_open(struct bdev *bdev, unsigned depth);
 void bdev_channel_close(struct bdev_channel *ch); /* nothing may be in flight; NULL is allowed */
 struct bdev *bdev_channel_bdev(struct bdev_channel *ch);
 
-/* Queues an I/O; never blocks for its completion, never calls done() itself. bdev_poll() starts what is queued, as one batch. */
+/* Queues an I/O; never blocks for its completion, never calls done() itself. bdev_poll() starts what is queued, as one
+ * batch. */
 void bdev_submit(struct bdev_channel *ch, struct bdev_io *io);
 
 /* Starts everything queued, waits until at least min_complete I/Os have completed (0: only looks), calls their done()
@@ -114,8 +116,9 @@ unsigned bdev_poll(struct bdev_channel *ch, unsigned min_complete);
 unsigned bdev_in_flight(const struct bdev_channel *ch); /* submitted, not yet completed */
 
 /*
- * Submits n I/Os on one channel and waits for all of them. Returns 0 or the first error in array order; every result is set.
- * Other I/O in flight on the channel may complete meanwhile. A single READ or WRITE may use a plain preadv/pwritev.
+ * Submits n I/Os on one channel and waits for all of them. Returns 0 or the first error in array order; every result is
+ * set. Other I/O in flight on the channel may complete meanwhile. A single READ or WRITE may use a plain
+ * preadv/pwritev.
  */
 int bdev_rw_wait(struct bdev_channel *ch, struct bdev_io *ios, size_t n);
 

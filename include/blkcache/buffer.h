@@ -1,23 +1,25 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * buffer.h - RAM buffers over a block device: recently used blocks held in memory, and delayed writes. After Linux's dm-bufio.
+ * buffer.h - RAM buffers over a block device: recently used blocks held in memory, and delayed writes. After Linux's
+ * dm-bufio.
  *
- * A *pool* is a fixed amount of memory, cut into frames of one block each, allocated when it is created: nothing is allocated
- * later. *Clients* (one per device) share the pool; each may always use its reserved frames, the rest goes to who uses it. A
- * *buffer* is a frame holding one block of a client's device. A buffer returned by any function below is *pinned*: its memory stays
- * valid and it is not reused until buffer_release(). Buffers are
+ * A *pool* is a fixed amount of memory, cut into frames of one block each, allocated when it is created: nothing is
+ * allocated later. *Clients* (one per device) share the pool; each may always use its reserved frames, the rest goes to
+ * who uses it. A *buffer* is a frame holding one block of a client's device. A buffer returned by any function below is
+ * *pinned*: its memory stays valid and it is not reused until buffer_release(). Buffers are
  *
  *   anonymous  allocated, has no block number yet; only its owner sees it (buffer_alloc)
  *   clean      same as on the device; may be reused for another block once unpinned
  *   dirty      newer than the device; never reused before it was written
- *   writing    being written by the client's writer thread (its memory must not be changed meanwhile: buffer_is_stable tells)
+ *   writing    being written by the client's writer thread; not to be changed meanwhile (buffer_is_stable tells)
  *
- * Contents are guarded by the caller (in the cache: by range locks); the pool only guards its own structures. All functions may
- * be called from any thread unless stated.
+ * Contents are guarded by the caller (in the cache: by range locks); the pool only guards its own structures. All
+ * functions may be called from any thread unless stated.
  *
- * Dirty buffers reach the device in batches: the writer thread sorts them by block, merges neighbours into vectored writes and keeps several in
- * flight. It starts when asked (write_dirty), or when more than the pool's dirty threshold is dirty. A failed write leaves the
- * buffer dirty, is counted, and is reported by the next buffer_write_dirty() of that client.
+ * Dirty buffers reach the device in batches: the writer thread sorts them by block, merges neighbours into vectored
+ * writes and keeps several in flight. It starts when asked (write_dirty), or when more than the pool's dirty threshold
+ * is dirty. A failed write leaves the buffer dirty, is counted, and is reported by the next buffer_write_dirty() of
+ * that client.
  */
 #ifndef BLKCACHE_BUFFER_H
 #define BLKCACHE_BUFFER_H
@@ -38,15 +40,17 @@ struct buffer_pool_params {
 	uint32_t block_size; /* power of two, 512 to 65536 */
 	unsigned dirty_percent; /* the writer starts above this share of dirty frames; 0 = 50 */
 	bool lock_memory; /* mlock the frames */
-	int shared_fd; /* a memfd the frames lie in from its beginning, so that they outlive the process; 0: anonymous memory. It is made larger if
-			* need be, its contents are left alone. */
+	int shared_fd; /* a memfd the frames lie in from its beginning, so that they outlive the process; 0: anonymous
+			* memory. It is made larger if need be, its contents are left alone. */
 };
 
 struct buffer_client_params {
 	unsigned reserved; /* frames no other client can take from this one */
 	size_t aux_size; /* bytes of the caller's own data per buffer, see buffer_aux() */
 	void (*alloc_cb)(struct buffer *b, void *ctx); /* a frame was given to this client's block; may be NULL */
-	void (*write_cb)(struct buffer *b, void *ctx); /* called on the writer thread just before the block is written; may change the data */
+	void (*write_cb)(
+		struct buffer *b,
+		void *ctx); /* called on the writer thread just before the block is written; may change the data */
 	void *ctx;
 };
 
@@ -58,7 +62,8 @@ uint64_t buffer_pool_memory(const struct buffer_pool *pool); /* everything count
 /* Starts the client's writer thread. The device must stay open until destroy. */
 int buffer_client_create(struct buffer_pool *pool, struct bdev *bdev, const struct buffer_client_params *params,
 			 struct buffer_client **out, struct bc_error *err);
-/* No buffer of it may be pinned. Dirty buffers are DROPPED: write them first. Stops the writer thread. NULL is allowed. */
+/* No buffer of it may be pinned. Dirty buffers are DROPPED: write them first. Stops the writer thread. NULL is allowed.
+ */
 void buffer_client_destroy(struct buffer_client *c);
 
 uint32_t buffer_block_size(const struct buffer_client *c);
@@ -69,46 +74,52 @@ uint64_t buffer_block(const struct buffer *b); /* UINT64_MAX while anonymous */
 uint32_t buffer_frame(const struct buffer *b); /* its data lies at this times block_size in the pool's memory */
 void *buffer_aux(struct buffer *b);
 
-/* The pinned buffer of `block` if it is in memory (clean, dirty or writing), else NULL. Never blocks; the hot path: a short lock at most. */
+/* The pinned buffer of `block` if it is in memory (clean, dirty or writing), else NULL. Never blocks; the hot path: a
+ * short lock at most. */
 struct buffer *buffer_get(struct buffer_client *c, uint64_t block);
 
 /* Like buffer_get, but reads the block from the device if need be (on the caller's channel). 0 or -errno. */
 int buffer_read(struct buffer_client *c, struct bdev_channel *ch, uint64_t block, struct buffer **out);
 
-/* A pinned buffer for `block` whose contents the caller is going to overwrite as a whole (no read). Waits for a frame. */
+/* A pinned buffer for `block` whose contents the caller is going to overwrite as a whole (no read). Waits for a frame.
+ */
 struct buffer *buffer_new(struct buffer_client *c, uint64_t block);
 
-/* Starts reading n blocks that are not in memory, on the writer thread; returns at once; errors are ignored. Not for blocks that
- * are being written to the device past the buffers: stale contents would stay in memory. */
+/* Starts reading n blocks that are not in memory, on the writer thread; returns at once; errors are ignored. Not for
+ * blocks that are being written to the device past the buffers: stale contents would stay in memory. */
 void buffer_prefetch(struct buffer_client *c, uint64_t block, unsigned n);
 
 /*
- * Allocates n anonymous pinned buffers, all or none. With wait: blocks until there are enough (clean unpinned ones are reused, the writer is
- * pushed if all are dirty); waiters are served in order; n must not exceed a quarter of the pool (-EINVAL). Who waits must hold no
- * other buffer of the pool, or two could wait for each other. Without wait: -EAGAIN at once. Contents are undefined.
+ * Allocates n anonymous pinned buffers, all or none. With wait: blocks until there are enough (clean unpinned ones are
+ * reused, the writer is pushed if all are dirty); waiters are served in order; n must not exceed a quarter of the pool
+ * (-EINVAL). Who waits must hold no other buffer of the pool, or two could wait for each other. Without wait: -EAGAIN
+ * at once. Contents are undefined.
  */
 int buffer_alloc(struct buffer_client *c, struct buffer **out, unsigned n, bool wait);
 
 /*
- * Gives an anonymous buffer its block number, clean or dirty; it stays pinned. If the block is already in memory, that other buffer
- * wins when `dirty` is false (b stays anonymous; false is returned), and is replaced and dropped, even if dirty, when `dirty` is true.
+ * Gives an anonymous buffer its block number, clean or dirty; it stays pinned. If the block is already in memory, that
+ * other buffer wins when `dirty` is false (b stays anonymous; false is returned), and is replaced and dropped, even if
+ * dirty, when `dirty` is true.
  */
 bool buffer_publish(struct buffer *b, uint64_t block, bool dirty);
 
-/* Dirty: b's contents changed (pinned, not anonymous). Marking a buffer that is being written makes it dirty again after that write. */
+/* Dirty: b's contents changed (pinned, not anonymous). Marking a buffer that is being written makes it dirty again
+ * after that write. */
 void buffer_mark_dirty(struct buffer *b);
 
 bool buffer_is_dirty(const struct buffer *b); /* dirty or writing */
-/* True if the writer is not reading b's memory now and will not start before buffer_release or buffer_mark_dirty by the caller who got `true`:
- * taken as a short hold, undone by either call. Call on a pinned buffer before changing it in place. */
+/* True if the writer is not reading b's memory now and will not start before buffer_release or buffer_mark_dirty by the
+ * caller who got `true`: taken as a short hold, undone by either call. Call on a pinned buffer before changing it in
+ * place. */
 bool buffer_try_stabilize(struct buffer *b);
 
 /* Unpins. An anonymous buffer returns to the pool. */
 void buffer_release(struct buffer *b);
 void buffer_release_many(struct buffer **b, unsigned n);
 
-/* The block's contents are no longer needed: drop n buffers from `block` on, even dirty ones. A pinned one is detached from its block and freed at
- * release; one that is being written is waited for. */
+/* The block's contents are no longer needed: drop n buffers from `block` on, even dirty ones. A pinned one is detached
+ * from its block and freed at release; one that is being written is waited for. */
 void buffer_forget(struct buffer_client *c, uint64_t block, unsigned n);
 
 /* Moves a pinned buffer to another block; it becomes dirty there. -EEXIST if new_block is in memory. */
@@ -116,19 +127,21 @@ int buffer_move(struct buffer *b, uint64_t new_block);
 
 /* Starts writing everything dirty now; returns at once. */
 void buffer_write_dirty_async(struct buffer_client *c);
-/* Writes everything that is dirty at the time of the call and waits for it; buffers dirtied later are not waited for. 0 or the first
- * write error since the last call. Does not flush the device. */
+/* Writes everything that is dirty at the time of the call and waits for it; buffers dirtied later are not waited for. 0
+ * or the first write error since the last call. Does not flush the device. */
 int buffer_write_dirty(struct buffer_client *c);
-/* The same, but if nobody is writing now, the calling thread does it itself on its channel: no wake-up and no waiting for the writer thread. For
- * fsync, where few buffers are dirty. (A client with a write_cb always writes on its writer thread.) The caller must not have
- * stabilized a buffer: it would wait for itself; nor may anything else be in flight on ch that submits to ch when done. */
+/* The same, but if nobody is writing now, the calling thread does it itself on its channel: no wake-up and no waiting
+ * for the writer thread. For fsync, where few buffers are dirty. (A client with a write_cb always writes on its writer
+ * thread.) The caller must not have stabilized a buffer: it would wait for itself; nor may anything else be in flight
+ * on ch that submits to ch when done. */
 int buffer_write_dirty_on(struct buffer_client *c, struct bdev_channel *ch);
 /* Flushes the device on the caller's channel. */
 int buffer_issue_flush(struct buffer_client *c, struct bdev_channel *ch);
 
 struct buffer_stats {
 	uint64_t frames, dirty, pinned; /* now */
-	uint64_t hits, misses, evictions, writes, write_errors, blocks_written; /* since create; writes counts vectored I/Os */
+	uint64_t hits, misses, evictions, writes, write_errors,
+		blocks_written; /* since create; writes counts vectored I/Os */
 };
 void buffer_get_stats(const struct buffer_client *c, struct buffer_stats *s);
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * engine.h - the cache: volumes, modes, the line map, flushing and cleaning. Knows devices, buffers and the journal; does not know FUSE.
+ * engine.h - the cache: volumes, modes, the line map, flushing and cleaning. Knows devices, buffers and the journal;
+ * does not know FUSE.
  *
  * One `struct cache` is one cache folder: DIR/data (slots), DIR/journal.db, DIR/lock. It serves any number of volumes.
  *
- * Threads: everything may be called from any thread. The I/O calls (volume_read, ...) block until they are done and are meant to run on
- * many worker threads at once; each thread that makes them gets its own channels, freed when the thread ends. Management calls never
- * wait for I/O of a volume unless they say so (P11).
+ * Threads: everything may be called from any thread. The I/O calls (volume_read, ...) block until they are done and are
+ * meant to run on many worker threads at once; each thread that makes them gets its own channels, freed when the thread
+ * ends. Management calls never wait for I/O of a volume unless they say so (P11).
  */
 #ifndef BLKCACHE_ENGINE_H
 #define BLKCACHE_ENGINE_H
@@ -45,11 +46,12 @@ struct cache_create_params {
 	uint32_t line_size; /* 4096 .. 65536, power of two; 0 = 4096 */
 	enum cache_mode mode; /* default for volumes added without one */
 	uint64_t ram_bytes; /* 0 = 64 MiB */
-	bool force; /* replace an existing cache; refused (-EBUSY) if it is loaded, (-ENOTEMPTY) if it holds dirty data or cannot be read well enough to know */
+	bool force; /* replace an existing cache; refused (-EBUSY) if it is loaded, (-ENOTEMPTY) if it holds dirty data
+		       or cannot be read well enough to know */
 };
 
-/* Makes DIR (if missing; its parent must exist), the preallocated data file and the journal. Undone on failure. Any old cache is replaced only
- * after everything else was checked. -EEXIST if there is a cache already. */
+/* Makes DIR (if missing; its parent must exist), the preallocated data file and the journal. Undone on failure. Any old
+ * cache is replaced only after everything else was checked. -EEXIST if there is a cache already. */
 int cache_create(const char *dir, const struct cache_create_params *params, struct bc_error *err);
 
 /* True if DIR holds a cache (a journal file). */
@@ -66,46 +68,53 @@ struct cache_open_report {
 #define CACHE_OPEN_NO_VOLUMES 0x1 /* do not open the backing devices (management of a stopped cache) */
 
 /*
- * Takes the lock (-EBUSY with the owner's pid in the message), recovers, opens the backing devices, starts the background threads.
- * A volume whose backing is missing or changed while it has dirty lines makes the open fail with a message that names it (P10).
+ * Takes the lock (-EBUSY with the owner's pid in the message), recovers, opens the backing devices, starts the
+ * background threads. A volume whose backing is missing or changed while it has dirty lines makes the open fail with a
+ * message that names it (P10).
  */
-int cache_open(const char *dir, unsigned flags, struct cache **out, struct cache_open_report *report, struct bc_error *err);
+int cache_open(const char *dir, unsigned flags, struct cache **out, struct cache_open_report *report,
+	       struct bc_error *err);
 
 /*
- * The same, with a list (ended by NULL) of volumes whose backing device, changed or not, the user vouches for: where it has its old size, clean
- * lines are dropped and dirty ones kept, to be written over it (P8: nothing is lost that was written to the volume). -ENOENT for an unknown name.
+ * The same, with a list (ended by NULL) of volumes whose backing device, changed or not, the user vouches for: where it
+ * has its old size, clean lines are dropped and dirty ones kept, to be written over it (P8: nothing is lost that was
+ * written to the volume). -ENOENT for an unknown name.
  */
 int cache_open_accepting(const char *dir, unsigned flags, const char *const *accepted, struct cache **out,
 			 struct cache_open_report *report, struct bc_error *err);
 
 /*
- * Memory (memfds, empty at first) that outlives the process, for another one to go on in its place: the RAM buffers, and a log of what changed
- * since the last commit. Their descriptors are borrowed until cache_close().
+ * Memory (memfds, empty at first) that outlives the process, for another one to go on in its place: the RAM buffers,
+ * and a log of what changed since the last commit. Their descriptors are borrowed until cache_close().
  */
 struct cache_shared {
 	int frames_fd, log_fd;
 	bool takeover; /* a process that had this memory died, and all it had answered must be found again */
 };
 
-/* The same (accepted may be NULL), with such memory. A takeover that would lose something fails (-EUCLEAN, -EIO), as does one that comes too early
+/* The same (accepted may be NULL), with such memory. A takeover that would lose something fails (-EUCLEAN, -EIO), as
+ * does one that comes too early
  * (-EBUSY: the dead process's I/O has not ended; try again). */
 int cache_open_shared(const char *dir, unsigned flags, const char *const *accepted, const struct cache_shared *shared,
 		      struct cache **out, struct cache_open_report *report, struct bc_error *err);
 
 /*
- * Ends it: no I/O may be under way. Everything answered is made durable in the cache first (dirty lines stay dirty: clean with
- * cache_write_back before, if wanted). 0, or the error that kept something from becoming durable; it is closed in any case.
+ * Ends it: no I/O may be under way. Everything answered is made durable in the cache first (dirty lines stay dirty:
+ * clean with cache_write_back before, if wanted). 0, or the error that kept something from becoming durable; it is
+ * closed in any case.
  */
 int cache_close(struct cache *c, struct bc_error *err);
 
 /* ---- volumes ---- */
 
-/* Registers a volume; live. name: 1..127 bytes, no '/', no control characters, not "." or "..". backing: spec; relative paths are made
- * absolute. mode MODE_COUNT = the cache's default. -EEXIST name or backing already there; -EBUSY backing claimed elsewhere. */
-int cache_volume_add(struct cache *c, const char *name, const char *backing, enum cache_mode mode, struct bc_error *err);
+/* Registers a volume; live. name: 1..127 bytes, no '/', no control characters, not "." or "..". backing: spec; relative
+ * paths are made absolute. mode MODE_COUNT = the cache's default. -EEXIST name or backing already there; -EBUSY backing
+ * claimed elsewhere. */
+int cache_volume_add(struct cache *c, const char *name, const char *backing, enum cache_mode mode,
+		     struct bc_error *err);
 
-/* Writes its dirty data to the backing device (waits for it), drops its lines and forgets it. discard_dirty: drops dirty data instead. -EBUSY
- * while volume_get references are held (an open file). */
+/* Writes its dirty data to the backing device (waits for it), drops its lines and forgets it. discard_dirty: drops
+ * dirty data instead. -EBUSY while volume_get references are held (an open file). */
 int cache_volume_remove(struct cache *c, const char *name, bool discard_dirty, struct bc_error *err);
 
 /* Counted reference, or NULL. volume_put when done; volume_remove refuses meanwhile. */
@@ -114,7 +123,8 @@ struct volume *cache_volume_get_id(struct cache *c, unsigned id);
 struct volume *volume_ref(struct volume *v);
 void volume_put(struct volume *v);
 
-/* Calls fn for every volume, in id order, with a reference held; stops at nonzero and returns it. fn may not add or remove volumes. */
+/* Calls fn for every volume, in id order, with a reference held; stops at nonzero and returns it. fn may not add or
+ * remove volumes. */
 int cache_volume_foreach(struct cache *c, int (*fn)(struct volume *v, void *ctx), void *ctx);
 
 unsigned volume_id(const struct volume *v); /* 1.., stable over loads */
@@ -122,13 +132,14 @@ const char *volume_name(const struct volume *v);
 const char *volume_backing(const struct volume *v); /* spec */
 uint64_t volume_size(const struct volume *v); /* bytes */
 enum cache_mode volume_mode(const struct volume *v);
-/* Live switch, kept in the journal. To wi, wa, wt or pt from wb/wo nothing is lost: dirty lines stay until cleaned. Waits for requests under
- * way in the old mode, not for cleaning. */
+/* Live switch, kept in the journal. To wi, wa, wt or pt from wb/wo nothing is lost: dirty lines stay until cleaned.
+ * Waits for requests under way in the old mode, not for cleaning. */
 int volume_set_mode(struct volume *v, enum cache_mode mode, struct bc_error *err);
 
 /* ---- I/O. off + len beyond the volume: -EINVAL. Any alignment. ---- */
 
-/* The answer to a read: up to VOLUME_MAX_IOV pieces that point into pinned RAM buffers or the calling thread's own memory. */
+/* The answer to a read: up to VOLUME_MAX_IOV pieces that point into pinned RAM buffers or the calling thread's own
+ * memory. */
 #define VOLUME_MAX_IO (1u << 20) /* bytes per call at most */
 #define VOLUME_MAX_IOV (VOLUME_MAX_IO / CACHE_BLOCK + 2)
 
@@ -138,22 +149,23 @@ struct volume_reply {
 	void *priv; /* the engine's */
 };
 
-/* Reads. On 0 the reply's pieces hold len bytes, valid until volume_read_done(), which must be called exactly once after a 0 return, on the
- * same thread and before its next I/O call. On error nothing needs to be done. */
+/* Reads. On 0 the reply's pieces hold len bytes, valid until volume_read_done(), which must be called exactly once
+ * after a 0 return, on the same thread and before its next I/O call. On error nothing needs to be done. */
 int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_reply *reply);
 void volume_read_done(struct volume *v, struct volume_reply *reply);
 
 /* volume_read into the caller's memory, for callers without a use for pieces. */
 int volume_pread(struct volume *v, void *buf, uint32_t len, uint64_t off);
 
-/* Writes; buf is the caller's and may be reused on return. durable: an O_DSYNC write, on return it and everything answered before
- * survives power loss (P1). */
+/* Writes; buf is the caller's and may be reused on return. durable: an O_DSYNC write, on return it and everything
+ * answered before survives power loss (P1). */
 int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, bool durable);
 
 /* P1: everything answered before is durable on return. */
 int volume_flush(struct volume *v);
 
-/* The range reads as zeros on return. punch: the backing device may give the space back. len may exceed VOLUME_MAX_IO. */
+/* The range reads as zeros on return. punch: the backing device may give the space back. len may exceed VOLUME_MAX_IO.
+ */
 int volume_zero(struct volume *v, uint64_t off, uint64_t len, bool punch);
 
 /* ---- cleaning ---- */
@@ -164,22 +176,24 @@ struct cache_progress {
 };
 
 /*
- * Writes all data that is dirty now to the backing device(s) and flushes them; v NULL: all volumes. Waits. progress (if any) is called
- * about five times a second and at the end; nonzero from it stops early with -EINTR (nothing is lost; a later call goes on where this one was).
- * Volumes keep working. -EALREADY cannot happen: runs queue up.
+ * Writes all data that is dirty now to the backing device(s) and flushes them; v NULL: all volumes. Waits. progress (if
+ * any) is called about five times a second and at the end; nonzero from it stops early with -EINTR (nothing is lost; a
+ * later call goes on where this one was). Volumes keep working. -EALREADY cannot happen: runs queue up.
  */
-int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const struct cache_progress *p, void *ctx), void *ctx,
-		     struct bc_error *err);
+int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const struct cache_progress *p, void *ctx),
+		     void *ctx, struct bc_error *err);
 
 /* ---- tunables ---- */
 
-/* Keys (cache-wide unless said): ram, clean-after (period after which the background cleaner writes everything dirty to backing), read-ahead, dirty-high (percent of lines that
- * may be dirty), epoch-interval, and "mode" (default mode; or a volume's mode when v is given). Kept in the journal; those that
- * take effect at the next load say so in *note (static text or NULL). -EINVAL names the key or the accepted values. */
-int cache_set(struct cache *c, struct volume *v, const char *key, const char *value, const char **note, struct bc_error *err);
+/* Keys (cache-wide unless said): ram, clean-after (period after which the background cleaner writes everything dirty to
+ * backing), read-ahead, dirty-high (percent of lines that may be dirty), epoch-interval, and "mode" (default mode; or a
+ * volume's mode when v is given). Kept in the journal; those that take effect at the next load say so in *note (static
+ * text or NULL). -EINVAL names the key or the accepted values. */
+int cache_set(struct cache *c, struct volume *v, const char *key, const char *value, const char **note,
+	      struct bc_error *err);
 /* Calls fn(key, value, help) for each tunable. */
-void cache_get_tunables(struct cache *c, struct volume *v, void (*fn)(const char *key, const char *value, const char *help, void *ctx),
-			void *ctx);
+void cache_get_tunables(struct cache *c, struct volume *v,
+			void (*fn)(const char *key, const char *value, const char *help, void *ctx), void *ctx);
 
 /* ---- statistics ---- */
 
@@ -194,11 +208,12 @@ struct volume_stats {
 		uint64_t occupied_lines, clean_lines, dirty_lines;
 	} usage;
 	struct {
-		uint64_t read_hits, read_partial_misses, read_misses, write_hits, write_partial_misses, write_misses, pass_through_reads,
-			pass_through_writes, flushes, discards;
+		uint64_t read_hits, read_partial_misses, read_misses, write_hits, write_partial_misses, write_misses,
+			pass_through_reads, pass_through_writes, flushes, discards;
 	} requests;
 	struct {
-		uint64_t volume_read, volume_written, ram_read, cache_read, cache_written, backing_read, backing_written;
+		uint64_t volume_read, volume_written, ram_read, cache_read, cache_written, backing_read,
+			backing_written;
 	} bytes;
 	struct {
 		uint64_t cache_read, cache_write, backing_read, backing_write, checksum;
@@ -234,9 +249,9 @@ struct cache_check_report {
 	uint64_t lines, blocks, bad_clean_blocks, bad_dirty_blocks, journal_errors, epochs_dropped;
 };
 
-/* Stopped cache: verifies the journal and every valid block against its checksum; changes nothing. report() is called for each finding. 0 if it could be checked
- * (see the report for what was found). progress as in cache_write_back. */
-int cache_check(const char *dir, struct cache_check_report *result, void (*report)(void *ctx, const char *what), void *ctx,
-		int (*progress)(const struct cache_progress *p, void *ctx), struct bc_error *err);
+/* Stopped cache: verifies the journal and every valid block against its checksum; changes nothing. report() is called
+ * for each finding. 0 if it could be checked (see the report for what was found). progress as in cache_write_back. */
+int cache_check(const char *dir, struct cache_check_report *result, void (*report)(void *ctx, const char *what),
+		void *ctx, int (*progress)(const struct cache_progress *p, void *ctx), struct bc_error *err);
 
 #endif

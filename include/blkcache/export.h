@@ -26,12 +26,15 @@ struct export_params {
 	unsigned threads; /* workers at most; 0 = 256 */
 	unsigned max_background; /* 0 = 128 */
 	bool allow_other; /* let other users in (default off: only root and the owner) */
-	const struct export_survive *survive; /* NULL: the mount ends with the process. -EOPNOTSUPP where it cannot be had */
+	const struct export_survive
+		*survive; /* NULL: the mount ends with the process. -EOPNOTSUPP where it cannot be had */
 };
 
-/* Mounts and starts the worker threads; returns when the volumes can be used (INIT was answered and a stat of the mount works). The message tells a
- * mount point that is missing, not a folder, a stale mount ("Transport endpoint is not connected": umount it), or lacks permission apart. */
-int export_start(struct cache *c, const char *mountpoint, const struct export_params *params, struct export **out, struct bc_error *err);
+/* Mounts and starts the worker threads; returns when the volumes can be used (INIT was answered and a stat of the mount
+ * works). The message tells a mount point that is missing, not a folder, a stale mount ("Transport endpoint is not
+ * connected": umount it), or lacks permission apart. */
+int export_start(struct cache *c, const char *mountpoint, const struct export_params *params, struct export **out,
+		 struct bc_error *err);
 
 /* Can this be mounted on? 0, or the message that export_start would give: for looking before what takes long. */
 int export_check_mountpoint(const char *mountpoint, struct bc_error *err);
@@ -39,7 +42,8 @@ int export_check_mountpoint(const char *mountpoint, struct bc_error *err);
 /* Blocks until the mount has ended (umount by somebody, or export_stop from another thread). */
 void export_wait(struct export *e);
 
-/* -EBUSY with a message if files are open or a loop device sits on the mount; force: unmounts lazily. Afterwards no request is under way. */
+/* -EBUSY with a message if files are open or a loop device sits on the mount; force: unmounts lazily. Afterwards no
+ * request is under way. */
 int export_stop(struct export *e, bool force, struct bc_error *err);
 /* Makes export_wait return; async-signal-unsafe; any thread. */
 void export_free(struct export *e);

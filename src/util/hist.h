@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * hist.h - a latency histogram that many threads add to without a lock. Log-linear: 16 steps per power of two, so a quantile is
- * right to within 6 %. (Debian has no C library of HdrHistogram.) Values are nanoseconds.
+ * hist.h - a latency histogram that many threads add to without a lock. Log-linear: 16 steps per power of two, so a
+ * quantile is right to within 6 %. (Debian has no C library of HdrHistogram.) Values are nanoseconds.
  */
 #ifndef UTIL_HIST_H
 #define UTIL_HIST_H

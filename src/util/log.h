@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* log.h - messages of the daemon: to stderr while in the foreground or starting, to syslog once detached. Any thread. */
+/* log.h - messages of the daemon: to stderr while in the foreground or starting, to syslog once detached. Any thread.
+ */
 #ifndef UTIL_LOG_H
 #define UTIL_LOG_H
 
