@@ -59,7 +59,7 @@ struct bench_case {
 static const struct bench_case cases[] = {
 	{ "read-hit-ram", OP_READ, MODE_WT, FILL_READ, false, false, 99, 0, "read, all blocks in RAM" },
 	{ "read-hit-ssd", OP_READ, MODE_WT, FILL_READ, false, true, 90, 0, "read, blocks in the data file (tmpfs)" },
-	{ "write-hit", OP_WRITE, MODE_WB, FILL_READ, false, false, 99, 0, "write-back write of cached blocks" },
+	{ "write-hit", OP_WRITE, MODE_WB, FILL_READ, false, false, 95, 0, "write-back write of cached blocks" },
 	{ "read-miss-insert", OP_READ, MODE_WT, FILL_NONE, true, false, 95, 0.8, "read of new blocks, free slots" },
 	/* the engine leaves fills out rather than wait: the share says how many it took */
 	{ "read-miss-evict", OP_READ, MODE_WT, FILL_READ, true, false, 0, 0,

@@ -88,7 +88,7 @@ one() { # CASE
 	valgrind --tool=callgrind --instr-atstart=no --separate-threads=yes --fair-sched=yes \
 		--callgrind-out-file="$out/$name.callgrind" "$engine" --json --size "$size" --ops "$ops" "$name" >"$log" 2>"$log.err" &
 	child=$!
-	wait "$child" || { echo "instructions.sh: $name failed:" >&2; tail -n 5 "$log.err" >&2; child=; return 1; }
+	wait "$child" || { echo "instructions.sh: $name failed:" >&2; grep -v "^==" "$log.err" | tail -n 5 >&2; child=; return 1; }
 	child=
 	done_ops=$(sed -n 's/.*"ops":\([0-9]*\).*/\1/p' "$log")
 	# thread 1 makes the calls; a file without a number is the empty head
