@@ -37,7 +37,7 @@
 
 #include "daemon/daemon.h"
 
-#define LONG_LIFE_S 2 /* served that long: what killed it was not what it met first */
+#define LONG_LIFE_MS 500 /* lived that long: what killed it was not what it met first */
 #define MAX_SHORT_LIVES 16
 #define BACKOFF_MS 50 /* after a short life; doubles ... */
 #define BACKOFF_MAX_MS 5000 /* ... up to this */
@@ -129,12 +129,12 @@ static void __attribute__((noreturn)) follow(const struct supervisor *sv, int st
 	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_FAILURE);
 }
 
-static time_t now_s(void)
+static int64_t now_ms(void)
 {
 	struct timespec t;
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec;
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
 /* false: a signal asked for the end meanwhile. */
@@ -152,11 +152,11 @@ static bool pause_before_next(struct supervisor *sv)
 }
 
 /* The daemon died; should there be another one? */
-static bool go_on(struct supervisor *sv, const struct daemon_survive *s, int status, time_t born)
+static bool go_on(struct supervisor *sv, const struct daemon_survive *s, int status, int64_t born)
 {
 	if (!WIFSIGNALED(status) || sv->ending || !atomic_load(s->served))
 		return false;
-	sv->short_lives = now_s() - born >= LONG_LIFE_S ? 0 : sv->short_lives + 1;
+	sv->short_lives = now_ms() - born >= LONG_LIFE_MS ? 0 : sv->short_lives + 1;
 	log_error("%s: the daemon was killed by signal %d (%s)%s", sv->dir, WTERMSIG(status),
 		  strsignal(WTERMSIG(status)),
 		  sv->short_lives > MAX_SHORT_LIVES ? ", as those before it; the mount ends"
@@ -198,7 +198,7 @@ int daemon_supervise(struct daemon_params *params, struct daemon_survive *s, int
 {
 	struct supervisor sv;
 	int ret, status;
-	time_t born;
+	int64_t born;
 
 	memset(s, 0, sizeof(*s));
 	ret = make_all(s, err);
@@ -210,7 +210,7 @@ int daemon_supervise(struct daemon_params *params, struct daemon_survive *s, int
 	protect_process();
 	fflush(NULL); /* or each child would print it again */
 	for (bool first = true;; first = false) {
-		born = now_s();
+		born = now_ms();
 		sv.pid = fork();
 		if (!sv.pid) {
 			s->takeover = !first;

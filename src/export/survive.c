@@ -7,7 +7,7 @@
  *
  *   - The requests that the dead process had read. With FUSE_HAS_RESEND (kernel 6.9), which has to be agreed upon at
  * INIT and which libfuse 3.14 does not know, the notification FUSE_NOTIFY_RESEND makes the kernel queue them again,
- * with bit 63 of `unique` set. The reply has to have it cleared; it is taken out before anybody sees it.
+ * with bit 63 of `unique` set. It belongs to the request's number from then on: a reply without it is to no request.
  *   - What INIT agreed upon. The kernel sends it once. The request is kept in the session's memory and played to a new
  * libfuse session, whose reply is thrown away; the same program answers the same.
  *   - The open files: nodes.c.
@@ -54,13 +54,10 @@ static ssize_t survive_read(int fd, void *buf, size_t len, void *user)
 	ssize_t n = read(fd, buf, len);
 	struct fuse_in_header *in = buf;
 
-	request_again = false;
 	if (n < (ssize_t)sizeof(*in))
 		return n;
-	if (in->unique & UNIQUE_RESEND) {
-		in->unique &= ~UNIQUE_RESEND;
-		request_again = true;
-	}
+	request_unique = in->unique & ~UNIQUE_RESEND;
+	request_again = in->unique & UNIQUE_RESEND;
 	if (in->opcode == FUSE_INIT)
 		record_init(user, in);
 	return n;

@@ -48,7 +48,6 @@ static void dispatch(struct worker *w)
 		data_reply_error(w->export, in->unique, -ENOSYS);
 		break;
 	default:
-		request_unique = in->unique;
 		fuse_session_process_buf(w->export->session, &w->buf);
 	}
 }

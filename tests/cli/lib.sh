@@ -75,12 +75,14 @@ drop_loops() {
 }
 
 kill_daemons() {
-	local pid
-	for pid in $(own_daemons); do
-		kill -9 "$pid" 2>/dev/null
-	done
+	local pid pids
 	for _ in $(seq 100); do
-		[ -z "$(own_daemons)" ] && return
+		# again each time: a supervisor may have started another daemon in between
+		pids=$(own_daemons)
+		[ -z "$pids" ] && return
+		for pid in $pids; do
+			kill -9 "$pid" 2>/dev/null
+		done
 		sleep 0.1
 	done
 	abort_connections
