@@ -12,9 +12,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define STUCK_SECONDS 100
 #define SHRINK_SECONDS 40
 #define SHRINK_STATES 4000
+
+unsigned stuck_seconds = 100;
 
 void failure_free(struct failure *f)
 {
@@ -66,7 +67,7 @@ static void nested(const struct run *r, uint32_t p, struct world *crashed, struc
 		char why[600];
 		bool ok;
 
-		alarm(STUCK_SECONDS);
+		alarm(stuck_seconds);
 		sweep_to(&s, q);
 		choose(&s, rng_below(rng, STYLES), rng, choice);
 		check_stats.nested++;
@@ -113,7 +114,7 @@ static void try_state(const struct run *r, const struct sweep *s, unsigned style
 	char why[600];
 	bool extra = rng_below(rng, 4) == 0;
 
-	alarm(STUCK_SECONDS);
+	alarm(stuck_seconds);
 	choose(s, s->nunsure == 1 && style == 2 ? 4 : style, rng, choice);
 	if (!check_state(r, s->pos, crash(s, choice), extra, why, sizeof why)) {
 		set_failure(f, why, s->pos, choice, s->nunsure);
@@ -178,7 +179,7 @@ static void keep_only(struct run *r, const uint32_t *keep, unsigned nkeep)
 static void start_run(struct run *r, const struct config *cfg, uint64_t seed, const uint32_t *keep, unsigned nkeep)
 {
 	*r = (struct run){ .cfg = *cfg, .seed = seed };
-	alarm(STUCK_SECONDS);
+	alarm(stuck_seconds);
 	workload_generate(r);
 	keep_only(r, keep, nkeep);
 	workload_run(r);
@@ -256,7 +257,7 @@ static void shrink_choice(const struct run *r, struct sweep *s, struct failure *
 			if (was == CHOICE_KEEP || was == c)
 				continue;
 			f->choice[i] = c;
-			alarm(STUCK_SECONDS);
+			alarm(stuck_seconds);
 			if (check_state(r, f->at, crash(s, f->choice), true, why, sizeof why))
 				f->choice[i] = was;
 			else

@@ -12,6 +12,8 @@ struct limits {
 	bool shrink;
 };
 
+extern unsigned stuck_seconds; /* a state that takes longer ends the process with SIGALRM */
+
 struct failure {
 	bool found;
 	char why[800];

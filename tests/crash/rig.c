@@ -287,6 +287,7 @@ static int mutations(struct options *o, const char *name)
 	bool all = true, any = false;
 
 	o->first_only = true;
+	stuck_seconds = 30; /* without a step of the protocol it may well hang */
 	for (int m = 1; m < MUT_COUNT; m++) {
 		if (name && strcmp(name, mutation_names[m]))
 			continue;

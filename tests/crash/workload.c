@@ -22,203 +22,6 @@ static const char *const op_names[OP_TYPES] = {
 	"maintain",      "clean", "epoch", "checkpoint", "clear-marks", "set",        "sleep",
 };
 
-#define BIT(m) (1u << (m))
-#define ALL_MODES (BIT(MODE_WT) | BIT(MODE_WB) | BIT(MODE_WA) | BIT(MODE_WI) | BIT(MODE_WO) | BIT(MODE_PT))
-#define KIB(n) ((n)*1024ull)
-#define USUAL .cache_size = 1 << 20, .bytes = { KIB(512), KIB(384), KIB(256) + 1000 }
-
-/* Every workload has these, but for those that begin with nothing; `weight` is added. */
-static const uint8_t basic[OP_TYPES] = {
-	[OP_WRITE] = 30,   [OP_WRITE_DURABLE] = 3, [OP_FLUSH] = 8, [OP_READ] = 8,       [OP_EPOCH] = 2,
-	[OP_MAINTAIN] = 2, [OP_WRITE_BACK] = 2,    [OP_CLEAN] = 2, [OP_CHECKPOINT] = 1, [OP_CLEAR_MARKS] = 1,
-};
-
-const struct config configs[] = {
-	{ .name = "back4k",
-	  USUAL,
-	  .line_size = 4096,
-	  .volumes = 1,
-	  .mode = { MODE_WB },
-	  .min_ops = 5,
-	  .max_ops = 40,
-	  .max_write = KIB(16),
-	  .hot_blocks = 24,
-	  .share = 4 },
-	{ .name = "back16k",
-	  USUAL,
-	  .line_size = 16384,
-	  .volumes = 2,
-	  .mode = { MODE_WB, MODE_WO },
-	  .min_ops = 5,
-	  .max_ops = 40,
-	  .max_write = KIB(32),
-	  .hot_blocks = 24,
-	  .share = 3 },
-	{ .name = "back64k",
-	  USUAL,
-	  .line_size = 65536,
-	  .volumes = 1,
-	  .mode = { MODE_WB },
-	  .min_ops = 5,
-	  .max_ops = 30,
-	  .max_write = KIB(64),
-	  .hot_blocks = 40,
-	  .share = 2 },
-	/* more than fits: eviction, slots used again at once */
-	{ .name = "evict",
-	  .cache_size = 1 << 20,
-	  .bytes = { KIB(2048), KIB(512), KIB(512) },
-	  .line_size = 4096,
-	  .volumes = 1,
-	  .mode = { MODE_WB },
-	  .min_ops = 60,
-	  .max_ops = 150,
-	  .weight = { [OP_READ] = 20, [OP_CLEAN] = 8, [OP_FLUSH] = 10 },
-	  .max_write = KIB(256),
-	  .share = 2 },
-	{ .name = "evict16k",
-	  .cache_size = 1 << 20,
-	  .bytes = { KIB(1500), KIB(700), KIB(512) },
-	  .line_size = 16384,
-	  .volumes = 2,
-	  .mode = { MODE_WB, MODE_WT },
-	  .min_ops = 60,
-	  .max_ops = 120,
-	  .weight = { [OP_READ] = 20, [OP_CLEAN] = 8, [OP_FLUSH] = 10 },
-	  .max_write = KIB(128),
-	  .share = 2 },
-	{ .name = "through",
-	  USUAL,
-	  .line_size = 4096,
-	  .volumes = 3,
-	  .mode = { MODE_WT, MODE_WA, MODE_WI },
-	  .min_ops = 5,
-	  .max_ops = 40,
-	  .weight = { [OP_READ] = 20, [OP_EPOCH] = 6, [OP_MAINTAIN] = 5, [OP_ZERO] = 2, [OP_CLEAR_MARKS] = 6 },
-	  .max_write = KIB(16),
-	  .hot_blocks = 16,
-	  .share = 4 },
-	{ .name = "mixed",
-	  USUAL,
-	  .line_size = 8192,
-	  .volumes = 3,
-	  .mode = { MODE_WB, MODE_WT, MODE_PT },
-	  .min_ops = 5,
-	  .max_ops = 40,
-	  .weight = { [OP_READ] = 12, [OP_EPOCH] = 4, [OP_MAINTAIN] = 3 },
-	  .max_write = KIB(24),
-	  .hot_blocks = 24,
-	  .share = 3 },
-	{ .name = "modes",
-	  USUAL,
-	  .line_size = 4096,
-	  .volumes = 2,
-	  .mode = { MODE_WB, MODE_WB },
-	  .min_ops = 8,
-	  .max_ops = 40,
-	  .weight = { [OP_READ] = 12, [OP_MODE] = 8, [OP_EPOCH] = 4, [OP_MAINTAIN] = 3 },
-	  .modes = ALL_MODES,
-	  .max_write = KIB(16),
-	  .hot_blocks = 12,
-	  .share = 4 },
-	{ .name = "zero",
-	  USUAL,
-	  .line_size = 16384,
-	  .volumes = 2,
-	  .mode = { MODE_WB, MODE_WB },
-	  .min_ops = 5,
-	  .max_ops = 40,
-	  .weight = { [OP_ZERO] = 8, [OP_PUNCH] = 8, [OP_READ] = 8, [OP_MODE] = 1, [OP_MAINTAIN] = 4 },
-	  .modes = BIT(MODE_WB) | BIT(MODE_WT),
-	  .max_write = KIB(32),
-	  .hot_blocks = 24,
-	  .fold = true,
-	  .share = 4 },
-	{ .name = "manage",
-	  USUAL,
-	  .line_size = 4096,
-	  .volumes = 1,
-	  .mode = { MODE_WB, MODE_WT, MODE_WB },
-	  .min_ops = 8,
-	  .max_ops = 40,
-	  .weight = { [OP_ADD] = 10,
-		      [OP_REMOVE] = 5,
-		      [OP_CLOSE] = 4,
-		      [OP_MODE] = 3,
-		      [OP_SET] = 2,
-		      [OP_WRITE_BACK_ALL] = 2,
-		      [OP_CREATE] = 1 },
-	  .modes = BIT(MODE_WB) | BIT(MODE_WT) | BIT(MODE_WO),
-	  .max_write = KIB(16),
-	  .hot_blocks = 16,
-	  .share = 3 },
-	{ .name = "create",
-	  USUAL,
-	  .line_size = 4096,
-	  .volumes = 0,
-	  .mode = { MODE_WB, MODE_WT, MODE_WB },
-	  .min_ops = 2,
-	  .max_ops = 8,
-	  .weight = { [OP_ADD] = 10,
-		      [OP_WRITE] = 10,
-		      [OP_FLUSH] = 5,
-		      [OP_CLOSE] = 1,
-		      [OP_WRITE_BACK] = 3,
-		      [OP_CREATE] = 3 },
-	  .modes = BIT(MODE_WB) | BIT(MODE_WT),
-	  .max_write = KIB(16),
-	  .hot_blocks = 8,
-	  .from_nothing = true,
-	  .share = 1 },
-	{ .name = "fold",
-	  USUAL,
-	  .line_size = 4096,
-	  .volumes = 2,
-	  .mode = { MODE_WB, MODE_WT },
-	  .min_ops = 20,
-	  .max_ops = 80,
-	  .weight = { [OP_MAINTAIN] = 10, [OP_CHECKPOINT] = 4, [OP_EPOCH] = 8, [OP_ZERO] = 2, [OP_CLOSE] = 1 },
-	  .max_write = KIB(16),
-	  .hot_blocks = 32,
-	  .fold = true,
-	  .share = 3 },
-	{ .name = "busy",
-	  USUAL,
-	  .line_size = 4096,
-	  .volumes = 2,
-	  .mode = { MODE_WB, MODE_WT },
-	  .min_ops = 30,
-	  .max_ops = 60,
-	  .weight = { [OP_READ] = 10, [OP_SLEEP] = 6 },
-	  .max_write = KIB(32),
-	  .hot_blocks = 32,
-	  .busy = true,
-	  .fold = true,
-	  .share = 1 },
-	{ .name = "threads",
-	  USUAL,
-	  .line_size = 8192,
-	  .volumes = 3,
-	  .mode = { MODE_WB, MODE_WB, MODE_WT },
-	  .min_ops = 60,
-	  .max_ops = 90,
-	  .weight = { [OP_FLUSH] = 14, [OP_SLEEP] = 1 },
-	  .max_write = KIB(24),
-	  .hot_blocks = 24,
-	  .busy = true,
-	  .threads = 3,
-	  .share = 2 },
-};
-const unsigned nconfigs = sizeof configs / sizeof configs[0];
-
-const struct config *config_find(const char *name)
-{
-	for (unsigned i = 0; i < nconfigs; i++)
-		if (!strcmp(configs[i].name, name))
-			return &configs[i];
-	return NULL;
-}
-
 void fill_data(uint8_t *buf, uint64_t len, uint64_t seed)
 {
 	struct rng r = { .s = seed };
@@ -234,7 +37,7 @@ void fill_data(uint8_t *buf, uint64_t len, uint64_t seed)
 
 static unsigned weight_of(const struct config *cfg, unsigned type)
 {
-	return cfg->weight[type] + (cfg->from_nothing ? 0 : basic[type]);
+	return cfg->weight[type] + (cfg->from_nothing ? 0 : basic_weights[type]);
 }
 
 static enum op_type pick_type(const struct config *cfg, struct rng *r)
@@ -265,7 +68,7 @@ static void pick_range(const struct config *cfg, struct rng *r, struct op *op)
 {
 	uint64_t bytes = cfg->bytes[op->volume], area = bytes;
 	uint32_t max = op->type == OP_READ                           ? 65536
-		       : op->type == OP_ZERO || op->type == OP_PUNCH ? KIB(100)
+		       : op->type == OP_ZERO || op->type == OP_PUNCH ? 100 * 1024u
 								     : cfg->max_write;
 
 	if (cfg->hot_blocks && rng_below(r, 4) && cfg->hot_blocks * CACHE_BLOCK < bytes)
@@ -470,7 +273,7 @@ static int run_op(struct exec *x, struct op *op, uint8_t *buf, struct bc_error *
 		rc = maintain(c, err);
 		break;
 	case OP_CLEAN:
-		rc = (int)cleaner_step(c, 1 + op->seed % 64);
+		rc = (int)cleaner_step(c, 1 + op->seed % 64, NULL);
 		break;
 	case OP_EPOCH:
 		rc = epoch_commit(c, op->seed & 1);

@@ -27,6 +27,7 @@ struct config {
 	unsigned share; /* of all runs, relative */
 };
 
+extern const uint8_t basic_weights[OP_TYPES]; /* added to `weight`, but for workloads from nothing */
 extern const struct config configs[];
 extern const unsigned nconfigs;
 const struct config *config_find(const char *name);
