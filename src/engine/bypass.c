@@ -75,32 +75,47 @@ int bypass_prepare(struct cache *c)
 	return 0;
 }
 
-bool bypass_noted(struct cache *c)
+/* 1, 0, or -errno: taking an unreadable note for none would bring back what the journal wrongly says. */
+int bypass_noted(struct cache *c)
 {
 	char name[64];
 	struct stat st;
-	bool noted = !fstatat(c->dir_fd, NOTE, &st, 0);
-	int fd = open_state_dir(false);
+	int fd, rc;
 
+	if (!fstatat(c->dir_fd, NOTE, &st, 0))
+		return 1;
+	if (errno != ENOENT)
+		return -errno;
+	fd = open_state_dir(false);
+	if (fd < 0) /* whoever may not look there could not leave a note there either */
+		return errno == ENOENT || errno == EACCES || errno == ENOTDIR ? 0 : -errno;
 	note_name(c, name, sizeof name);
-	if (fd >= 0) {
-		noted |= !fstatat(fd, name, &st, 0);
-		close(fd);
-	}
-	return noted;
+	rc = !fstatat(fd, name, &st, 0) ? 1 : errno == ENOENT || errno == EACCES ? 0 : -errno;
+	close(fd);
+	return rc;
 }
 
-void bypass_clear_note(struct cache *c)
+static int remove_note(int dir_fd, const char *name)
+{
+	struct stat st;
+
+	if (fstatat(dir_fd, name, &st, 0)) /* asked first: a folder that cannot be written has none */
+		return errno == ENOENT || errno == EACCES ? 0 : -errno;
+	if (unlinkat(dir_fd, name, 0))
+		return -errno;
+	return fsync(dir_fd) ? -errno : 0;
+}
+
+int bypass_clear_note(struct cache *c)
 {
 	char name[64];
-	int fd = open_state_dir(false);
+	int fd = open_state_dir(false), rc = remove_note(c->dir_fd, NOTE);
 
+	if (fd < 0)
+		return rc;
 	note_name(c, name, sizeof name);
-	unlinkat(c->dir_fd, NOTE, 0);
-	fsync(c->dir_fd);
-	if (fd >= 0) {
-		unlinkat(fd, name, 0);
-		fsync(fd);
-		close(fd);
-	}
+	if (!rc)
+		rc = remove_note(fd, name);
+	close(fd);
+	return rc;
 }

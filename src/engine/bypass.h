@@ -25,7 +25,8 @@ static inline bool cache_bypassed(struct cache *c)
 }
 
 int bypass_prepare(struct cache *c); /* before a write to backing of a bypassed cache. 0 or -EIO */
-bool bypass_noted(struct cache *c); /* at load: the journal is void */
-void bypass_clear_note(struct cache *c); /* the empty map is durable */
+int bypass_noted(struct cache *c); /* at load: 1: the journal is void; 0; -errno: it cannot be told */
+/* The empty map is durable. Unless this succeeds nothing may be cached: the next load would drop it. 0 or -errno. */
+int bypass_clear_note(struct cache *c);
 
 #endif

@@ -401,7 +401,7 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 	};
 	struct recovery r = { .c = c, .report = report, .err = err };
 	struct journal_load_report jr;
-	int rc;
+	int rc, noted;
 
 	memset(report, 0, sizeof *report);
 	report->clean_stop = true;
@@ -409,7 +409,11 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 	r.buf = aligned_alloc(CACHE_BLOCK, MAX_BLOCKS * CACHE_BLOCK);
 	r.batch = malloc(LOAD_BATCH * journal_line_stride(c->lines.bpl));
 	rc = r.ch && r.buf && r.batch ? 0 : bc_fail(err, -ENOMEM, "out of memory");
-	r.void_journal = bypass_noted(c);
+	noted = bypass_noted(c);
+	if (!rc && noted < 0)
+		rc = bc_fail(err, noted, "cache %s: whether its journal is void cannot be told: %s", c->dir,
+			     strerror(-noted));
+	r.void_journal = noted > 0;
 	if (r.void_journal)
 		note(report, "the volumes went on without the cache after it had failed; it starts empty");
 	/* recovery has the cache to itself, but drops go through the same paths as ever */
@@ -443,8 +447,9 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 		rc = epoch_commit(c, true);
 		if (rc)
 			bc_fail(err, rc, "the recovered state cannot be written: %s", c->why);
-		else if (r.void_journal)
-			bypass_clear_note(c);
+		else if (r.void_journal && (rc = bypass_clear_note(c)))
+			bc_fail(err, rc, "cache %s: the note that its journal was void cannot be removed: %s", c->dir,
+				strerror(-rc));
 	}
 	if (!rc)
 		rc = accept_changed(&r);
