@@ -32,6 +32,13 @@ static bool job_wait(struct cache *c, enum background_job job, uint64_t us)
 	return go;
 }
 
+/* Sleeps for `us` whoever kicks, unless it is to stop. */
+static void job_pause(struct cache *c, uint64_t us)
+{
+	for (uint64_t slept = 0; slept < us && !__atomic_load_n(&c->background.stop, __ATOMIC_RELAXED); slept += 10000)
+		nanosleep(&(struct timespec){ .tv_nsec = (us < 10000 ? (long)us : 10000) * 1000 }, NULL);
+}
+
 static bool stopping(struct cache *c)
 {
 	return __atomic_load_n(&c->background.stop, __ATOMIC_RELAXED);
@@ -87,12 +94,13 @@ static bool too_dirty(struct cache *c)
 	       GET(c->slots.nfree) < c->slots_low;
 }
 
+#define PAUSE_MAX_US 1000000u
 #define CLEAN_BATCH 1024 /* lines between looks at what has changed */
 
 static void *clean_main(void *arg)
 {
 	struct cache *c = arg;
-	uint64_t last = now_ns();
+	uint64_t last = now_ns(), pause = 0;
 
 	while (job_wait(c, JOB_CLEAN, 500000)) {
 		bool due = atomic_exchange(&c->clean_soon, false) ||
@@ -102,8 +110,16 @@ static void *clean_main(void *arg)
 		if (due)
 			last = now_ns();
 		while ((left || too_dirty(c)) && GET(c->dirty_lines) && !stopping(c) && !c->failed) {
-			long n = cleaner_step(c, CLEAN_BATCH);
+			uint64_t blocks;
+			long n = cleaner_step(c, CLEAN_BATCH, &blocks);
 
+			/* a device that fails, or lines that cannot be cleaned now: not as fast as possible again */
+			pause = blocks                              ? 0
+				: n < 0 || pause > PAUSE_MAX_US / 2 ? PAUSE_MAX_US
+				: pause                             ? 2 * pause
+								    : 1000;
+			if (pause)
+				job_pause(c, pause);
 			if (n <= 0)
 				break;
 			left = left > (uint64_t)n ? left - (uint64_t)n : 0;

@@ -48,7 +48,6 @@ struct clean_batch {
 	struct clean_line again[BATCH_LINES]; /* passed over */
 	uint32_t nagain;
 	struct clean_line keep[BATCH_LINES]; /* a flush run's, while it lets others clean; flush_lock */
-	bool damaged; /* a dirty block was met that cannot be read any more */
 	struct range_lock range[WAVE_LINES];
 	struct clean_block block[WAVE_BLOCKS];
 	uint32_t nblocks, nranges;
@@ -142,7 +141,7 @@ static bool capture(struct cache *c, struct clean_batch *w, uint32_t index)
 static void lose_block(struct cache *c, struct volume *v, struct clean_batch *w, struct clean_block *b, const char *why)
 {
 	b->skip = true;
-	w->damaged = true;
+	ADD(v->lost_blocks, 1);
 	w->line[b->line].mask &= (uint16_t) ~(1u << (b->block & (c->lines.bpl - 1)));
 	cache_degrade(c, "volume %s: the dirty block at byte %llu %s, so it cannot be written to the backing device",
 		      v->name, (unsigned long long)b->block * CACHE_BLOCK, why);
@@ -466,10 +465,10 @@ static bool collect(struct cache *c, struct clean_batch *w, unsigned id, uint32_
 	return *hand < l->n;
 }
 
-long cleaner_step(struct cache *c, uint32_t budget)
+long cleaner_step(struct cache *c, uint32_t budget, uint64_t *blocks)
 {
 	struct clean_batch *w = c->cleaner.work;
-	uint64_t blocks = 0;
+	uint64_t done = 0;
 	uint32_t lines;
 	int rc;
 
@@ -480,9 +479,11 @@ long cleaner_step(struct cache *c, uint32_t budget)
 			collect(c, w, 0, &w->hand, budget < BATCH_LINES ? budget : BATCH_LINES);
 	}
 	lines = w->nlines;
-	rc = lines ? clean_batch(c, w, false, &blocks) : 0;
+	rc = lines ? clean_batch(c, w, false, &done) : 0;
 	pthread_mutex_unlock(&c->cleaner.lock);
-	return rc && !blocks ? rc : (long)lines;
+	if (blocks)
+		*blocks = done;
+	return rc && !done ? rc : (long)lines;
 }
 
 struct flush_run {
@@ -537,13 +538,28 @@ static int flush_batch(struct cache *c, struct clean_batch *w, struct flush_run 
 	}
 }
 
+static int add_lost(struct volume *v, void *ctx)
+{
+	*(uint64_t *)ctx += GET(v->lost_blocks);
+	return 0;
+}
+
+static uint64_t lost_of_all(struct cache *c)
+{
+	uint64_t n = 0;
+
+	cache_volume_foreach(c, add_lost, &n);
+	return n;
+}
+
 int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const struct cache_progress *p, void *ctx),
 		     void *ctx, struct bc_error *err)
 {
 	struct clean_batch *w = c->cleaner.work;
 	struct flush_run r = { .fn = progress, .ctx = ctx };
 	uint32_t hand = 0;
-	bool more = true, damaged;
+	uint64_t lost = v ? GET(v->lost_blocks) : lost_of_all(c);
+	bool more = true;
 	int rc = 0, stop = 0;
 
 	if (c->failed && !GET(c->dirty_blocks))
@@ -554,7 +570,6 @@ int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const st
 	r.p.total_bytes = (v ? GET(v->dirty_blocks) : GET(c->dirty_blocks)) * CACHE_BLOCK;
 	ADD(c->flushing, 1);
 	pthread_mutex_lock(&c->cleaner.flush_lock);
-	w->damaged = false;
 	/* with several volumes all are flushed, and the first error is kept */
 	while (more && !stop && !c->failed) {
 		pthread_mutex_lock(&c->cleaner.lock);
@@ -564,15 +579,17 @@ int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const st
 	}
 	if (!rc)
 		rc = c->failed ? -EIO : stop;
-	damaged = w->damaged;
 	pthread_mutex_unlock(&c->cleaner.flush_lock);
 	SUB(c->flushing, 1);
 	/* the "clean" records should survive too, so that the next load need not do it again */
 	if (!rc)
 		rc = epoch_commit(c, false);
 	report(&r, true);
-	if (!rc && damaged)
-		rc = -EIO;
+	if (!rc && (v ? GET(v->lost_blocks) : lost_of_all(c)) != lost)
+		return bc_fail(err, -EIO,
+			       "%s: dirty blocks are damaged in the cache and cannot be written to the backing device; "
+			       "`blkcache check` on the stopped cache lists them",
+			       v ? v->name : c->dir);
 	if (rc == -EINTR)
 		return bc_fail(err, rc, "interrupted; what was not written yet is still safe in the cache");
 	if (rc)

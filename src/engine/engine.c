@@ -46,11 +46,15 @@ void cache_degrade(struct cache *c, const char *fmt, ...)
 	va_start(ap, fmt);
 	if (!was && !c->failed) {
 		say(c, fmt, ap);
+	} else if (now_ns() - GET(c->last_log) < 1000000000) { /* one a second says enough */
+		ADD(c->unlogged, 1);
 	} else {
+		uint64_t more = atomic_exchange(&c->unlogged, 0);
 		char text[sizeof c->why];
 
 		vsnprintf(text, sizeof text, fmt, ap);
-		log_error("%s: %s", c->dir, text);
+		log_error("%s: %s%s", c->dir, text, more ? " (and more)" : "");
+		atomic_store(&c->last_log, now_ns());
 	}
 	va_end(ap);
 }
@@ -88,6 +92,7 @@ static void set_limits(struct cache *c, uint64_t frames)
 	if (!piece)
 		piece = 1;
 	c->write_piece = piece;
+	c->alloc_max = frames / 4 < MAX_BLOCKS ? (uint32_t)(frames / 4) : MAX_BLOCKS;
 	c->slots_low = n / 64 > 2 * piece ? n / 64 : 2 * piece;
 	if (c->slots_low > 65536)
 		c->slots_low = 65536;

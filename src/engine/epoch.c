@@ -201,7 +201,7 @@ static unsigned record_entry(struct cache *c, uint32_t e, struct journal_line *r
 	r->dirty = line_dirty(l, e);
 	r->fresh = line_fresh(l, e);
 	memcpy(r->blk, line_block(l, e, 0), l->bpl * sizeof r->blk[0]);
-	line_set_masks(l, e, r->valid, r->dirty, MUTATE(FRESH_KEPT) ? r->fresh : 0);
+	line_set_masks(l, e, r->valid, r->dirty, 0);
 	lines_set_word(l, e, lines_word(l, e) & ~LINE_CHANGED);
 	lines_unlock(&ch);
 	return mask_count(r->fresh);
@@ -343,6 +343,7 @@ static int commit_one(struct cache *c, bool full)
 	for (uint32_t i = 0; i < ep->sealed_freed.n; i++)
 		buffer_forget(c->buffers, ep->sealed_freed.v[i], 1);
 	slots_give(&c->slots, ep->sealed_freed.v, ep->sealed_freed.n);
+	ADD(c->slots_given, ep->sealed_freed.n);
 	ep->sealed_freed.n = ep->sealed_changed.n = 0;
 	return 0;
 }

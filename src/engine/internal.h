@@ -86,6 +86,7 @@ struct volume {
 	counter write_seq; /* completed writes to the backing device */
 	counter flushed_seq; /* of them, durable there */
 	uint64_t settle_seq; /* write_seq at the last look; the maintenance thread's */
+	counter lost_blocks; /* met by the cleaner: dirty, and not readable any more */
 	counter last_epoch; /* that holds an answered write of this volume, or makes a dirty block clean (P1) */
 	_Atomic bool row_in_use; /* its row says that backing may be written; guarded by intent.lock */
 	_Atomic bool backing_failed; /* a flush of it failed: none succeeds any more (P6) */
@@ -206,6 +207,9 @@ struct cache {
 
 	counter occupied_lines, dirty_lines, dirty_blocks;
 	counter discard_seq;
+	counter slots_given; /* by epochs, since load: shows that room is being made */
+	uint32_t alloc_max; /* buffers to ask for at once */
+	counter last_log, unlogged; /* of cache_degrade */
 	uint32_t slots_low, slots_high; /* reclaim below low, up to high */
 	uint32_t write_piece; /* blocks a write may take at once */
 	_Atomic bool failed; /* P6: nothing is promised durable any more */
@@ -333,7 +337,10 @@ int volume_fill(struct volume *v, uint64_t off, uint32_t len);
 
 /* ---- reclaim.c ---- */
 /* Waits until n slots and entries might be free. -EIO when the cache has failed or stops. */
-int reclaim_wait(struct cache *c, uint32_t n);
+struct room_wait {
+	uint64_t given, since; /* slots_given when last looked at, and when it changed; zero at the start */
+};
+int reclaim_wait(struct cache *c, uint32_t n, struct room_wait *w);
 void reclaim_run(struct cache *c);
 
 /* ---- clean.c ---- */
@@ -341,7 +348,7 @@ int cleaner_init(struct cache *c);
 void cleaner_destroy(struct cache *c);
 void cleaner_forget_volume(struct cache *c, struct volume *v); /* closes its channel to it */
 /* Cleans up to `budget` dirty lines in the background manner; returns how many, or -errno. */
-long cleaner_step(struct cache *c, uint32_t budget);
+long cleaner_step(struct cache *c, uint32_t budget, uint64_t *blocks);
 
 /* ---- background.c ---- */
 int background_start(struct cache *c);

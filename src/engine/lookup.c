@@ -104,27 +104,31 @@ static bool needs_place(const struct block_plan *p)
 	return !p->data && p->source != NOT_WANTED;
 }
 
-/* Gives every block that has to be read a place: RAM buffers if there are enough, else the thread's bounce memory. */
+/* Gives every block that has to be read a place: RAM buffers as far as there are any, else the thread's bounce memory.
+ */
 static void plan_places(struct io_thread *t, unsigned n)
 {
-	unsigned need = 0, k = 0;
+	unsigned need = 0, have = 0, k = 0;
 
 	for (unsigned i = 0; i < n; i++)
 		need += needs_place(&t->plan[i]);
-	if (!need)
-		return;
-	if (buffer_alloc(t->cache->buffers, t->bufs, need, false)) {
-		for (unsigned i = 0; i < n; i++)
-			if (needs_place(&t->plan[i]))
-				t->plan[i].data = t->bounce + (size_t)i * CACHE_BLOCK;
-		return;
+	while (have < need) {
+		unsigned some = need - have < t->cache->alloc_max ? need - have : t->cache->alloc_max;
+
+		if (buffer_alloc(t->cache->buffers, t->bufs + have, some, false))
+			break;
+		have += some;
 	}
 	for (unsigned i = 0; i < n; i++) {
 		struct block_plan *p = &t->plan[i];
 
-		if (needs_place(p)) {
+		if (!needs_place(p))
+			continue;
+		if (k < have) {
 			p->buf = t->bufs[k++];
 			p->data = buffer_data(p->buf);
+		} else {
+			p->data = t->bounce + (size_t)i * CACHE_BLOCK;
 		}
 	}
 }

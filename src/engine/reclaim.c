@@ -90,8 +90,23 @@ void reclaim_run(struct cache *c)
 	}
 }
 
-int reclaim_wait(struct cache *c, uint32_t n)
+/* A write that finds no room although none has come free anywhere for this long: the backing device is as good as dead.
+ * An error is then better than a client that hangs. */
+#define ROOM_PATIENCE_NS 60000000000ull
+
+int reclaim_wait(struct cache *c, uint32_t n, struct room_wait *w)
 {
+	uint64_t given = GET(c->slots_given), now = now_ns();
+
+	if (!w->since || given != w->given) {
+		w->given = given;
+		w->since = now;
+	} else if (now - w->since > ROOM_PATIENCE_NS) {
+		cache_degrade(
+			c,
+			"a write was refused: the cache is full of dirty data and none could be cleaned for a minute");
+		return -EIO;
+	}
 	if (c->failed)
 		return -EIO;
 	background_kick(c, JOB_RECLAIM);

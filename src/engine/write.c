@@ -77,7 +77,7 @@ static int put_dirty(struct cache *c, struct volume *v, uint64_t block, struct b
 		c->policy.ops->hit(&c->policy, l, e);
 	}
 	*hit = line_valid(l, e) & bit;
-	if (line_fresh(l, e) & bit) {
+	if ((MUTATE(FRESH_KEPT) ? line_dirty(l, e) : line_fresh(l, e)) & bit) {
 		slot = line_block(l, e, b)->slot;
 		line_block(l, e, b)->crc = crc;
 		used = 0;
@@ -164,12 +164,12 @@ out:
 
 /* Not in the gate meanwhile, so that a mode switch, and what queues up behind it, does not wait for a backing device
  * that cannot be cleaned to; the rest is then written in the new mode. */
-static int wait_for_room(struct volume *v, uint32_t bytes)
+static int wait_for_room(struct volume *v, uint32_t bytes, struct room_wait *w)
 {
 	int rc;
 
 	pthread_rwlock_unlock(&v->gate);
-	rc = reclaim_wait(v->cache, (bytes + CACHE_BLOCK - 1) / CACHE_BLOCK);
+	rc = reclaim_wait(v->cache, (bytes + CACHE_BLOCK - 1) / CACHE_BLOCK, w);
 	pthread_rwlock_rdlock(&v->gate);
 	return rc;
 }
@@ -223,6 +223,7 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 	const char *src = buf;
 	uint32_t left = len;
 	unsigned hits = 0, blocks = 0;
+	struct room_wait room_wait = { 0 };
 	int rc = 0, mode;
 	bool failed;
 
@@ -258,7 +259,7 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 		off += moved;
 		left -= moved;
 		if (rc == NO_ROOM) {
-			rc = wait_for_room(v, off % CACHE_BLOCK + piece - moved);
+			rc = wait_for_room(v, off % CACHE_BLOCK + piece - moved, &room_wait);
 			mode = failed ? MODE_PT : GET(v->mode);
 		}
 	}

@@ -423,7 +423,7 @@ static void overwrite_cleaned(struct rig *r)
 {
 	child_write(r, 1, true);
 	/* cleans, but does not commit that it did */
-	if (cleaner_step(r->c, 100) < 0)
+	if (cleaner_step(r->c, 100, NULL) < 0)
 		_exit(5);
 	child_mode(r, MODE_WT);
 	child_write(r, 2, true);
@@ -441,7 +441,7 @@ Test(engine_crash, write_through_over_just_cleaned)
 static void zero_cleaned(struct rig *r)
 {
 	child_write(r, 1, true);
-	if (cleaner_step(r->c, 100) < 0)
+	if (cleaner_step(r->c, 100, NULL) < 0)
 		_exit(5);
 	child_mode(r, MODE_WT);
 	if (volume_zero(r->v[0], 7 * CACHE_BLOCK, CACHE_BLOCK, true) || volume_flush(r->v[0]))
