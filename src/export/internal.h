@@ -128,6 +128,7 @@ extern _Thread_local uint64_t request_unique; /* of the request this thread carr
 extern _Thread_local bool request_again; /* it was sent before, to a process that died */
 int survive_mount(struct export *e, bool allow_other, struct bc_error *err);
 int survive_check(struct export *e, struct bc_error *err); /* after INIT: can it be had? */
+void *survive_receive_buffer(void); /* for a worker; to be freed */
 int survive_take_over(struct export *e, struct bc_error *err);
 
 /* data.c */

@@ -16,6 +16,10 @@
  * may be carried out twice: reads, writes, flushes and discards do no harm then, since nobody could rely on their order
  * among requests that were not answered. Lookup counts (FORGET) are kept by nobody here.
  *
+ * The kernel has one hole: it ends a request with EIO if it cannot copy it to or from a process that is being killed,
+ * which is so where a page has to be faulted in first. So workers receive into memory that is touched before its use
+ * (some 1 MiB each), and replies come from memory that is in use.
+ *
  * Without `survive`, nothing of this file runs.
  */
 #include <errno.h>
@@ -31,6 +35,7 @@
 #define NOTIFY_RESEND 7
 #define UNIQUE_RESEND (1ull << 63)
 #define INIT_EXT (1u << 30)
+#define RECEIVE_BYTES ((size_t)VOLUME_MAX_IO + 2 * 4096) /* the largest write, and a page for headers */
 #define HAS_RESEND2 (1u << (39 - 32)) /* in flags2 */
 
 _Thread_local uint64_t request_unique;
@@ -51,7 +56,7 @@ static void record_init(struct export *e, const struct fuse_in_header *in)
 
 static ssize_t survive_read(int fd, void *buf, size_t len, void *user)
 {
-	ssize_t n = read(fd, buf, len);
+	ssize_t n = read(fd, buf, len < RECEIVE_BYTES ? len : RECEIVE_BYTES);
 	struct fuse_in_header *in = buf;
 
 	if (n < (ssize_t)sizeof(*in))
@@ -100,6 +105,15 @@ static ssize_t survive_writev(int fd, struct iovec *iov, int count, void *user)
 }
 
 static const struct fuse_custom_io custom_io = { .read = survive_read, .writev = survive_writev };
+
+void *survive_receive_buffer(void)
+{
+	volatile char *mem = aligned_alloc(4096, RECEIVE_BYTES);
+
+	for (size_t i = 0; mem && i < RECEIVE_BYTES; i += 4096)
+		mem[i] = 1;
+	return (void *)(uintptr_t)mem;
+}
 
 int export_open_device(int *fd, struct bc_error *err)
 {

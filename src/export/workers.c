@@ -123,6 +123,13 @@ static bool start_one(struct export *e)
 	if (!w)
 		return false;
 	w->export = e;
+	if (e->survive) {
+		w->buf.mem = survive_receive_buffer();
+		if (!w->buf.mem) {
+			free(w);
+			return false;
+		}
+	}
 	sigfillset(&set);
 	sigdelset(&set, KICK_SIGNAL);
 	pthread_attr_init(&attr);
@@ -137,6 +144,7 @@ static bool start_one(struct export *e)
 	if (rc != 0) {
 		log_warn("%s: cannot start worker thread %u: %s", e->mountpoint, e->nworkers + 1, strerror(rc));
 		atomic_fetch_sub(&e->idle, 1);
+		free(w->buf.mem);
 		free(w);
 		return false;
 	}
