@@ -26,6 +26,7 @@
 
 #define MAX_JOBS 64
 #define MAX_CONFIGS 32
+#define ENOUGH 20000 /* states in which everything must have happened */
 
 /* Shared with the workers. */
 struct worker {
@@ -199,7 +200,10 @@ static void report(const struct options *o, double seconds)
 	/* P4: a recovery that keeps no clean block would pass every other check */
 	if (!o->only)
 		printf("%sok %u - clean blocks stay cached, epochs are dropped, blocks redone (the checks had work)\n",
-		       s.warm && s.dropped_epochs && s.redone && s.dropped_clean && s.dirty ? "" : "not ", ++test);
+		       s.warm && s.dirty && (s.states < ENOUGH || (s.dropped_epochs && s.redone && s.dropped_clean))
+			       ? ""
+			       : "not ",
+		       ++test);
 	printf("# %llu states (%llu after a second power loss, %llu before there was a cache) in %.0f s, seed %llu\n",
 	       (unsigned long long)s.states, (unsigned long long)s.nested, (unsigned long long)s.absent, seconds,
 	       (unsigned long long)o->seed);
@@ -346,7 +350,7 @@ int main(int argc, char **argv)
 	struct options o = { .states = 20000,
 			     .seed = 1,
 			     .jobs = (unsigned)sysconf(_SC_NPROCESSORS_ONLN),
-			     .lim = { .states = 600, .nested_every = 60 } };
+			     .lim = { .nested_every = 60 } };
 	const char *ops = NULL, *choice = NULL, *mutant = NULL;
 	bool mutants = false, single = false;
 	uint32_t at = 0;
@@ -408,6 +412,10 @@ int main(int argc, char **argv)
 		default:
 			usage();
 		}
+	}
+	if (!o.lim.states) { /* several rounds of all workloads */
+		o.lim.states = (uint32_t)(o.states / nconfigs / 4);
+		o.lim.states = o.lim.states < 50 ? 50 : o.lim.states > 600 ? 600 : o.lim.states;
 	}
 	if (!o.jobs || o.jobs > MAX_JOBS)
 		o.jobs = 2;
