@@ -218,7 +218,7 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 	}
 	rc = io_init(c);
 	if (!rc)
-		rc = cache_lock_dir(c->dir, &c->dir_fd, &c->lock_fd, err);
+		rc = cache_lock_dir(c->dir, flags & CACHE_OPEN_NO_VOLUMES, &c->dir_fd, &c->lock_fd, err);
 	if (!rc)
 		rc = journal_open(c->dir, false, &c->journal, err);
 	if (rc)

@@ -377,6 +377,7 @@ void cache_fail(struct cache *c, const char *fmt, ...) __attribute__((format(pri
 void cache_degrade(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* ---- lock.c ---- */
-int cache_lock_dir(const char *dir, int *dir_fd, int *lock_fd, struct bc_error *err);
+/* brief: a moment's business with a stopped cache; others wait for it instead of giving up. */
+int cache_lock_dir(const char *dir, bool brief, int *dir_fd, int *lock_fd, struct bc_error *err);
 
 #endif

@@ -13,8 +13,15 @@
 #include <unistd.h>
 
 #define PATIENCE_MS 10000
+#define BRIEF " brief" /* follows the pid */
 
-int cache_lock_dir(const char *dir, int *dir_fd, int *lock_fd, struct bc_error *err)
+/* Is it worth waiting for the holder: one that is dying, or that has only a moment's business with a stopped cache? */
+static bool passes(const char *holder)
+{
+	return !*holder || strstr(holder, BRIEF) || !process_lives(atoi(holder));
+}
+
+int cache_lock_dir(const char *dir, bool brief, int *dir_fd, int *lock_fd, struct bc_error *err)
 {
 	char pid[32] = "";
 	ssize_t n;
@@ -34,26 +41,24 @@ int cache_lock_dir(const char *dir, int *dir_fd, int *lock_fd, struct bc_error *
 		rc = bc_fail(err, -errno, "cache %s: its lock file cannot be opened: %s", dir, strerror(errno));
 		goto fail;
 	}
-	for (int i = 0; i < PATIENCE_MS / 10 && (rc = flock(*lock_fd, LOCK_EX | LOCK_NB)) && errno == EWOULDBLOCK;
-	     i++) {
-		/* a process that was killed takes a moment to go */
+	for (int i = 0; i < PATIENCE_MS / 10 && flock(*lock_fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK; i++) {
 		n = pread(*lock_fd, pid, sizeof pid - 1, 0);
 		pid[n > 0 ? n : 0] = 0;
-		if (n <= 0 || process_lives(atoi(pid)))
+		if (!passes(pid))
 			break;
 		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
 	}
 	if (flock(*lock_fd, LOCK_EX | LOCK_NB)) {
 		n = errno == EWOULDBLOCK ? pread(*lock_fd, pid, sizeof pid - 1, 0) : 0;
 		if (n > 0)
-			pid[strcspn(pid, "\n")] = 0;
+			pid[strcspn(pid, " \n")] = 0;
 		rc = errno == EWOULDBLOCK
 			     ? bc_fail(err, -EBUSY, "cache %s is in use by process %s; `blkcache stop %s` ends it", dir,
 				       n > 0 ? pid : "(unknown)", dir)
 			     : bc_fail(err, -errno, "cache %s cannot be locked: %s", dir, strerror(errno));
 		goto fail;
 	}
-	n = snprintf(pid, sizeof pid, "%d\n", (int)getpid());
+	n = snprintf(pid, sizeof pid, "%d%s\n", (int)getpid(), brief ? BRIEF : "");
 	if (ftruncate(*lock_fd, 0) || pwrite(*lock_fd, pid, (size_t)n, 0) != n)
 		log_debug("%s: the pid could not be written to the lock file", dir); /* only for messages */
 	return 0;
