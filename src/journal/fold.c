@@ -230,7 +230,8 @@ static int fold_patch(struct journal *j, struct fold *f, struct bc_error *err)
 		st.last_id = j->last_id;
 		rc = jdb_state_put(j, &st);
 	}
-	for (unsigned n = 0; rc == SQLITE_OK && pos < f->records.n && n < journal_fold_limits.rows; n++)
+	for (unsigned n = 0;
+	     rc == SQLITE_OK && pos < f->records.n && n < journal_fold_limits.rows && !MUTATE(FOLD_PATCH); n++)
 		rc = patch_row(j, f, &blob, &pos, &why);
 	sqlite3_blob_close(blob);
 	code = jdb_end(j, rc, false, "cannot fold epochs into the snapshot", err);

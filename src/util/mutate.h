@@ -39,7 +39,7 @@
 	X(WAL_CHECKPOINT, "wal-checkpoint",                                                                            \
 	  "the journal syncs its log, but neither the log nor the database when the "                                  \
 	  "one is written to the other")                                                                               \
-	X(FOLD_PATCH, "fold-patch", "folding deletes epoch rows of which the snapshot has a part only")                \
+	X(FOLD_PATCH, "fold-patch", "folding deletes epoch rows without patching the snapshot")                        \
 	X(REMOVE_LINES, "remove-lines", "a volume's row is removed before its lines are")                              \
 	X(IDENTITY_SYNC, "identity-sync", "a volume's row holds a modification time that was not synced")              \
 	X(REMOVE_SYNC, "remove-sync",                                                                                  \

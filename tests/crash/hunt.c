@@ -112,7 +112,9 @@ static void try_state(const struct run *r, const struct sweep *s, unsigned style
 		      const struct limits *lim, uint8_t *choice, struct failure *f)
 {
 	char why[600];
+	uint64_t dropped = check_stats.dropped_epochs;
 	bool extra = rng_below(rng, 4) == 0;
+	uint32_t odds;
 
 	alarm(stuck_seconds);
 	choose(s, s->nunsure == 1 && style == 2 ? 4 : style, rng, choice);
@@ -120,8 +122,9 @@ static void try_state(const struct run *r, const struct sweep *s, unsigned style
 		set_failure(f, why, s->pos, choice, s->nunsure);
 		return;
 	}
-	if (!lim->nested_every || rng_below(rng, lim->nested_every) ||
-	    !oracle_cache_must_exist(&r->oracle, r->ops, r->nops, s->pos))
+	/* a recovery that gives something up is rare, and what it leaves behind worth a closer look */
+	odds = check_stats.dropped_epochs > dropped && lim->nested_every > 3 ? 3 : lim->nested_every;
+	if (!odds || rng_below(rng, odds) || !oracle_cache_must_exist(&r->oracle, r->ops, r->nops, s->pos))
 		return;
 	nested(r, s->pos, crash(s, choice), rng, f);
 	if (f->found)

@@ -472,8 +472,8 @@ static void record_run(struct run *r)
 static void set_folding(const struct config *cfg)
 {
 	journal_fold_limits.start_meta = cfg->fold ? 64 : 4u << 20;
-	journal_fold_limits.rows = cfg->fold ? 2 : 256;
-	journal_fold_limits.delete_epochs = cfg->fold ? 2 : 256;
+	journal_fold_limits.rows = cfg->fold ? 1 : 256;
+	journal_fold_limits.delete_epochs = cfg->fold ? 1 : 256;
 }
 
 /* A world with a cache in it, as configured, stopped. */
