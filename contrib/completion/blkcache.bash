@@ -34,8 +34,8 @@ _blkcache()
 	create) options="--size --line-size --mode --ram --volume --force --help" ;;
 	add) options="--mode --help" ;;
 	remove) options="--discard-dirty --help" ;;
-	load) options="--accept-changed --foreground --help" ;;
-	mount) options="--cache --size --line-size --ram --mode --name --foreground --help" ;;
+	load) options="--accept-changed --survive --foreground --help" ;;
+	mount) options="--cache --size --line-size --ram --mode --name --survive --foreground --help" ;;
 	stop) options="--no-flush --help" ;;
 	status | get) options="--json --help" ;;
 	stats) options="--format --help" ;;

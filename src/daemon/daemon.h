@@ -63,7 +63,7 @@ void protect_process(void);
 
 /* What outlives a daemon. */
 struct daemon_survive {
-	int fuse_fd, frames_fd, log_fd, session_fd;
+	int fuse_fd, frames_fd, log_fd, session_fd, lock_fd;
 	bool takeover; /* the one before died */
 	_Atomic unsigned *served; /* daemons that came to serve; shared with the supervisor */
 };

@@ -259,7 +259,9 @@ static int open_cache(struct daemon *d, struct cache_open_report *opened, struct
 
 	if (!s)
 		return cache_open_accepting(d->params->dir, 0, d->params->accepted, &d->cache, opened, err);
-	shared = (struct cache_shared){ .frames_fd = s->frames_fd, .log_fd = s->log_fd, .takeover = s->takeover };
+	shared = (struct cache_shared){
+		.frames_fd = s->frames_fd, .log_fd = s->log_fd, .lock_fd = s->lock_fd, .takeover = s->takeover
+	};
 	for (;;) {
 		memset(opened, 0, sizeof(*opened));
 		ret = cache_open_shared(d->params->dir, 0, s->takeover ? NULL : d->params->accepted, &shared, &d->cache,

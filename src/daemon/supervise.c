@@ -4,7 +4,8 @@
  *
  * A small process with one thread stands between the one that called `load` and the daemon, which it forks. It does
  * nothing but hold what must not go with the daemon: /dev/fuse, so that the kernel keeps the connection and the clients
- * wait; and three memfds, for the RAM buffers, the engine's log of writes and the export's session. When the daemon is
+ * wait; three memfds, for the RAM buffers, the engine's log of writes and the export's session; and the cache's lock.
+ * When the daemon is
  * killed by a signal it forks the next one, which takes over: cache_open_shared() finds what was answered,
  * export_start() goes on with the mount.
  *
@@ -68,12 +69,26 @@ static int make_memory(const char *name, int *fd, struct bc_error *err)
 	return *fd < 0 ? bc_fail(err, -errno, "no memory that outlives the daemon can be had: %s", strerror(errno)) : 0;
 }
 
-static int make_all(struct daemon_survive *s, struct bc_error *err)
+/* The file that a daemon locks: opened once, so that nobody gets in between two of them (P10). */
+static void open_lock(const char *dir, int *fd)
+{
+	char path[PATH_MAX];
+
+	*fd = 0;
+	if (!cache_exists(dir) || snprintf(path, sizeof(path), "%s/" CACHE_LOCK_FILE, dir) >= (int)sizeof(path))
+		return; /* the daemon will say what is wrong */
+	*fd = move_up(open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+	if (*fd < 0)
+		*fd = 0;
+}
+
+static int make_all(const char *dir, struct daemon_survive *s, struct bc_error *err)
 {
 	int ret = export_open_device(&s->fuse_fd, err);
 
 	if (ret)
 		return ret;
+	open_lock(dir, &s->lock_fd);
 	s->fuse_fd = move_up(s->fuse_fd);
 	ret = make_memory("blkcache-buffers", &s->frames_fd, err);
 	if (!ret)
@@ -201,7 +216,7 @@ int daemon_supervise(struct daemon_params *params, struct daemon_survive *s, int
 	int64_t born;
 
 	memset(s, 0, sizeof(*s));
-	ret = make_all(s, err);
+	ret = make_all(params->dir, s, err);
 	if (ret)
 		return ret; /* the process ends */
 	params->survive = s;

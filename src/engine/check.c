@@ -252,7 +252,7 @@ int cache_check(const char *dir, struct cache_check_report *result, void (*repor
 		rc = bc_fail(err, -ENOENT, "%s holds no cache (there is no %s in it)", dir, JOURNAL_FILE);
 		goto out;
 	}
-	rc = cache_lock_dir(dir, false, &dir_fd, &lock_fd, err);
+	rc = cache_lock_dir(dir, false, 0, &dir_fd, &lock_fd, err);
 	if (!rc)
 		rc = journal_open(dir, true, &j, err);
 	if (!rc)

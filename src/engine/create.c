@@ -156,7 +156,7 @@ int cache_create(const char *dir, const struct cache_create_params *p, struct bc
 	} else if (errno != EEXIST) {
 		return bc_fail(err, -errno, "%s: the cache folder cannot be made: %s", dir, strerror(errno));
 	}
-	rc = cache_lock_dir(dir, true, &dir_fd, &lock_fd, err);
+	rc = cache_lock_dir(dir, true, 0, &dir_fd, &lock_fd, err);
 	if (rc)
 		goto out;
 	if (p->force)

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "blkcache/units.h"
@@ -153,8 +154,11 @@ static void free_cache(struct cache *c)
 	range_table_destroy(&c->ranges);
 	pthread_rwlock_destroy(&c->volumes_lock);
 	pthread_mutex_destroy(&c->why_lock);
-	if (c->lock_fd >= 0)
+	if (c->lock_fd >= 0) {
+		if (c->stopping) /* else whoever takes over goes on with it */
+			flock(c->lock_fd, LOCK_UN);
 		close(c->lock_fd);
+	}
 	if (c->dir_fd >= 0)
 		close(c->dir_fd);
 	free(c->dir);
@@ -218,7 +222,8 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 	}
 	rc = io_init(c);
 	if (!rc)
-		rc = cache_lock_dir(c->dir, flags & CACHE_OPEN_NO_VOLUMES, &c->dir_fd, &c->lock_fd, err);
+		rc = cache_lock_dir(c->dir, flags & CACHE_OPEN_NO_VOLUMES, shared ? shared->lock_fd : 0, &c->dir_fd,
+				    &c->lock_fd, err);
 	if (!rc)
 		rc = journal_open(c->dir, false, &c->journal, err);
 	if (rc)

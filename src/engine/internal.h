@@ -378,6 +378,6 @@ void cache_degrade(struct cache *c, const char *fmt, ...) __attribute__((format(
 
 /* ---- lock.c ---- */
 /* brief: a moment's business with a stopped cache; others wait for it instead of giving up. */
-int cache_lock_dir(const char *dir, bool brief, int *dir_fd, int *lock_fd, struct bc_error *err);
+int cache_lock_dir(const char *dir, bool brief, int inherited, int *dir_fd, int *lock_fd, struct bc_error *err);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* lock.c - one owner per cache folder (P10): an flock on DIR/lock, held for as long as the cache is open; the file
- * holds the owner's pid. */
+ * holds the owner's pid. A lock belongs to the open file, so processes that follow one another may share it:
+ * `inherited` is that file, and stays locked until somebody unlocks it or all have closed it. */
 #include "internal.h"
 #include "util/process.h"
 
@@ -21,7 +22,7 @@ static bool passes(const char *holder)
 	return !*holder || strstr(holder, BRIEF) || !process_lives(atoi(holder));
 }
 
-int cache_lock_dir(const char *dir, bool brief, int *dir_fd, int *lock_fd, struct bc_error *err)
+int cache_lock_dir(const char *dir, bool brief, int inherited, int *dir_fd, int *lock_fd, struct bc_error *err)
 {
 	char pid[32] = "";
 	ssize_t n;
@@ -36,7 +37,8 @@ int cache_lock_dir(const char *dir, bool brief, int *dir_fd, int *lock_fd, struc
 				       dir);
 		return bc_fail(err, rc, "cache %s: %s", dir, strerror(-rc));
 	}
-	*lock_fd = openat(*dir_fd, CACHE_LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	*lock_fd = inherited ? fcntl(inherited, F_DUPFD_CLOEXEC, 0)
+			     : openat(*dir_fd, CACHE_LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (*lock_fd < 0) {
 		rc = bc_fail(err, -errno, "cache %s: its lock file cannot be opened: %s", dir, strerror(errno));
 		goto fail;

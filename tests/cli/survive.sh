@@ -13,18 +13,28 @@ diag "SEED=$seed"
 RANDOM=$seed
 
 # Should a takeover fail to come, clients would wait for ever, and no signal ends them: the connection's end does.
-(
-	sleep $((LIMIT + 4 * kills))
-	kill_daemons
-	abort_connections
-) >/dev/null 2>&1 </dev/null &
-watchdog=$!
+# From one load to the next.
+watchdog=
+watch() {
+	[ -n "$watchdog" ] && kill "$watchdog" 2>/dev/null
+	[ "${1:-}" = off ] && return
+	(
+		trap - EXIT INT TERM HUP
+		sleep $((LIMIT + 4 * kills)) &
+		trap 'kill $!; exit' TERM
+		wait
+		kill_daemons
+		abort_connections
+	) >/dev/null 2>&1 </dev/null &
+	watchdog=$!
+}
 
 load_surviving() { # NAME
+	watch
 	mkdir -p "$T/$1.mnt"
 	run bc load "$T/$1" "$T/$1.mnt" --survive
 	if [ "$status" != 0 ]; then
-		kill $watchdog
+		watch off
 		grep -q FUSE_HAS_RESEND <<<"$err" && skip_all "$err"
 		bail "load --survive" "$err"
 	fi
@@ -136,9 +146,17 @@ exits 0 "a volume is added" bc add "$T/s" c="$T/a.img"
 is "$(stat -c '%a %u:%g' "$T/s.mnt/c")" "600 $(id -u):$(id -g)" "another volume does not inherit what was set"
 kill_daemon s
 is "$(head -c 5 "$T/s.mnt/c")" after "it works after a takeover"
+printf 'newer' | dd of="$T/s.mnt/c" bs=4096 conv=notrunc status=none
+kill -STOP "$keeper"
+kill -9 "$pid"
+mkdir "$T/other"
+refuses 1 'in use' "P10: between two daemons nobody else gets the cache" bc load "$T/s" "$T/other"
+kill -CONT "$keeper"
+ok "... but the next one does" wait_for 60 is_another s
+is "$(head -c 5 "$T/s.mnt/c")" newer "... and nothing was lost"
 kill -9 "$keeper"
 sleep 0.3
-is "$(head -c 5 "$T/s.mnt/c")" after "without its supervisor the daemon goes on"
+is "$(head -c 5 "$T/s.mnt/c")" newer "without its supervisor the daemon goes on"
 exits 0 "... and stops" bc stop "$T/s"
 load_surviving s
 kill -TERM "$keeper"
@@ -151,7 +169,7 @@ ok "a lazy umount while a file is open" umount -l "$T/s.mnt"
 exec 7<&-
 ok "... ends the daemon when it is closed" wait_for 20 test ! -d "/proc/$keeper"
 load s
-is "$(head -c 5 "$T/s.mnt/c")" after "an ordinary load goes on from there"
+is "$(head -c 5 "$T/s.mnt/c")" newer "an ordinary load goes on from there"
 stop s
 
 # ---- where it cannot be had ----
@@ -203,5 +221,5 @@ if command -v losetup >/dev/null && loop=$(losetup --show -f "$T/a.img" 2>/dev/n
 	losetup -d "$loop"
 	exits 0 "ext4: stop" bc stop "$T/e"
 fi
-kill $watchdog
+watch off
 done_testing
