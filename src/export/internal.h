@@ -91,7 +91,7 @@ struct export
 	int fd; /* /dev/fuse; libfuse's to close */
 	char *mountpoint; /* absolute */
 	const struct export_survive *survive; /* NULL: none */
-	uint64_t init_unique; /* its reply has to be extended; 0: none, or over */
+	_Atomic uint64_t init_unique; /* its reply has to be extended; 0: none, or over */
 	bool swallow; /* replies go nowhere: a recorded request is played */
 	bool by_fusermount; /* mounted without privileges, through fusermount3 */
 	unsigned max_workers, max_background;
@@ -166,7 +166,7 @@ static inline struct volume *node_handle(const struct nodes *n, uint64_t fh)
 {
 	uint32_t i = (uint32_t)fh;
 
-	return i < MAX_HANDLES ? n->volume[i] : NULL;
+	return i < MAX_HANDLES ? __atomic_load_n(&n->volume[i], __ATOMIC_ACQUIRE) : NULL;
 }
 
 #endif

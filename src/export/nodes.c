@@ -127,7 +127,7 @@ int node_open(struct nodes *n, struct volume *v, uint64_t unique, bool again, ui
 		atomic_store(&h->open, 1);
 		if (i == m->nhandles)
 			m->nhandles++;
-		n->volume[i] = v;
+		__atomic_store_n(&n->volume[i], v, __ATOMIC_RELEASE);
 		n->open_files++;
 	}
 	if (rc == 0)
@@ -146,7 +146,7 @@ void node_release(struct nodes *n, uint64_t fh)
 	if (i < m->nhandles && m->handle[i].open && m->handle[i].generation == fh >> 32) {
 		atomic_store(&m->handle[i].open, 0);
 		v = n->volume[i];
-		n->volume[i] = NULL;
+		__atomic_store_n(&n->volume[i], NULL, __ATOMIC_RELEASE);
 		n->free[n->nfree++] = i;
 		n->open_files--;
 	}
