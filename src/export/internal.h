@@ -56,7 +56,7 @@ struct node_attr {
 /* What a process that takes over needs to know. Private memory, or a memfd's (survive.c). */
 struct session_memory {
 	uint64_t magic;
-	bool resend; /* the kernel will send requests again */
+	_Atomic bool resend; /* the kernel will send requests again */
 	uint32_t init_len;
 	char init[256] __attribute__((aligned(8))); /* the INIT request */
 	char mountpoint[PATH_MAX];

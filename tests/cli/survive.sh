@@ -61,14 +61,12 @@ kill_daemon() { # NAME
 }
 
 kill_while() { # NAME PID: kills daemons of NAME as long as PID runs, `kills` times at most
-	local n
-	for ((n = 0; n < kills; n++)); do
+	for ((killed = 0; killed < kills; killed++)); do
 		sleep "$((RANDOM % 2)).$((RANDOM % 900 + 100))"
 		kill -0 "$2" 2>/dev/null || break
 		kill_daemon "$1"
 	done
-	diag "$1: $n kills"
-	[ "$n" -gt 0 ]
+	[ "$killed" -gt 0 ]
 }
 
 # ---- nothing answered is lost, no error is seen ----
@@ -84,6 +82,7 @@ for combo in wb-4K wb-64K wt-4K wo-16K; do
 		--do_verify=1 --fdatasync=64 --randseed=$seed --allow_file_create=0 --name=t >"$T/fio.out" 2>&1 &
 	fio=$!
 	ok "$combo: the daemon is killed under fio" kill_while $combo $fio
+	diag "$combo: $killed kills"
 	wait $fio
 	is $? 0 "$combo: fio sees no error, and reads what it wrote"
 	grep -q 'err= *[1-9]' "$T/fio.out" && diag "$(<"$T/fio.out")"
@@ -210,6 +209,7 @@ if command -v losetup >/dev/null && loop=$(losetup --show -f "$T/a.img" 2>/dev/n
 	) >"$T/copy.out" 2>&1 &
 	copy=$!
 	ok "ext4: the daemon is killed under it" kill_while e $copy
+	diag "ext4: $killed kills"
 	wait $copy
 	is $? 0 "ext4: nobody above sees it"
 	diag "$(head -n 5 "$T/copy.out")"
