@@ -1,12 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
+# shellcheck disable=SC2317
 #
 # The Nth system call of a command or of its daemon fails (failnth.so), for growing N until a run meets no failure. A command that
 # fails says why in one line and exits with 1; it hangs nowhere and leaves no process, no mount and no half-made cache; afterwards the
 # cache loads and holds what was answered. tests/unit/test_faults.c does every N; here N grows by steps. SOAK=2: every N here too.
 . "$(dirname "$0")/lib.sh"
 requires_fuse
-# shellcheck disable=SC2317 # called by name
 shim=$TOOLS/failnth.so
 [ -e "$shim" ] || { echo "Bail out! $shim has not been built"; exit 99; }
 export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
+# shellcheck disable=SC2317
 #
 # The daemon serves a loop device whose dirty pages the machine must write back to gain memory: ext4 on a loop device on a volume,
 # writers that dirty many times the memory their group may have, and a memory hog beside them.
@@ -18,7 +19,6 @@ time_limit=$((240 * SOAK))
 # ---- a group with little memory ----
 
 group=
-# shellcheck disable=SC2317 # called by a trap
 leave_group() {
 	local p
 	[ -n "$group" ] || return 0
