@@ -79,7 +79,7 @@ for combo in wb-4K wb-64K wt-4K wo-16K; do
 	load_surviving $combo
 	timeout -k 20 $((LIMIT + 4 * kills)) fio --filename="$T/$combo.mnt/v" --rw=randwrite --bsrange=4k-64k --size=48M --ioengine=libaio \
 		--iodepth=16 --direct=1 --time_based --runtime=$((kills * 2)) --verify=crc32c --verify_backlog=128 --verify_fatal=1 \
-		--do_verify=1 --fdatasync=64 --randseed=$seed --allow_file_create=0 --name=t >"$T/fio.out" 2>&1 &
+		--do_verify=1 --verify_state_save=0 --fdatasync=64 --randseed=$seed --allow_file_create=0 --name=t >"$T/fio.out" 2>&1 &
 	fio=$!
 	ok "$combo: the daemon is killed under fio" kill_while $combo $fio
 	diag "$combo: $killed kills"
