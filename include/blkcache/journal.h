@@ -171,6 +171,10 @@ int journal_setting_put(struct journal *j, const char *key, const char *value, s
  * maintenance thread, about once a second. */
 int journal_maintain(struct journal *j, uint64_t durable_upto, struct bc_error *err);
 
+/* So much has been committed since that journal_maintain() should be called before its time, after making what was
+ * committed durable in the data file. Never blocks. */
+bool journal_fold_wanted(struct journal *j);
+
 /* Damage that can be told from the database alone (PRAGMA integrity_check, row checksums): calls report() for each;
  * returns the count or -errno. */
 int journal_check(struct journal *j, void (*report)(void *ctx, const char *what), void *ctx);

@@ -337,6 +337,9 @@ static int commit_one(struct cache *c, bool full)
 	if (!ep->inline_blocks || MUTATE(DURABLE_UPTO))
 		ep->data_upto = s.id;
 	atomic_store_explicit(&ep->durable_id, s.id, memory_order_release);
+	/* a full one is maintenance's own, or more of them are coming */
+	if (!full && journal_fold_wanted(c->journal))
+		background_kick(c, JOB_MAINTAIN);
 	if (c->log)
 		writelog_durable(c->log, s.id);
 	/* rule 2: only now may the slots be used again */

@@ -16,6 +16,8 @@ struct check {
 	void *ctx;
 	int found;
 	uint64_t next_row; /* of the snapshot: they must all be there */
+	uint64_t next_ring; /* likewise */
+	struct epoch_blobs blobs;
 };
 
 static void found(struct check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -104,22 +106,36 @@ static void check_snapshot(struct check *c, sqlite3_stmt *s, uint64_t id)
 		found(c, "snapshot row %llu: %s", (unsigned long long)id, why);
 }
 
-static void check_epoch(struct check *c, uint64_t id, sqlite3_blob **blob)
+static void check_ring(struct check *c, sqlite3_stmt *s, uint64_t id)
+{
+	const char *why = id == c->next_ring ? jdb_ring_check(c->j, s, &c->blobs.ring, (uint32_t)id) : "out of order";
+
+	if (why)
+		found(c, "ring row %llu: %s", (unsigned long long)id, why);
+	c->next_ring = id + 1;
+}
+
+static void check_epoch(struct check *c, const struct held_epoch *h)
 {
 	uint8_t *mem = NULL, data[JOURNAL_PAGE];
 	struct epoch_view v;
 	const char *why;
 	size_t body;
-	int code = jdb_epoch_read(c->j, blob, id, &mem, &v, &body, &why);
+	uint64_t id = h->id;
+	sqlite3_blob *blob = NULL;
+	int code = jdb_epoch_read(c->j, &c->blobs, h, &mem, &v, &body, &why);
 
 	if (code) {
 		found(c, "epoch %llu: %s", (unsigned long long)id, code == -EBADMSG ? why : strerror(-code));
 		/* A handle after an error may be unusable. */
-		sqlite3_blob_close(*blob);
-		*blob = NULL;
+		jdb_epoch_close(&c->blobs);
+	}
+	if (!code && jdb_epoch_open(c->j, &c->blobs, h, &blob) != SQLITE_OK) {
+		found(c, "epoch %llu: its row cannot be read", (unsigned long long)id);
+		code = -EUCLEAN;
 	}
 	for (uint32_t i = 0; !code && i < v.ninlines; i++) {
-		if (sqlite3_blob_read(*blob, data, JOURNAL_PAGE, (int)(v.meta_len + i * JOURNAL_PAGE)) != SQLITE_OK)
+		if (sqlite3_blob_read(blob, data, JOURNAL_PAGE, (int)(v.meta_len + i * JOURNAL_PAGE)) != SQLITE_OK)
 			found(c, "epoch %llu: its data cannot be read", (unsigned long long)id);
 		else if (crc32c(data, JOURNAL_PAGE) != get32(v.inlines + (size_t)i * EPOCH_INLINE + 4))
 			found(c, "epoch %llu: the data in its row has a wrong checksum", (unsigned long long)id);
@@ -148,7 +164,6 @@ static void check_integrity(struct check *c)
 int journal_check(struct journal *j, void (*report)(void *ctx, const char *what), void *ctx)
 {
 	struct check c = { .j = j, .report = report, .ctx = ctx };
-	sqlite3_blob *blob = NULL;
 	struct jdb_state st;
 	struct bc_error err;
 
@@ -164,9 +179,14 @@ int journal_check(struct journal *j, void (*report)(void *ctx, const char *what)
 	if (c.next_row != snapshot_rows(&j->geo))
 		found(&c, "snapshot rows: %llu instead of %llu", (unsigned long long)c.next_row,
 		      (unsigned long long)snapshot_rows(&j->geo));
-	for (size_t i = j->held_first; i < j->held_end; i++)
-		check_epoch(&c, j->held[i].id, &blob);
-	sqlite3_blob_close(blob);
+	each(&c, j->stmt[STMT_RING_HEADS], "ring", check_ring);
+	if (c.next_ring != j->nring)
+		found(&c, "ring rows: %llu instead of %u", (unsigned long long)c.next_ring, j->nring);
+	for (size_t i = j->held_first; i < j->held_end; i++) {
+		if (j->held[i].id > j->state.folded_upto)
+			check_epoch(&c, &j->held[i]);
+	}
+	jdb_epoch_close(&c.blobs);
 	pthread_mutex_unlock(&j->lock);
 	return c.found;
 }

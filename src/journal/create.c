@@ -3,8 +3,9 @@
  * create.c - a new journal. Any thread; nothing is shared.
  *
  * It is built under another name, without a log, synced once, and then renamed into place: whoever sees JOURNAL_FILE
- * sees a whole journal. All snapshot rows exist from the start and the space that epochs need between two folds is on
- * the free list, so that neither folding nor the checkpoints behind it have to find space on a full disk later.
+ * sees a whole journal. All snapshot and ring rows exist from the start and the space that epochs need between two
+ * folds is on the free list, so that neither folding nor the checkpoints behind it have to find space on a full disk
+ * later.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -17,6 +18,23 @@
 #include "journal/db.h"
 
 #define EPOCH_RESERVE (4 << 20) /* bytes of free pages */
+
+static int fill_ring(sqlite3 *db, const struct journal_geometry *geo)
+{
+	uint8_t head[RING_HEAD], body[RING_BODY];
+	sqlite3_stmt *s = NULL;
+	int rc = sqlite3_prepare_v2(db, "INSERT INTO ring VALUES(?1, ?2, ?3)", -1, &s, NULL);
+
+	for (uint32_t k = 0; rc == SQLITE_OK && k < ring_rows(geo); k++) {
+		ring_encode(k, 0, 0, head, body);
+		sqlite3_bind_int64(s, 1, k);
+		sqlite3_bind_blob(s, 2, head, RING_HEAD, SQLITE_STATIC);
+		sqlite3_bind_blob(s, 3, body, RING_BODY, SQLITE_STATIC);
+		rc = jdb_step_reset(s);
+	}
+	sqlite3_finalize(s);
+	return rc;
+}
 
 static int fill(sqlite3 *db, const struct journal_geometry *geo)
 {
@@ -49,6 +67,8 @@ static int fill(sqlite3 *db, const struct journal_geometry *geo)
 		rc = jdb_step_reset(s);
 	}
 	sqlite3_finalize(s);
+	if (rc == SQLITE_OK)
+		rc = fill_ring(db, geo);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_exec(db, "DELETE FROM epoch", NULL, NULL, NULL);
 	return rc;

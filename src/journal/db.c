@@ -37,7 +37,11 @@ static const char *const stmt_sql[STMT_COUNT] = {
 	[STMT_EPOCH_PUT] = "INSERT INTO epoch(id, body) VALUES(?1, ?2)",
 	[STMT_EPOCH_IDS] = "SELECT id FROM epoch ORDER BY id",
 	[STMT_EPOCH_DELETE_UPTO] = "DELETE FROM epoch WHERE id <= ?1",
+	[STMT_EPOCH_DELETE_SOME] =
+		"DELETE FROM epoch WHERE id IN (SELECT id FROM epoch WHERE id <= ?1 ORDER BY id LIMIT ?2)",
 	[STMT_EPOCH_DELETE_FROM] = "DELETE FROM epoch WHERE id >= ?1",
+	[STMT_RING_HEADS] = "SELECT k, head FROM ring ORDER BY k",
+	[STMT_RING_PUT] = "UPDATE ring SET head = ?2, body = ?3 WHERE k = ?1",
 	[STMT_STATE_GET] = "SELECT durable_upto, folded_upto, last_id, crc FROM state WHERE one = 1",
 	[STMT_STATE_PUT] = "UPDATE state SET durable_upto = ?1, folded_upto = ?2, last_id = ?3, crc = ?4 WHERE one = 1",
 	[STMT_SNAPSHOT_ALL] = "SELECT row, body FROM snapshot ORDER BY row",
@@ -61,6 +65,7 @@ const char jdb_schema[] = "CREATE TABLE geometry(one INTEGER PRIMARY KEY, body B
 			  "CREATE TABLE setting(key TEXT PRIMARY KEY, value TEXT, crc INTEGER) WITHOUT ROWID;"
 			  "CREATE TABLE mark(key INTEGER PRIMARY KEY, crc INTEGER);"
 			  "CREATE TABLE epoch(id INTEGER PRIMARY KEY, body BLOB);"
+			  "CREATE TABLE ring(k INTEGER PRIMARY KEY, head BLOB, body BLOB);"
 			  "CREATE TABLE snapshot(row INTEGER PRIMARY KEY, body BLOB);"
 			  "CREATE TABLE discard(id INTEGER PRIMARY KEY, body BLOB);";
 
@@ -142,10 +147,8 @@ int jdb_step_reset(sqlite3_stmt *s)
 	return rc == SQLITE_DONE || rc == SQLITE_ROW ? SQLITE_OK : rc;
 }
 
-int jdb_begin(struct journal *j, struct bc_error *err)
+int jdb_writable(struct journal *j, struct bc_error *err)
 {
-	int rc;
-
 	if (j->read_only)
 		return bc_fail(err, -EROFS, "%s: opened for reading only", j->path);
 	if (j->failed)
@@ -153,6 +156,15 @@ int jdb_begin(struct journal *j, struct bc_error *err)
 			       "%s: an earlier write to the journal failed; nothing is accepted until the cache is "
 			       "stopped and started again",
 			       j->path);
+	return 0;
+}
+
+int jdb_begin(struct journal *j, struct bc_error *err)
+{
+	int code = jdb_writable(j, err), rc;
+
+	if (code)
+		return code;
 	rc = jdb_step_reset(j->stmt[STMT_BEGIN]);
 	if (rc != SQLITE_OK) {
 		j->failed = true;
@@ -263,7 +275,7 @@ int jdb_reserve_buf(struct journal *j, size_t size)
 	return 0;
 }
 
-int jdb_held_add(struct journal *j, uint64_t id, size_t meta, size_t body)
+int jdb_held_add(struct journal *j, uint64_t id, uint32_t row, size_t meta, size_t body)
 {
 	if (j->held_end == j->held_size) {
 		size_t n = j->held_end - j->held_first;
@@ -286,40 +298,63 @@ int jdb_held_add(struct journal *j, uint64_t id, size_t meta, size_t body)
 		j->held_first = 0;
 		j->held_end = n;
 	}
-	j->held[j->held_end++] = (struct held_epoch){ .id = id, .meta = (uint32_t)meta, .body = (uint32_t)body };
+	j->held[j->held_end++] =
+		(struct held_epoch){ .id = id, .row = row, .meta = (uint32_t)meta, .body = (uint32_t)body };
 	atomic_store_explicit(&j->epochs_held, j->held_end - j->held_first, memory_order_relaxed);
 	return 0;
 }
 
-int jdb_epoch_read(struct journal *j, sqlite3_blob **blob, uint64_t id, uint8_t **mem, struct epoch_view *ep,
-		   size_t *body, const char **why)
+int jdb_epoch_open(struct journal *j, struct epoch_blobs *b, const struct held_epoch *h, sqlite3_blob **blob)
+{
+	bool ring = h->row != RING_NONE;
+	sqlite3_blob **p = ring ? &b->ring : &b->epoch;
+	int64_t rowid = ring ? h->row : (int64_t)h->id;
+	int rc = *p ? sqlite3_blob_reopen(*p, rowid)
+		    : sqlite3_blob_open(j->db, "main", ring ? "ring" : "epoch", "body", rowid, 0, p);
+
+	if (rc != SQLITE_OK) {
+		/* A failed reopen leaves the handle unusable. */
+		sqlite3_blob_close(*p);
+		*p = NULL;
+	}
+	*blob = *p;
+	return rc;
+}
+
+void jdb_epoch_close(struct epoch_blobs *b)
+{
+	sqlite3_blob_close(b->epoch);
+	sqlite3_blob_close(b->ring);
+	b->epoch = b->ring = NULL;
+}
+
+int jdb_epoch_read(struct journal *j, struct epoch_blobs *b, const struct held_epoch *h, uint8_t **mem,
+		   struct epoch_view *ep, size_t *body, const char **why)
 {
 	uint8_t head[EPOCH_HEADER];
+	sqlite3_blob *blob;
 	size_t len, meta;
 	int rc;
 
 	*mem = NULL;
 	*why = NULL;
-	if (*blob)
-		rc = sqlite3_blob_reopen(*blob, (int64_t)id);
-	else
-		rc = sqlite3_blob_open(j->db, "main", "epoch", "body", (int64_t)id, 0, blob);
+	rc = jdb_epoch_open(j, b, h, &blob);
 	if (rc == SQLITE_ERROR) {
-		/* No such row, or not a blob; a failed reopen leaves the handle unusable. */
-		sqlite3_blob_close(*blob);
-		*blob = NULL;
+		/* No such row, or not a blob. */
 		*why = "not an epoch";
 		return -EBADMSG;
 	}
 	if (rc != SQLITE_OK)
 		return jdb_errno(j->db, rc);
-	len = (size_t)sqlite3_blob_bytes(*blob);
+	len = (size_t)sqlite3_blob_bytes(blob);
+	if (h->row != RING_NONE)
+		len = len == RING_BODY ? h->body : 0; /* as its head says */
 	*body = len;
 	if (len < sizeof(head)) {
 		*why = "too short";
 		return -EBADMSG;
 	}
-	rc = sqlite3_blob_read(*blob, head, sizeof(head), 0);
+	rc = sqlite3_blob_read(blob, head, sizeof(head), 0);
 	if (rc != SQLITE_OK)
 		return jdb_errno(j->db, rc);
 	meta = epoch_meta_len(head, len);
@@ -330,10 +365,10 @@ int jdb_epoch_read(struct journal *j, sqlite3_blob **blob, uint64_t id, uint8_t 
 	*mem = malloc(meta);
 	if (!*mem)
 		return -ENOMEM;
-	rc = sqlite3_blob_read(*blob, *mem, (int)meta, 0);
+	rc = sqlite3_blob_read(blob, *mem, (int)meta, 0);
 	if (rc != SQLITE_OK)
 		return jdb_errno(j->db, rc);
-	*why = epoch_decode(&j->geo, id, *mem, meta, ep);
+	*why = epoch_decode(&j->geo, h->id, *mem, meta, ep);
 	return *why ? -EBADMSG : 0;
 }
 
@@ -422,10 +457,39 @@ static int prepare_all(struct journal *j, struct bc_error *err)
 	return 0;
 }
 
-/* Ids and sizes of the epoch rows; whether they can be decoded is the load's business. */
+static int held_cmp(const void *pa, const void *pb)
+{
+	const struct held_epoch *a = pa, *b = pb;
+
+	return a->id < b->id ? -1 : a->id > b->id;
+}
+
+/* A fold did not come to delete this row. It counts no more, if it is what its number says: otherwise it may be an
+ * epoch that does. */
+static int read_leftover(struct journal *j, uint64_t id, struct epoch_blobs *blobs, struct bc_error *err)
+{
+	struct held_epoch h = { .id = id, .row = RING_NONE };
+	uint8_t *mem = NULL;
+	struct epoch_view v;
+	const char *why = NULL;
+	size_t body;
+	int code = jdb_epoch_read(j, blobs, &h, &mem, &v, &body, &why);
+
+	free(mem);
+	if (why || code == -EUCLEAN)
+		return jdb_damaged(j, err, "epoch %llu: %s", (unsigned long long)id, why ? why : "cannot be read");
+	if (code)
+		return bc_fail(err, code, "%s: cannot read epoch %llu: %s", j->path, (unsigned long long)id,
+			       strerror(-code));
+	j->leftover++;
+	return 0;
+}
+
+/* Which epochs there are, in either table; whether they can be decoded is the load's business. */
 static int read_held(struct journal *j, struct bc_error *err)
 {
 	sqlite3_stmt *s = j->stmt[STMT_EPOCH_IDS];
+	struct epoch_blobs blobs = { 0 };
 	int rc, code = 0;
 
 	while ((rc = sqlite3_step(s)) == SQLITE_ROW) {
@@ -433,17 +497,31 @@ static int read_held(struct journal *j, struct bc_error *err)
 
 		if (id > INT64_MAX)
 			code = jdb_damaged(j, err, "epoch with a negative number");
-		else if (jdb_held_add(j, id, 0, 0))
+		else if (id <= j->state.folded_upto)
+			code = read_leftover(j, id, &blobs, err);
+		else if (jdb_held_add(j, id, RING_NONE, 0, 0))
 			code = bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
 		if (code)
 			break;
-		if (id > j->last_id)
-			j->last_id = id;
 	}
 	if (!code && rc != SQLITE_DONE)
 		code = jdb_fail(j, rc, "cannot read its epochs", err);
+	jdb_epoch_close(&blobs);
 	sqlite3_reset(s);
-	return code;
+	if (!code)
+		code = jdb_ring_read(j, err);
+	if (code || j->held_end == j->held_first)
+		return code;
+	qsort(j->held + j->held_first, j->held_end - j->held_first, sizeof(j->held[0]), held_cmp);
+	for (size_t i = j->held_first; i < j->held_end; i++) {
+		if (i > j->held_first && j->held[i].id == j->held[i - 1].id)
+			return jdb_damaged(j, err, "epoch %llu is there twice", (unsigned long long)j->held[i].id);
+		if (j->held[i].row != RING_NONE)
+			j->ring_waiting++;
+	}
+	if (j->held[j->held_end - 1].id > j->last_id)
+		j->last_id = j->held[j->held_end - 1].id;
+	return 0;
 }
 
 /*
@@ -599,6 +677,7 @@ void journal_close(struct journal *j)
 	pthread_mutex_destroy(&j->lock);
 	pthread_mutex_destroy(&j->maint);
 	free(j->held);
+	free(j->ring_id);
 	free(j->buf);
 	free(j->path);
 	free(j);

@@ -12,6 +12,7 @@
  *   state(one, durable_upto, folded_upto, last_id, crc)   one row, see struct jdb_state
  *   volume(id, body)  setting(key, value, crc)  mark(key, crc)   key of a mark: volume << 32 | region
  *   epoch(id, body)       newest changes, one row per epoch
+ *   ring(k, head, body)   the same for small epochs, rows all present since creation, see ring.c
  *   snapshot(row, body)   all entries as of some epoch, one page per row, all rows present since creation
  *   discard(id, body)     pending discards whose epoch has been folded
  */
@@ -27,7 +28,7 @@
 #include "util/mutate.h"
 
 #define JOURNAL_APPLICATION_ID 0x626c6b63 /* "blkc" */
-#define JOURNAL_FORMAT 1
+#define JOURNAL_FORMAT 2
 
 /* The WAL is restarted from its beginning after a checkpoint; these bound how far it runs before one. Soft: at the next
  * maintenance step. A checkpoint of so many frames takes a few milliseconds. Hard: inside a commit, when maintenance
@@ -43,7 +44,10 @@ enum jdb_stmt {
 	STMT_EPOCH_PUT,
 	STMT_EPOCH_IDS,
 	STMT_EPOCH_DELETE_UPTO,
+	STMT_EPOCH_DELETE_SOME,
 	STMT_EPOCH_DELETE_FROM,
+	STMT_RING_HEADS,
+	STMT_RING_PUT,
 	STMT_STATE_GET,
 	STMT_STATE_PUT,
 	STMT_SNAPSHOT_ALL,
@@ -65,13 +69,21 @@ enum jdb_stmt {
 /* What outlives the epoch rows. */
 struct jdb_state {
 	uint64_t durable_upto; /* as in struct journal_epoch; never falls */
-	uint64_t folded_upto; /* the snapshot holds every epoch up to here */
+	uint64_t folded_upto; /* the snapshot holds every epoch up to here: rows of these count no more */
 	uint64_t last_id; /* every id up to here may have been used */
 };
 
 struct held_epoch {
 	uint64_t id;
+	uint32_t row; /* in the ring, or RING_NONE */
 	uint32_t meta, body; /* bytes, see encode.h */
+};
+
+#define RING_NONE UINT32_MAX
+
+/* Handles on the body of epochs in either table, reused from row to row. */
+struct epoch_blobs {
+	sqlite3_blob *epoch, *ring;
 };
 
 struct fold; /* fold.c */
@@ -86,8 +98,13 @@ struct journal {
 	int wal_frames; /* since the WAL was last restarted; 0 once everything is checkpointed */
 	struct jdb_state state;
 	uint64_t last_id; /* last committed or seen */
-	struct held_epoch *held; /* epoch rows in the database, ascending: held[held_first .. held_end) */
+	struct held_epoch *held; /* epochs in the database > folded_upto, ascending: held[held_first .. held_end). While
+				  * a fold deletes, also those it has not come to */
 	size_t held_first, held_end, held_size;
+	size_t leftover; /* epoch rows <= folded_upto that a fold did not come to delete */
+	uint64_t *ring_id; /* of each ring row */
+	uint32_t nring, ring_next;
+	_Atomic uint32_t ring_waiting; /* epochs in the ring that no fold was begun for */
 	uint8_t *buf; /* scratch for one encoded row */
 	size_t buf_size;
 	sqlite3_stmt *stmt[STMT_COUNT];
@@ -102,14 +119,18 @@ extern const char *journal_vfs_name;
 /* WAL_RESERVE, or less for tests that open many journals. */
 extern size_t journal_wal_reserve;
 
+/* The ring's rows at most; like the reserve for tests, but also what creates a journal must know it. */
+extern unsigned journal_ring_max;
+
 /* When folding starts and how much a step does. Seam for tests: set before any journal is opened. */
 extern struct journal_fold_limits {
 	unsigned rows, read_epochs, delete_epochs; /* at most, per step */
 	/* Folding starts when the fronts of foldable epoch rows exceed start_meta and an eighth of the snapshot (the
 	 * more at once, the more records share a row); or their data exceeds start_body and an eighth of the data file,
-	 * or 64 MiB; or there are so many that recovery would feel it. */
+	 * or 64 MiB; or they fill half of the ring; or there are so many that recovery would feel it. */
 	uint64_t start_meta, start_body;
 	unsigned start_epochs;
+	unsigned start_ring; /* journal_fold_wanted() only then: a fold is a few syncs, too many for a small ring */
 } journal_fold_limits;
 
 /* Registers (once) and returns the name of a VFS over journal_vfs_name that cannot change anything on disk (rovfs.c).
@@ -124,7 +145,8 @@ int jdb_errno(sqlite3 *db, int rc); /* SQLite result -> negative errno */
 int jdb_fail(struct journal *j, int rc, const char *what, struct bc_error *err);
 int jdb_damaged(struct journal *j, struct bc_error *err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 int jdb_step_reset(sqlite3_stmt *s); /* step, reset, clear bindings; SQLITE_OK for SQLITE_DONE */
-int jdb_begin(struct journal *j, struct bc_error *err); /* -EIO if failed, -EROFS */
+int jdb_writable(struct journal *j, struct bc_error *err); /* -EIO if failed, -EROFS */
+int jdb_begin(struct journal *j, struct bc_error *err); /* likewise */
 /* Ends the transaction: rc SQLITE_OK commits, anything else rolls back. `fatal`: any failure makes the journal failed.
  * Otherwise only those after which a retry could lie do: all but a full disk. */
 int jdb_end(struct journal *j, int rc, bool fatal, const char *what, struct bc_error *err);
@@ -132,11 +154,25 @@ int jdb_checkpoint(struct journal *j, struct bc_error *err);
 int jdb_state_get(struct journal *j, struct jdb_state *st, struct bc_error *err);
 int jdb_state_put(struct journal *j, const struct jdb_state *st); /* inside a transaction; SQLite result */
 int jdb_reserve_buf(struct journal *j, size_t size); /* 0 or -ENOMEM */
-int jdb_held_add(struct journal *j, uint64_t id, size_t meta, size_t body);
+int jdb_held_add(struct journal *j, uint64_t id, uint32_t row, size_t meta, size_t body);
+int jdb_epoch_open(struct journal *j, struct epoch_blobs *b, const struct held_epoch *h, sqlite3_blob **blob);
+void jdb_epoch_close(struct epoch_blobs *b);
 /* Reads the first meta bytes of an epoch row (records, discards, inline table; not the inline data) and decodes them.
  * *mem is the caller's to free and ep points into it. -EBADMSG with *why if the row is damaged. */
-int jdb_epoch_read(struct journal *j, sqlite3_blob **blob, uint64_t id, uint8_t **mem, struct epoch_view *ep,
-		   size_t *body, const char **why);
+int jdb_epoch_read(struct journal *j, struct epoch_blobs *b, const struct held_epoch *h, uint8_t **mem,
+		   struct epoch_view *ep, size_t *body, const char **why);
+
+/* ---- ring.c ---- */
+
+/* At opening: which epochs are in the ring; those in use are added to held, in no order. */
+int jdb_ring_read(struct journal *j, struct bc_error *err);
+/* NULL or what is wrong with the heads of row k, at which the statement stands. */
+const char *jdb_ring_check(struct journal *j, sqlite3_stmt *row, sqlite3_blob **blob, uint32_t k);
+/* Is there a row for the epoch, whose encoded size is body? */
+bool jdb_ring_fits(const struct journal *j, const struct journal_epoch *e, size_t body);
+/* Into row ring_next. body: room for RING_BODY bytes, the first len filled in. SQLite result. */
+int jdb_ring_put(struct journal *j, uint64_t id, size_t len, uint8_t *body);
+int jdb_ring_clear(struct journal *j, uint32_t k); /* SQLite result */
 
 /* ---- fold.c ---- */
 void fold_free(struct fold *f);

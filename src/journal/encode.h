@@ -17,6 +17,11 @@
 /* A row (INTEGER PRIMARY KEY, BLOB) stays on one 4096-byte page up to 4061 bytes of payload, 4 of which are SQLite's
  * record header. */
 #define SNAPSHOT_BODY_MAX 4056u
+/* A row of the ring, see ring.c: 5 bytes of SQLite's record header, head and body are 4581 bytes of payload, the most
+ * that take a single overflow page (489 on the leaf, 4092 on that page). */
+#define RING_HEAD 24u
+#define RING_BODY 4552u
+#define RING_ROOM (RING_BODY - RING_HEAD) /* bytes of an epoch */
 #define JOURNAL_BODY_MAX 900000000u /* SQLite's limit for a blob is 10^9 */
 
 static inline uint16_t get16(const uint8_t *p)
@@ -127,6 +132,12 @@ const char *snapshot_verify(unsigned bpl, uint64_t row, const uint8_t *p, size_t
 void snapshot_put(unsigned bpl, uint8_t *p, unsigned index, const struct journal_line *l);
 /* False: the entry is free. l->entry is left alone. */
 bool snapshot_get(unsigned bpl, const uint8_t *p, unsigned index, struct journal_line *l);
+
+/* ---- ring rows ---- */
+
+unsigned ring_rows(const struct journal_geometry *geo);
+/* body: RING_BODY bytes, the first len of them filled in by the caller. */
+void ring_encode(uint32_t k, uint64_t id, size_t len, uint8_t *head, uint8_t *body);
 
 /* ---- small rows ---- */
 

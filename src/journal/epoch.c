@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * epoch.c - the commit of an epoch: one row, one transaction, one sync. Any thread; takes the journal's lock for its
- * whole time.
+ * whole time. A small epoch with data overwrites a row of the ring (ring.c), any other is a new row of table `epoch`.
+ * The single statement is its own transaction: BEGIN and COMMIT around it would only cost time.
  *
  * A commit that fails makes the journal failed (P6), whatever the reason. What it left in the WAL may or may not be
  * found by recovery: the caller must treat the epoch as neither durable nor absent.
@@ -10,18 +11,30 @@
 
 #include "journal/db.h"
 
-static int put_row(struct journal *j, const struct journal_epoch *e, size_t body)
+static int put_row(struct journal *j, const struct journal_epoch *e, size_t body, bool ring, struct bc_error *err)
 {
 	sqlite3_stmt *s = j->stmt[STMT_EPOCH_PUT];
+	int code = jdb_writable(j, err), rc;
 
-	sqlite3_bind_int64(s, 1, (int64_t)e->id);
-	sqlite3_bind_blob64(s, 2, j->buf, body, SQLITE_STATIC);
-	return jdb_step_reset(s);
+	if (code)
+		return code;
+	if (ring) {
+		rc = jdb_ring_put(j, e->id, body, j->buf);
+	} else {
+		sqlite3_bind_int64(s, 1, (int64_t)e->id);
+		sqlite3_bind_blob64(s, 2, j->buf, body, SQLITE_STATIC);
+		rc = jdb_step_reset(s);
+	}
+	if (rc == SQLITE_OK)
+		return 0;
+	j->failed = true;
+	return jdb_fail(j, rc, "cannot commit an epoch", err);
 }
 
 static int commit_locked(struct journal *j, const struct journal_epoch *e, struct bc_error *err)
 {
 	size_t meta, body;
+	bool ring;
 	int code;
 
 	if (!j->read_only && !j->loaded)
@@ -33,12 +46,12 @@ static int commit_locked(struct journal *j, const struct journal_epoch *e, struc
 	if (code)
 		return bc_fail(err, code, "%s: epoch %llu cannot be written: %s", j->path, (unsigned long long)e->id,
 			       code == -E2BIG ? "too large" : "a record is out of range");
-	if (jdb_reserve_buf(j, body) || jdb_held_add(j, e->id, meta, body))
+	ring = jdb_ring_fits(j, e, body);
+	if (jdb_reserve_buf(j, ring ? RING_BODY : body) ||
+	    jdb_held_add(j, e->id, ring ? j->ring_next : RING_NONE, meta, body))
 		return bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
 	epoch_encode(&j->geo, e, meta, j->buf);
-	code = jdb_begin(j, err);
-	if (!code)
-		code = jdb_end(j, put_row(j, e, body), true, "cannot commit an epoch", err);
+	code = put_row(j, e, body, ring, err);
 	if (code) {
 		j->held_end--;
 		return code;

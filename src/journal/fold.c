@@ -7,7 +7,8 @@
  *
  *   IDLE -> READ -> PATCH -> DELETE -> IDLE
  *
- *   IDLE    When the epochs <= durable_upto have become many or large, chooses E, the last one of them to fold.
+ *   IDLE    Deletes rows that an earlier process folded and did not come to delete. When the epochs <= durable_upto
+ *           have become many or large, chooses E, the last one of them to fold.
  *
  *   READ    Reads the fronts of the epoch rows <= E. Then, without `lock`: the last record of each entry, ordered by
  *           entry.
@@ -16,13 +17,14 @@
  *           durable_upto to E or more.
  *
  *   DELETE  The first step moves discards of these epochs that are still pending into their table, takes out the ended
- *           ones, and raises folded_upto to E. Each step deletes epochs in ascending order.
+ *           ones, and raises folded_upto to E. With that the epochs' rows in the ring are free. Each step deletes
+ *           some of the others.
  *
- * Why a crash between any two steps is harmless: recovery replays the epochs that are still there over the snapshot
- * rows, patched or not. Say the last record <= E of an entry is in epoch e. While e is there, replay sets the entry to
- * that record's state (or a later one's), whatever the snapshot says. Once e is deleted, all rows were patched, so the
- * snapshot has it; and since rows go in ascending order, no epoch before e is left that could set it back. The same
- * goes for a discard and its end.
+ * Why a crash between any two steps is harmless: recovery replays the epochs > folded_upto over the snapshot rows,
+ * patched or not. Say the last record <= E of an entry is in epoch e. Before folded_upto is raised all epochs <= E are
+ * there and replay sets the entry to that record's state (or a later one's), whatever the snapshot says. Afterwards all
+ * rows were patched and none of these epochs counts, deleted or not: an old one that is still there cannot set back
+ * what a younger one did whose row was used again. The same goes for a discard and its end.
  *
  * This needs that epochs <= E are never dropped: they are <= durable_upto, and the state row says so on disk no later
  * than the first snapshot row changes.
@@ -41,6 +43,7 @@ struct journal_fold_limits journal_fold_limits = {
 	.start_meta = 4u << 20,
 	.start_body = 4u << 20,
 	.start_epochs = 16384,
+	.start_ring = 512,
 };
 
 #define FOLD_READ_BYTES (1u << 20)
@@ -93,7 +96,8 @@ static int fold_start(struct journal *j, struct fold *f, uint64_t durable_upto)
 	uint64_t meta_limit = snapshot_rows(&j->geo) * JOURNAL_PAGE / 8;
 	uint64_t body_limit = clamp(j->geo.size_bytes / 8, journal_fold_limits.start_body, FOLD_BODY_MAX);
 	uint64_t meta = 0, body = 0;
-	size_t n = 0, fit = 0;
+	size_t n = 0, fit = 0, ring = 0;
+	uint32_t waiting = 0;
 
 	if (durable_upto > j->last_id)
 		durable_upto = j->last_id;
@@ -102,11 +106,13 @@ static int fold_start(struct journal *j, struct fold *f, uint64_t durable_upto)
 	for (size_t i = j->held_first; i < j->held_end && j->held[i].id <= durable_upto; i++, n++) {
 		meta += j->held[i].meta;
 		body += j->held[i].body;
+		ring += j->held[i].row != RING_NONE;
 		if (meta <= FOLD_MEMORY || !fit)
 			fit = n + 1;
 	}
 	/* In-line data counts in `body` only; without it both grow alike and `meta` decides. */
-	if (!n || (meta <= meta_limit && body - meta <= body_limit && n <= journal_fold_limits.start_epochs))
+	if (!n || (meta <= meta_limit && body - meta <= body_limit && ring <= j->nring / 2 &&
+		   n <= journal_fold_limits.start_epochs))
 		return 0;
 	f->mem = calloc(fit, sizeof(f->mem[0]));
 	if (!f->mem)
@@ -115,6 +121,9 @@ static int fold_start(struct journal *j, struct fold *f, uint64_t durable_upto)
 	f->upto = j->held[j->held_first + fit - 1].id;
 	f->durable = durable_upto;
 	f->state = FOLD_READ;
+	for (size_t i = j->held_first + fit; i < j->held_end; i++)
+		waiting += j->held[i].row != RING_NONE;
+	atomic_store_explicit(&j->ring_waiting, waiting, memory_order_relaxed);
 	return 0;
 }
 
@@ -136,18 +145,19 @@ static int keep_discards(struct fold *f, const struct epoch_view *v)
 
 static int fold_read(struct journal *j, struct fold *f, struct bc_error *err)
 {
-	sqlite3_blob *blob = NULL;
+	struct epoch_blobs blobs = { 0 };
 	size_t bytes = 0;
 	int code = 0;
 
 	for (unsigned n = 0; f->done < f->count && n < journal_fold_limits.read_epochs && bytes < FOLD_READ_BYTES;
 	     n++) {
-		uint64_t id = j->held[j->held_first + f->done].id;
+		const struct held_epoch *h = &j->held[j->held_first + f->done];
+		uint64_t id = h->id;
 		struct epoch_view v;
 		const char *why;
 		size_t body;
 
-		code = jdb_epoch_read(j, &blob, id, &f->mem[f->done], &v, &body, &why);
+		code = jdb_epoch_read(j, &blobs, h, &f->mem[f->done], &v, &body, &why);
 		if (code == -EBADMSG)
 			code = jdb_damaged(j, err, "epoch %llu: %s", (unsigned long long)id, why);
 		else if (!code && (record_list_add(&f->records, &v, j->geo.blocks_per_line) || keep_discards(f, &v)))
@@ -160,7 +170,7 @@ static int fold_read(struct journal *j, struct fold *f, struct bc_error *err)
 		bytes += v.meta_len;
 		f->done++;
 	}
-	sqlite3_blob_close(blob);
+	jdb_epoch_close(&blobs);
 	return code;
 }
 
@@ -283,9 +293,10 @@ static int fold_delete(struct journal *j, struct fold *f, struct bc_error *err)
 		if (rc == SQLITE_OK)
 			rc = move_discards(j, f);
 	}
-	while (end < j->held_end && j->held[end].id <= f->upto &&
-	       end - j->held_first < journal_fold_limits.delete_epochs && bytes < FOLD_DELETE_BYTES)
-		bytes += j->held[end++].body;
+	for (; end < j->held_end && j->held[end].id <= f->upto &&
+	       end - j->held_first < journal_fold_limits.delete_epochs && bytes < FOLD_DELETE_BYTES;
+	     end++)
+		bytes += j->held[end].row == RING_NONE ? j->held[end].body : 0;
 	if (rc == SQLITE_OK && end > j->held_first) {
 		sqlite3_bind_int64(j->stmt[STMT_EPOCH_DELETE_UPTO], 1, (int64_t)j->held[end - 1].id);
 		rc = jdb_step_reset(j->stmt[STMT_EPOCH_DELETE_UPTO]);
@@ -304,19 +315,39 @@ static int fold_delete(struct journal *j, struct fold *f, struct bc_error *err)
 	return 0;
 }
 
+/* Rows that a fold before the last opening left. */
+static int delete_leftover(struct journal *j, struct bc_error *err)
+{
+	sqlite3_stmt *s = j->stmt[STMT_EPOCH_DELETE_SOME];
+	size_t n = j->leftover < journal_fold_limits.delete_epochs ? j->leftover : journal_fold_limits.delete_epochs;
+	int code = jdb_begin(j, err);
+
+	if (code)
+		return code;
+	sqlite3_bind_int64(s, 1, (int64_t)j->state.folded_upto);
+	sqlite3_bind_int64(s, 2, (int64_t)n);
+	code = jdb_end(j, jdb_step_reset(s), false, "cannot delete folded epochs", err);
+	if (!code)
+		j->leftover -= n;
+	return code;
+}
+
 /* One step. `maint` held. */
 static int maintain_step(struct journal *j, struct fold *f, uint64_t durable_upto, struct bc_error *err)
 {
-	bool sort, more, checkpoint;
+	bool sort, more, checkpoint, leftover;
 	int code = 0;
 
 	pthread_mutex_lock(&j->lock);
 	checkpoint = j->wal_frames > WAL_SOFT_FRAMES;
+	leftover = f->state == FOLD_IDLE && j->leftover;
 	if (j->failed || j->read_only)
 		code = bc_fail(err, j->failed ? -EIO : -EROFS, "%s: %s", j->path,
 			       j->failed ? "an earlier write to the journal failed" : "opened for reading only");
 	else if (checkpoint)
 		code = jdb_checkpoint(j, err);
+	else if (leftover)
+		code = delete_leftover(j, err);
 	else if (f->state == FOLD_IDLE && fold_start(j, f, durable_upto))
 		code = bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
 	else if (f->state == FOLD_READ)
@@ -326,7 +357,7 @@ static int maintain_step(struct journal *j, struct fold *f, uint64_t durable_upt
 	else if (f->state == FOLD_DELETE)
 		code = fold_delete(j, f, err);
 	/* After a checkpoint there may be folding to begin; only an idle step that did nothing ends a round. */
-	more = checkpoint || j->wal_frames > WAL_SOFT_FRAMES || f->state != FOLD_IDLE;
+	more = checkpoint || leftover || j->wal_frames > WAL_SOFT_FRAMES || f->state != FOLD_IDLE;
 	sort = !code && f->state == FOLD_READ && f->done == f->count;
 	pthread_mutex_unlock(&j->lock);
 	if (sort)

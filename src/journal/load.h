@@ -33,7 +33,7 @@ struct load {
 	size_t keep; /* epochs from here on are dropped */
 	uint64_t durable;
 	struct record_list records; /* of all epochs that decode, sorted by entry */
-	sqlite3_blob *blob; /* over epoch.body */
+	struct epoch_blobs blobs;
 	uint64_t volumes[(JOURNAL_MAX_VOLUME + 64) / 64]; /* known ids, a bit each */
 };
 

@@ -28,8 +28,12 @@
  * An epoch > D whose row cannot be decoded ends the prefix too: without it no later state is known. At or below D it
  * is damage that leaves no safe reading.
  *
- * Dropped rows are deleted before anything is told to the caller, in one transaction with the highest id ever used:
- * new epochs must not be taken for the dropped ones, nor dropped ones come back between new ones.
+ * Epochs <= folded_upto are not looked at, in whichever table: the snapshot has them, their rows wait to be deleted or
+ * used again. Which epoch a damaged row of the ring held is known nevertheless, see ring.c.
+ *
+ * Dropped rows are deleted (those in the ring emptied) before anything is told to the caller, in one transaction with
+ * the highest id ever used: new epochs must not be taken for the dropped ones, nor dropped ones come back between new
+ * ones.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -64,20 +68,14 @@ int64_t load_find_inline(const struct epoch_view *v, const struct journal_block 
 	return -1;
 }
 
-static int epoch_blob(struct load *ld, uint64_t id)
-{
-	if (ld->blob)
-		return sqlite3_blob_reopen(ld->blob, (int64_t)id);
-	return sqlite3_blob_open(ld->j->db, "main", "epoch", "body", (int64_t)id, 0, &ld->blob);
-}
-
 int load_inline(struct load *ld, size_t epoch, uint32_t index, uint8_t *data)
 {
 	const struct epoch_view *v = &ld->ep[epoch].v;
-	int rc = epoch_blob(ld, v->id);
+	sqlite3_blob *blob;
+	int rc = jdb_epoch_open(ld->j, &ld->blobs, &ld->j->held[ld->j->held_first + epoch], &blob);
 
 	if (rc == SQLITE_OK)
-		rc = sqlite3_blob_read(ld->blob, data, JOURNAL_PAGE, (int)(v->meta_len + index * JOURNAL_PAGE));
+		rc = sqlite3_blob_read(blob, data, JOURNAL_PAGE, (int)(v->meta_len + index * JOURNAL_PAGE));
 	if (rc != SQLITE_OK)
 		return jdb_fail(ld->j, rc, "cannot read an epoch's data", ld->err);
 	return crc32c(data, JOURNAL_PAGE) == get32(v->inlines + (size_t)index * EPOCH_INLINE + 4) ? 0 : -EBADMSG;
@@ -276,7 +274,7 @@ static int read_epochs(struct load *ld)
 
 		le->id = h->id;
 		le->first_seq = (uint32_t)ld->records.n;
-		code = jdb_epoch_read(j, &ld->blob, h->id, &le->mem, &le->v, &body, &le->bad);
+		code = jdb_epoch_read(j, &ld->blobs, h, &le->mem, &le->v, &body, &le->bad);
 		h->body = (uint32_t)body;
 		h->meta = le->bad ? 0 : le->v.meta_len;
 		if (code == -EBADMSG)
@@ -286,8 +284,7 @@ static int read_epochs(struct load *ld)
 		if (code == -EUCLEAN) {
 			/* A broken page of the database: all that is known is that this row cannot be read. */
 			le->bad = "its row cannot be read";
-			sqlite3_blob_close(ld->blob);
-			ld->blob = NULL;
+			jdb_epoch_close(&ld->blobs);
 			continue;
 		}
 		if (code)
@@ -379,12 +376,12 @@ static int delete_dropped(struct load *ld)
 {
 	struct journal *j = ld->j;
 	struct jdb_state st = j->state;
+	const struct held_epoch *held = j->held + j->held_first;
 	sqlite3_stmt *s = j->stmt[STMT_EPOCH_DELETE_FROM];
 	int code, rc;
 
-	/* An open handle on the table would keep the transaction from being checkpointed. */
-	sqlite3_blob_close(ld->blob);
-	ld->blob = NULL;
+	/* An open handle on a table would keep the transaction from being checkpointed. */
+	jdb_epoch_close(&ld->blobs);
 	code = jdb_begin(j, ld->err);
 	if (code)
 		return code;
@@ -392,11 +389,21 @@ static int delete_dropped(struct load *ld)
 	st.durable_upto = ld->durable; /* may be known from a row that goes now */
 	sqlite3_bind_int64(s, 1, (int64_t)ld->ep[ld->keep].id);
 	rc = jdb_step_reset(s);
+	for (size_t e = ld->keep; rc == SQLITE_OK && e < ld->nep; e++) {
+		if (held[e].row != RING_NONE)
+			rc = jdb_ring_clear(j, held[e].row);
+	}
 	if (rc == SQLITE_OK)
 		rc = jdb_state_put(j, &st);
 	code = jdb_end(j, rc, true, "cannot delete the epochs that recovery dropped", ld->err);
 	if (code)
 		return code;
+	for (size_t e = ld->keep; e < ld->nep; e++) {
+		if (held[e].row != RING_NONE) {
+			j->ring_id[held[e].row] = 0;
+			j->ring_waiting--;
+		}
+	}
 	j->state = st;
 	j->held_end = j->held_first + ld->keep;
 	atomic_store_explicit(&j->epochs_held, ld->keep, memory_order_relaxed);
@@ -461,7 +468,7 @@ int journal_load(struct journal *j, const struct journal_load_ops *ops, void *ct
 	if (code && !ld.err->code)
 		bc_fail(ld.err, code, "%s: loading was given up: %s", j->path,
 			strerror(-code)); /* a callback's error */
-	sqlite3_blob_close(ld.blob);
+	jdb_epoch_close(&ld.blobs);
 	for (size_t e = 0; ld.ep && e < ld.nep; e++)
 		free(ld.ep[e].mem);
 	free(ld.ep);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * test_journal_damage.c - what recovery drops, repeats and refuses: epochs without their data, rows with flipped bits,
- * records that make no sense. Never a crash, never a silent wrong state.
+ * records that make no sense, rows of the ring of which half is gone. Never a crash, never a silent wrong state.
  */
 #include <errno.h>
 #include <time.h>
@@ -181,7 +181,7 @@ Test(journal_damage, pending_discards_survive_folding)
 
 /* ---- damaged rows ---- */
 
-/* A journal with something in every table: epochs 1-3 folded, 4 durable, 5 newest and not durable. */
+/* A journal with something in every table: epochs 1-3 folded, 4 durable, 5 newest and not durable, in the ring. */
 static void make_full(void)
 {
 	struct journal_geometry geo = geometry(600, 600, 1);
@@ -217,8 +217,8 @@ static void sql(const char *text)
 	cr_assert_eq(sqlite3_close(db), SQLITE_OK);
 }
 
-/* Flips a bit of a row's blob. */
-static void flip(const char *table, const char *where, int pos, int bit)
+/* Flips a bit of a blob. */
+static void flip_in(const char *table, const char *column, const char *where, int pos, int bit)
 {
 	sqlite3_stmt *s;
 	sqlite3 *db;
@@ -227,7 +227,7 @@ static void flip(const char *table, const char *where, int pos, int bit)
 	int n;
 
 	cr_assert_eq(sqlite3_open(path_of(JOURNAL_FILE), &db), SQLITE_OK);
-	snprintf(text, sizeof(text), "SELECT body FROM %s WHERE %s", table, where);
+	snprintf(text, sizeof(text), "SELECT %s FROM %s WHERE %s", column, table, where);
 	cr_assert_eq(sqlite3_prepare_v2(db, text, -1, &s, NULL), SQLITE_OK);
 	cr_assert_eq(sqlite3_step(s), SQLITE_ROW, "%s", text);
 	n = sqlite3_column_bytes(s, 0);
@@ -237,13 +237,18 @@ static void flip(const char *table, const char *where, int pos, int bit)
 	pos = pos < 0 ? n + pos : pos;
 	if (pos < n)
 		body[pos] ^= (uint8_t)(1 << bit);
-	snprintf(text, sizeof(text), "UPDATE %s SET body = ?1 WHERE %s", table, where);
+	snprintf(text, sizeof(text), "UPDATE %s SET %s = ?1 WHERE %s", table, column, where);
 	cr_assert_eq(sqlite3_prepare_v2(db, text, -1, &s, NULL), SQLITE_OK);
 	sqlite3_bind_blob(s, 1, body, n, SQLITE_STATIC);
 	cr_assert_eq(sqlite3_step(s), SQLITE_DONE);
 	sqlite3_finalize(s);
 	sqlite3_close(db);
 	free(body);
+}
+
+static void flip(const char *table, const char *where, int pos, int bit)
+{
+	flip_in(table, "body", where, pos, bit);
 }
 
 /* The damage must be refused with a message, by owner and check alike, and check must find it if the journal can be
@@ -307,21 +312,31 @@ Test(journal_damage, flipped_bits_are_found)
 	refused("epoch is null");
 	sql("UPDATE epoch SET id = 1 WHERE id = 4");
 	refused("epoch with another's number");
+	sql("UPDATE epoch SET id = 5 WHERE id = 4");
+	refused("an epoch that is in the ring as well");
+	sql("DELETE FROM ring WHERE k = 7");
+	refused("ring row missing");
+	sql("DELETE FROM ring WHERE k = 63");
+	refused("last ring row missing");
+	sql("UPDATE ring SET head = (SELECT head FROM ring WHERE k = 1), body = (SELECT body FROM ring WHERE k = 1) "
+	    "WHERE k = 2");
+	refused("ring row of another's number");
 }
 
 Test(journal_damage, damaged_newest_epoch_is_dropped)
 {
-	static const int pos[] = { 0, 4, 8, 16, 24, 28, 32, 36, 40, 44, 60, -4096, -1 };
+	/* of a row in the ring: the length of the epoch is 4096 + 40 + 20 + 8 + 4 */
+	static const int pos[] = { 0, 4, 8, 16, 24, 28, 32, 36, 40, 44, 60, 72, 4167 };
 
 	make_full();
 	for (size_t p = 0; p < sizeof(pos) / sizeof(pos[0]) + 2; p++) {
 		struct collected c = { 0 };
 
 		if (p < sizeof(pos) / sizeof(pos[0]))
-			flip("epoch", "id = 5", pos[p], (int)(p % 8));
+			flip("ring", "k = 0", pos[p], (int)(p % 8));
 		else
-			sql(p & 1 ? "UPDATE epoch SET body = NULL WHERE id = 5"
-				  : "UPDATE epoch SET body = zeroblob(20) WHERE id = 5");
+			sql(p & 1 ? "UPDATE ring SET body = NULL WHERE k = 0"
+				  : "UPDATE ring SET body = zeroblob(20) WHERE k = 0");
 		cr_assert_eq(load_dir(scratch, false, &c), 0, "p=%zu: %s", p, c.err.msg);
 		cr_assert_eq(c.report.last_epoch, 4);
 		cr_assert_eq(c.report.epochs_dropped, 1);
@@ -329,6 +344,156 @@ Test(journal_damage, damaged_newest_epoch_is_dropped)
 		cr_assert_eq(c.report.lines, 3);
 		copy_journal(copy_dir, scratch);
 	}
+}
+
+/* ---- ring ---- */
+
+#define ON_LEAF 460 /* bytes of the body that are on the leaf page, as is the head */
+
+enum ring_damage { HEAD, LEAF, COPY, OTHER, BOTH_HEADS, LEAF_OLDER, OTHER_OLDER, RING_DAMAGES };
+
+static void damage_ring(uint32_t k, enum ring_damage how)
+{
+	uint8_t head[RING_HEAD], body[RING_BODY], old_head[RING_HEAD], old_body[RING_BODY];
+	sqlite3_stmt *s;
+	sqlite3 *db;
+
+	cr_assert_eq(sqlite3_open(path_of(JOURNAL_FILE), &db), SQLITE_OK);
+	cr_assert_eq(sqlite3_prepare_v2(db, "SELECT head, body FROM ring WHERE k = ?1", -1, &s, NULL), SQLITE_OK);
+	sqlite3_bind_int64(s, 1, k);
+	cr_assert_eq(sqlite3_step(s), SQLITE_ROW);
+	cr_assert_eq(sqlite3_column_bytes(s, 0), RING_HEAD);
+	cr_assert_eq(sqlite3_column_bytes(s, 1), RING_BODY);
+	memcpy(head, sqlite3_column_blob(s, 0), RING_HEAD);
+	memcpy(body, sqlite3_column_blob(s, 1), RING_BODY);
+	sqlite3_finalize(s);
+	ring_encode(k, 0, 0, old_head, old_body);
+	if (how == HEAD || how == LEAF || how == BOTH_HEADS)
+		head[9] ^= 8;
+	if (how == COPY || how == BOTH_HEADS)
+		body[RING_ROOM + 9] ^= 8;
+	if (how == LEAF)
+		memset(body, 0x55, ON_LEAF);
+	if (how == OTHER)
+		memset(body + ON_LEAF, 0x55, RING_BODY - ON_LEAF);
+	if (how == LEAF_OLDER) {
+		memcpy(head, old_head, RING_HEAD);
+		memcpy(body, old_body, ON_LEAF);
+	}
+	if (how == OTHER_OLDER)
+		memcpy(body + ON_LEAF, old_body + ON_LEAF, RING_BODY - ON_LEAF);
+	cr_assert_eq(sqlite3_prepare_v2(db, "UPDATE ring SET head = ?2, body = ?3 WHERE k = ?1", -1, &s, NULL),
+		     SQLITE_OK);
+	sqlite3_bind_int64(s, 1, k);
+	sqlite3_bind_blob(s, 2, head, RING_HEAD, SQLITE_STATIC);
+	sqlite3_bind_blob(s, 3, body, RING_BODY, SQLITE_STATIC);
+	cr_assert_eq(sqlite3_step(s), SQLITE_DONE);
+	sqlite3_finalize(s);
+	sqlite3_close(db);
+}
+
+/* A row of the ring lies on two pages. Whichever is damaged, or older than the other, it is known which epoch it held:
+ * harmless if that was folded, refused if it is durable and its records are gone, dropped if it is the newest. */
+Test(journal_damage, ring_row_of_which_a_page_is_damaged)
+{
+	struct journal_geometry geo = geometry(100, 100, 1);
+	static uint8_t data[4096];
+	struct journal *j;
+
+	memset(data, 0x77, sizeof(data));
+	journal_fold_limits.start_epochs = 0;
+	j = fresh_journal(&geo);
+	/* 1 and 2 folded, 3 durable, 4 newest and not durable: in rows 0-3 */
+	for (uint32_t id = 1; id <= 2; id++)
+		ok(commit_one(j, id, 0, id, id, id, 0, data));
+	while (journal_maintain(j, 2, err) > 0)
+		;
+	ok(commit_one(j, 3, 2, 3, 3, 3, 0, data));
+	ok(commit_one(j, 4, 3, 4, 4, 4, 0, data));
+	journal_close(j);
+	copy_journal(scratch, copy_dir);
+	for (uint32_t id = 1; id <= 4; id++) {
+		for (enum ring_damage how = 0; how < RING_DAMAGES; how++) {
+			bool drop = id == 4 && (how == LEAF || how == OTHER || how == OTHER_OLDER);
+			struct collected c = { 0 }, again = { 0 };
+
+			damage_ring(id - 1, how);
+			if (how == BOTH_HEADS || (id == 3 && how == LEAF)) {
+				refused("ring row");
+				continue;
+			}
+			ok(journal_open(scratch, true, &j, err));
+			cr_assert_eq(journal_check(j, NULL, NULL) > 0, id > 2, "epoch %u, damage %d", id, how);
+			journal_close(j);
+			if (how != LEAF_OLDER) { /* only check finds that */
+				cr_assert_eq(load_dir(scratch, false, &c), 0, "epoch %u, damage %d: %s", id, how,
+					     c.err.msg);
+				cr_assert_eq(c.report.last_epoch, drop ? 3 : 4, "epoch %u, damage %d", id, how);
+				cr_assert_eq(c.report.epochs_dropped, drop, "epoch %u, damage %d", id, how);
+				cr_assert_eq(c.report.lines, drop ? 3 : 4);
+				/* without epoch 4's records nothing says that 3 is durable */
+				cr_assert_eq(c.nredo, !drop || how == LEAF);
+				cr_assert_eq(load_dir(scratch, false, &again), 0, "%s", again.err.msg);
+				cr_assert_eq(again.report.last_epoch, drop ? 3 : 4);
+				cr_assert_eq(again.report.epochs_dropped, 0);
+				cr_assert_eq(again.report.next_id, 5, "ids of dropped epochs are not used again");
+			}
+			copy_journal(copy_dir, scratch);
+		}
+	}
+}
+
+/* Epochs go round the ring as long as they are folded in time, else to the other table; a restart at any point finds
+ * all of them, in order, whichever table they are in. */
+Test(journal_damage, ring_wraps_and_overflows)
+{
+	struct journal_geometry geo = geometry(1000, 1000, 1);
+	static uint8_t data[4096];
+	struct journal_stats st;
+	struct journal *j;
+	uint32_t id = 0, rows = ring_rows(&geo), in_table = 0;
+
+	cr_assert_eq(rows, 64);
+	journal_fold_limits.start_ring = 0;
+	j = fresh_journal(&geo);
+	for (unsigned round = 0; round < 12; round++) {
+		struct collected c = { 0 };
+		bool late = round % 3 == 2;
+
+		for (unsigned i = 0; i < (late ? rows + 30 : rows / 2 + 5); i++) {
+			id++;
+			memcpy(data, &id, sizeof(id));
+			/* the same few entries over and over: an order that is not kept would show */
+			ok(commit_one(j, id, id - 1, id % 7, id % 7, id % 7, 0, data));
+		}
+		cr_assert(journal_fold_wanted(j));
+		for (size_t i = j->held_first; i < j->held_end; i++)
+			in_table += j->held[i].row == RING_NONE;
+		copy_journal(scratch, copy_dir);
+		cr_assert_eq(load_dir(copy_dir, round & 1, &c), 0, "%s", c.err.msg);
+		cr_assert_eq(c.report.last_epoch, id);
+		for (uint32_t e = 0; e < 7; e++) {
+			uint32_t last = id - (id % 7 + 7 - e) % 7;
+
+			memcpy(data, &last, sizeof(last));
+			cr_assert_eq(line_of(c.lines, 1, e)->blk[0].crc, crc32c(data, 4096), "entry %u", e);
+		}
+		while (journal_maintain(j, id, err) > 0)
+			;
+		journal_get_stats(j, &st);
+		cr_assert_eq(st.epochs_held, 0, "half of the ring is reason to fold");
+		cr_assert(!journal_fold_wanted(j));
+		if (round == 5) { /* and go on where it was */
+			struct collected again = { 0 };
+
+			journal_close(j);
+			ok(journal_open(scratch, false, &j, err));
+			cr_assert_eq(load_into(j, &again), 0, "%s", again.err.msg);
+			cr_assert_eq(again.report.last_epoch, id);
+		}
+	}
+	cr_assert_eq(in_table, 4 * 30, "%u", in_table);
+	journal_close(j);
 }
 
 /* Records that are in order on the outside but contradict each other or the geometry. */

@@ -130,7 +130,7 @@ static void fill_data(uint8_t *data)
 static void commit_random(bool carried)
 {
 	size_t stride = journal_line_stride(m.bpl);
-	unsigned n = 1 + rnd(carried ? 3 : 12), nin = 0, nd = 0;
+	unsigned n = 1 + rnd(!carried ? 12 : rnd(2) ? 3 : 1), nin = 0, nd = 0;
 	static uint8_t lines[12 * 200], data[64][4096];
 	struct journal_inline in[64];
 	struct journal_discard d[2];
@@ -331,6 +331,7 @@ static void run_model(unsigned bpl, unsigned epochs)
 	/* Many small steps, so that power is lost between any two of them. */
 	journal_fold_limits = (struct journal_fold_limits){ 1, 2, 2, UINT64_MAX, 4 << 20, 5 };
 	journal_wal_reserve = 1 << 20;
+	journal_ring_max = 6; /* soon full, soon used again */
 	m.j = fresh_journal(&m.geo);
 	while (m.id < epochs) {
 		commit_random(rnd(3) == 0);
