@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "blkcache/units.h"
@@ -209,12 +210,29 @@ static json_t *accept_answer(json_t *answer, int *exit_code)
 	return NULL;
 }
 
+/* May be asked again if there was no answer. */
+static bool is_question(const json_t *request)
+{
+	const char *cmd = jtext(request, "cmd");
+
+	return !strcmp(cmd, "status") || !strcmp(cmd, "stats") || !strcmp(cmd, "get");
+}
+
 json_t *call_daemon(const char *dir, json_t *request, int (*progress)(json_t *p, void *ctx), void *ctx, bool *stopped,
 		    int *exit_code)
 {
 	struct bc_error err = { 0 };
-	json_t *answer = control_call_until_end(dir, request, progress, ctx, &err);
+	bool question = is_question(request);
+	json_t *answer;
 
+	for (int tries = 0;; tries++) {
+		answer = control_call_until_end(dir, json_incref(request), progress, ctx, &err);
+		if (answer || !question || err.code != -EPROTO || tries == 40)
+			break;
+		/* it was killed or is ending: a moment later it is gone, or has a successor */
+		nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL);
+	}
+	json_decref(request);
 	if (answer)
 		return accept_answer(answer, exit_code);
 	if (stopped && err.code == -ECONNREFUSED)
