@@ -57,6 +57,8 @@ struct buffer_client_params {
 /* -ENOMEM with a message that says how much would be needed. */
 int buffer_pool_create(const struct buffer_pool_params *params, struct buffer_pool **out, struct bc_error *err);
 void buffer_pool_destroy(struct buffer_pool *pool); /* all clients destroyed before; NULL is allowed */
+/* Frames that hold nothing: a new buffer costs no other its place. A look without a lock. */
+uint32_t buffer_pool_unused(const struct buffer_pool *pool);
 uint64_t buffer_pool_memory(const struct buffer_pool *pool); /* everything counted: frames and bookkeeping, bytes */
 
 /* Starts the client's writer thread. The device must stay open until destroy. */

@@ -205,7 +205,8 @@ static bool evict(struct buffer_pool *pool, struct buffer *b)
 	if (!done)
 		return false;
 	c->frames--;
-	pool->free[pool->nfree++] = b->index;
+	pool->free[pool->nfree] = b->index;
+	__atomic_store_n(&pool->nfree, pool->nfree + 1, __ATOMIC_RELAXED); /* buffer_pool_unused looks */
 	atomic_fetch_add_explicit(&c->evictions, 1, memory_order_relaxed);
 	return true;
 }
@@ -311,7 +312,9 @@ static int take(struct buffer_pool *pool, struct buffer_client *c, struct buffer
 	if (available(pool, c) < n)
 		return -EAGAIN;
 	for (unsigned i = 0; i < n; i++) {
-		struct buffer *b = &pool->desc[pool->free[--pool->nfree]];
+		struct buffer *b = &pool->desc[pool->free[pool->nfree - 1]];
+
+		__atomic_store_n(&pool->nfree, pool->nfree - 1, __ATOMIC_RELAXED);
 
 		b->client = c;
 		atomic_store_explicit(&b->block, UINT64_MAX, memory_order_relaxed);
@@ -416,7 +419,8 @@ void pool_give_back(struct buffer_pool *pool, const uint32_t *frames, unsigned n
 
 		b->client->frames--;
 		atomic_store(&b->state, 0);
-		pool->free[pool->nfree++] = frames[i];
+		pool->free[pool->nfree] = frames[i];
+		__atomic_store_n(&pool->nfree, pool->nfree + 1, __ATOMIC_RELAXED);
 	}
 	if (pool->wait_head)
 		pool_serve(pool);
@@ -457,4 +461,9 @@ void pool_client_round(struct buffer_client *c, bool stuck)
 	while (stuck && pool->wait_head)
 		finish_waiter(pool, &pool->wait_head, -EIO);
 	pthread_mutex_unlock(&pool->lock);
+}
+
+uint32_t buffer_pool_unused(const struct buffer_pool *pool)
+{
+	return __atomic_load_n(&pool->nfree, __ATOMIC_RELAXED);
 }

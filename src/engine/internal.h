@@ -69,6 +69,14 @@ struct intent {
 	_Atomic uint32_t nmarked;
 };
 
+/* ---- what is read from the SSD goes to RAM as long as that pays (read.c) ---- */
+struct promotion {
+	counter reads; /* requests that read from slots */
+	counter blocks; /* promoted */
+	counter seen_blocks, seen_hits; /* at the last look */
+	_Atomic bool sampled; /* only one in PROMOTE_SAMPLE is promoted */
+};
+
 struct volume {
 	struct cache *cache;
 	unsigned id;
@@ -92,6 +100,7 @@ struct volume {
 	_Atomic bool backing_failed; /* a flush of it failed: none succeeds any more (P6) */
 	struct intent intent;
 	struct readahead readahead;
+	struct promotion promotion;
 	struct volume_counters n;
 };
 
@@ -120,6 +129,7 @@ struct io_thread {
 	struct buffer *bufs[MAX_BLOCKS];
 	uint32_t slots[MAX_BLOCKS];
 	unsigned nplan; /* of the read whose reply is out */
+	bool no_promotion; /* blocks read from slots go to bounce memory, not to RAM buffers */
 };
 
 /* ---- epochs (epoch.c) ---- */

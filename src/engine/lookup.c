@@ -104,6 +104,11 @@ static bool needs_place(const struct block_plan *p)
 	return !p->data && p->source != NOT_WANTED;
 }
 
+static bool wants_buffer(const struct io_thread *t, const struct block_plan *p)
+{
+	return needs_place(p) && !(t->no_promotion && p->source == FROM_SLOT);
+}
+
 /* Gives every block that has to be read a place: RAM buffers as far as there are any, else the thread's bounce memory.
  */
 static void plan_places(struct io_thread *t, unsigned n)
@@ -111,7 +116,7 @@ static void plan_places(struct io_thread *t, unsigned n)
 	unsigned need = 0, have = 0, k = 0;
 
 	for (unsigned i = 0; i < n; i++)
-		need += needs_place(&t->plan[i]);
+		need += wants_buffer(t, &t->plan[i]);
 	while (have < need) {
 		unsigned some = need - have < t->cache->alloc_max ? need - have : t->cache->alloc_max;
 
@@ -124,7 +129,7 @@ static void plan_places(struct io_thread *t, unsigned n)
 
 		if (!needs_place(p))
 			continue;
-		if (k < have) {
+		if (k < have && wants_buffer(t, p)) {
 			p->buf = t->bufs[k++];
 			p->data = buffer_data(p->buf);
 		} else {

@@ -121,13 +121,37 @@ static void count_read(struct volume *v, unsigned n, unsigned cached, uint32_t l
 	hist_add(cached == n ? &v->n.read_hit : &v->n.read_miss, took);
 }
 
+#define PROMOTE_WINDOW 1024u /* reads between looks */
+#define PROMOTE_PAYS 8u /* promoted blocks per hit in RAM, at most */
+#define PROMOTE_SAMPLE 16u
+
+/*
+ * Does this read from the SSD go to RAM? If RAM is full and hardly anything in it is hit, because the working set is so
+ * much larger, reading into the same warm memory again and again is faster. A sample is promoted all the same, to
+ * notice when that changes.
+ */
+static bool promotes(struct volume *v)
+{
+	struct promotion *p = &v->promotion;
+	uint64_t n = ADD(p->reads, 1);
+
+	if (n % PROMOTE_WINDOW == PROMOTE_WINDOW - 1) {
+		uint64_t blocks = GET(p->blocks), hits = GET(v->n.ram_read) / CACHE_BLOCK;
+
+		atomic_store(&p->sampled, (hits - GET(p->seen_hits)) * PROMOTE_PAYS < blocks - GET(p->seen_blocks));
+		atomic_store(&p->seen_blocks, blocks);
+		atomic_store(&p->seen_hits, hits);
+	}
+	return !GET(p->sampled) || n % PROMOTE_SAMPLE == 0 || buffer_pool_unused(v->cache->pool) > MAX_BLOCKS;
+}
+
 int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_reply *reply)
 {
 	struct cache *c = v->cache;
 	struct io_thread *t = io_thread_get(c);
 	uint64_t first = off / CACHE_BLOCK, start = now_ns();
 	struct range_lock rl;
-	unsigned n, cached, ram = 0;
+	unsigned n, cached, ram = 0, promoted = 0;
 	bool bad = false;
 	int mode, rc;
 
@@ -168,15 +192,21 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 			cached--;
 		}
 	}
+	t->no_promotion = !promotes(v);
 	rc = plan_read(t, v, first, n);
+	t->no_promotion = false;
 	if (!rc) {
 		for (unsigned i = 0; i < n; i++) {
 			struct block_plan *p = &t->plan[i];
 
-			if (p->source == FROM_SLOT && p->buf)
+			if (p->source == FROM_SLOT && p->buf) {
 				buffer_publish(p->buf, p->slot, false);
+				promoted++;
+			}
 			bad |= p->source == FROM_BACKING && p->cached;
 		}
+		if (promoted)
+			ADD(v->promotion.blocks, promoted);
 		if (mode_fills(mode))
 			fill(t, v, first, n);
 	}
