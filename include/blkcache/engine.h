@@ -89,7 +89,8 @@ int cache_open_accepting(const char *dir, unsigned flags, const char *const *acc
  */
 struct cache_shared {
 	int frames_fd, log_fd;
-	int lock_fd; /* DIR/lock, opened before the processes were forked: it stays locked between one and the next (P10). 0: none */
+	int lock_fd; /* DIR/lock, opened before the processes were forked: it stays locked between one and the next
+			(P10). 0: none */
 	bool takeover; /* a process that had this memory died, and all it had answered must be found again */
 };
 
