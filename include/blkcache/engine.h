@@ -204,7 +204,7 @@ struct latency_summary {
 	double p50, p99, max; /* microseconds */
 };
 
-/* In the order and with the names of CONTRACT.md. */
+/* In the order and with the names of `stats --format json`, which scripts rely on. */
 struct volume_stats {
 	struct {
 		uint64_t occupied_lines, clean_lines, dirty_lines;

@@ -3,7 +3,7 @@
  * journal.h - the durable metadata of a cache: which block of which volume lies in which slot of the data file.
  *
  * The journal is a SQLite database (DIR/journal.db) that one process opens with one connection. It is the authority
- * (DESIGN: the data file is only trusted where the journal points, and then only if the crc fits). The engine tells it
+ * (the data file is only trusted where the journal points, and then only if the crc fits). The engine tells it
  * *epochs*: sets of lines whose state changed together. An epoch is applied as a whole or not at all, and epochs apply
  * in order (P2).
  *
@@ -61,7 +61,7 @@ static inline size_t journal_line_stride(uint32_t blocks_per_line)
 	return sizeof(struct journal_line) + blocks_per_line * sizeof(struct journal_block);
 }
 
-/* Data carried in the journal row instead of the data file (DESIGN 6: one sync for a small flush). */
+/* Data carried in the journal row instead of the data file (one sync for a small flush). */
 struct journal_inline {
 	uint32_t slot;
 	uint32_t crc;
