@@ -88,7 +88,6 @@ struct volume {
 	uint64_t nblocks; /* size rounded up to blocks */
 	_Atomic int mode; /* changes with the gate held exclusively */
 	_Atomic int refs;
-	bool removing; /* volumes_lock */
 	pthread_rwlock_t gate;
 	counter lines, dirty_lines, dirty_blocks; /* cached now */
 	counter write_seq; /* completed writes to the backing device */

@@ -181,7 +181,7 @@ static unsigned build_reads(struct io_thread *t, struct volume *v, uint64_t firs
 	return count;
 }
 
-/* The result of the I/O that covered plan[i]: the k-th block of its source. */
+/* Reads again, from backing, the blocks whose copy in the cache turned out bad. */
 static int read_backing(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
 {
 	struct bdev_channel *ch = io_backing(t, v);
