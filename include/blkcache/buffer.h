@@ -38,7 +38,8 @@ struct buffer;
 struct buffer_pool_params {
 	uint64_t memory; /* bytes of block data; rounded down to whole blocks, at least 64 blocks */
 	uint32_t block_size; /* power of two, 512 to 65536 */
-	unsigned dirty_percent; /* the writer starts above this share of dirty frames; 0 = 50 */
+	unsigned dirty_percent; /* the writer starts above this share of dirty frames; 0: 50, or all but 128 MiB
+				 * if that is more */
 	bool lock_memory; /* mlock the frames */
 	int shared_fd; /* a memfd the frames lie in from its beginning, so that they outlive the process; 0: anonymous
 			* memory. It is made larger if need be, its contents are left alone. */

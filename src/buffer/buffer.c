@@ -49,7 +49,7 @@
  *     I2  VISIBLE implies LINKED; a frame is in the chain of its block exactly if LINKED, and in no other
  *     I3  of one block at most one buffer is VISIBLE
  *     I4  DIRTY implies VISIBLE; an invisible frame that is not WRITING is pinned
- *     I5  a DIRTY frame has its bit in the client's dirty map, unless a round has just taken it
+ *     I5  a DIRTY frame has its bit in one of the client's dirty maps, unless a round has just taken it
  *     I6  client->dirty = number of its frames DIRTY or WRITING; pool->dirty is the sum
  *     I7  client->frames = number of frames with its id; free + all clients' = pool->frames
  *     I8  free >= sum over clients of (reserved - frames), where positive: a reserve can always be claimed

@@ -24,8 +24,10 @@ static size_t layout(struct buffer_client *c, uintptr_t base)
 		at += ((size_t)(count) * sizeof(*(ptr)) + 63) & ~(size_t)63;                                           \
 	} while (0)
 	CARVE(c->groups, c->ngroups);
-	CARVE(c->dirty_map, c->top_words * 64); /* whole top words: collect() need not check */
-	CARVE(c->dirty_top, c->top_words);
+	for (unsigned g = 0; g < 2; g++) {
+		CARVE(c->dirty_map[g].word, c->top_words * 64); /* whole top words: collect() need not check */
+		CARVE(c->dirty_map[g].top, c->top_words);
+	}
 	CARVE(d->ent, batch);
 	CARVE(d->tmp, batch);
 	CARVE(d->redo, batch);

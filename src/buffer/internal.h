@@ -17,7 +17,10 @@
 #define HEADS 11 /* what fits in a cache line beside the lock and two counters */
 #define WRITE_BYTES (1u << 20) /* of one merged write: beyond it disks gain nothing, and a failure costs more */
 #define WRITE_DEPTH 32 /* merged writes in flight: 32 MiB, enough for any SSD; more only adds latency for reads */
-#define BATCH_FRAMES 32768u /* sorted at once; 128 MiB of 4 KiB blocks: bounds the writer's memory, not its rounds */
+#define BATCH_FRAMES                                                                                                   \
+	(1u << 20) /* sorted at once: 4 GiB of 4 KiB blocks. Frames are in no order of blocks, so what lies            \
+		    * together on the device is found only within a batch. */
+#define DIRTY_HEADROOM (128u << 20) /* bytes kept from being dirty in a large pool: some 30 ms of a fast writer */
 #define PREFETCH_RING 64 /* requests remembered; more are dropped, prefetching is a hint */
 #define BACKOFF_MIN_NS 10000000ull /* a failing device is tried again on its own after 10 ms, then doubling ... */
 #define BACKOFF_MAX_NS 1000000000ull /* ... up to this: who waits for a frame learns of the failure within a second */
@@ -102,6 +105,10 @@ struct entry { /* what is sorted */
 	uint32_t frame;
 };
 
+struct dirty_map {
+	_Atomic uint64_t *word, *top; /* a bit per frame; a bit per word */
+};
+
 /* What a round needs; belongs to who has the `draining` role. */
 struct drain {
 	struct buffer_client *client;
@@ -114,6 +121,7 @@ struct drain {
 	unsigned nredo;
 	uint32_t *give; /* frames of one io that go back to the pool */
 	/* of this round */
+	struct dirty_map *map; /* that is being drained */
 	uint64_t ok, failed; /* blocks */
 	int error;
 	bool again, held;
@@ -131,7 +139,8 @@ struct buffer_client {
 	uint64_t device_blocks;
 	char *aux;
 	size_t aux_stride;
-	_Atomic uint64_t *dirty_map, *dirty_top; /* a bit per frame; a bit per word of dirty_map */
+	struct dirty_map dirty_map[2];
+	_Atomic unsigned dirty_gen; /* which of them takes what becomes dirty now */
 	uint32_t map_words, top_words;
 	void *mem; /* one mapping holds all arrays */
 	size_t mem_len;

@@ -106,6 +106,7 @@ int buffer_pool_create(const struct buffer_pool_params *params, struct buffer_po
 {
 	uint32_t bs = params->block_size;
 	unsigned percent = params->dirty_percent ? params->dirty_percent : 50;
+	uint64_t headroom;
 	uint64_t frames;
 	struct buffer_pool *pool;
 	int rc;
@@ -125,7 +126,10 @@ int buffer_pool_create(const struct buffer_pool_params *params, struct buffer_po
 	pool->frames = (uint32_t)frames;
 	pool->block_size = bs;
 	pool->block_shift = (unsigned)__builtin_ctz(bs);
-	pool->dirty_limit = (uint32_t)(frames * percent / 100);
+	/* Half of a small pool. A large one may be dirtier: what is written again meanwhile is then written once. */
+	headroom = DIRTY_HEADROOM / bs;
+	pool->dirty_limit = params->dirty_percent || frames / 2 < headroom ? (uint32_t)(frames * percent / 100)
+									   : (uint32_t)(frames - headroom);
 	pool->wait_tail = &pool->wait_head;
 	pthread_mutex_init(&pool->lock, NULL);
 	rc = frames_map(pool, frames << pool->block_shift, params->shared_fd, err);

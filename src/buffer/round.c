@@ -10,6 +10,11 @@
  *   WRITING);
  * - the next batch is taken when the last write of this one has ended.
  *
+ * There are two dirty maps. A round begins by making the other one current and drains the one that was: what becomes
+ * dirty meanwhile is left to the next round. So a round ends however fast blocks are written, and what is written again
+ * and again is not sent to the device by every round that comes along. Frames whose write failed go to the current map;
+ * whether they are tried again is for the next round.
+ *
  * So no block is ever in flight twice, however often its buffer is replaced, moved or reused meanwhile (I9).
  *
  * A merged write that fails says nothing about its single blocks: they are tried again one by one, so that one bad
@@ -23,19 +28,24 @@
 #define INSERTION_SORT 48 /* below this many it beats radix passes over 2048 counters */
 #define RADIX_BITS 11
 
-void dirty_map_set(struct buffer_client *c, uint32_t frame)
+static void map_set(struct dirty_map *m, uint32_t frame)
 {
 	uint32_t word = frame / 64;
 	uint64_t top_bit = 1ull << (word % 64);
 
-	atomic_fetch_or(&c->dirty_map[word], 1ull << (frame % 64));
+	atomic_fetch_or(&m->word[word], 1ull << (frame % 64));
 	/* Looked at even if the word had bits already: who set those may not have come to here. If the bit is set, the
 	 * round that clears it reads our word later. */
-	if (!(atomic_load(&c->dirty_top[word / 64]) & top_bit))
-		atomic_fetch_or(&c->dirty_top[word / 64], top_bit);
+	if (!(atomic_load(&m->top[word / 64]) & top_bit))
+		atomic_fetch_or(&m->top[word / 64], top_bit);
 }
 
-/* Frames from dirty_map words of top word `*top` on, until the batch could overflow. */
+void dirty_map_set(struct buffer_client *c, uint32_t frame)
+{
+	map_set(&c->dirty_map[atomic_load(&c->dirty_gen)], frame);
+}
+
+/* Frames from the words of top word `*top` on of the map being drained, until the batch could overflow. */
 static uint32_t collect(struct buffer_client *c, uint32_t *top)
 {
 	struct drain *d = &c->drain;
@@ -44,12 +54,12 @@ static uint32_t collect(struct buffer_client *c, uint32_t *top)
 	for (; *top < c->top_words && n + 64 * 64 <= BATCH_FRAMES; (*top)++) {
 		uint64_t words;
 
-		if (!atomic_load(&c->dirty_top[*top]))
+		if (!atomic_load(&d->map->top[*top]))
 			continue;
-		words = atomic_exchange(&c->dirty_top[*top], 0);
+		words = atomic_exchange(&d->map->top[*top], 0);
 		for (; words; words &= words - 1) {
 			uint32_t word = *top * 64 + (uint32_t)__builtin_ctzll(words);
-			uint64_t bits = atomic_exchange(&c->dirty_map[word], 0);
+			uint64_t bits = atomic_exchange(&d->map->word[word], 0);
 
 			for (; bits; bits &= bits - 1) {
 				uint32_t frame = word * 64 + (uint32_t)__builtin_ctzll(bits);
@@ -152,12 +162,13 @@ static bool begin_write(struct buffer_client *c, const struct entry *e)
 	} while (!atomic_compare_exchange_weak(&b->state, &s, n));
 	if (s & ST_HOLD) {
 		c->drain.held = true;
-		dirty_map_set(c, e->frame);
+		map_set(c->drain.map, e->frame);
 		return false;
 	}
 	if (buffer_block_relaxed(b) == e->block)
 		return true;
 	c->drain.again = true;
+	map_set(c->drain.map, e->frame);
 	if (end_write(c, b, true, &clean))
 		pool_give_back(c->pool, &e->frame, 1);
 	client_notify(c);
@@ -302,7 +313,7 @@ static void write_batch(struct buffer_client *c, uint32_t n)
 
 		if (i && e->block == e[-1].block) {
 			/* one of the two was replaced by the other while we collected; which, the next pass will see */
-			dirty_map_set(c, e->frame);
+			map_set(d->map, e->frame);
 			d->again = true;
 			continue;
 		}
@@ -327,15 +338,13 @@ static void write_batch(struct buffer_client *c, uint32_t n)
 		write_singly(d);
 }
 
-void round_run(struct buffer_client *c, struct bdev_channel *ch)
+/* Everything in d->map, and what is put back there meanwhile. */
+static void drain_map(struct buffer_client *c)
 {
 	struct drain *d = &c->drain;
 	unsigned held_passes = 0;
 	bool again;
 
-	d->ch = ch;
-	d->ok = d->failed = 0;
-	d->error = 0;
 	do {
 		uint32_t top = 0;
 
@@ -352,7 +361,21 @@ void round_run(struct buffer_client *c, struct bdev_channel *ch)
 			sched_yield();
 		else if (d->held)
 			round_wait_hold(c, 1000000);
-		/* failed ones are back in the map: a further pass may try them once more, but its end does not depend
-		 * on them */
 	} while (again);
+}
+
+void round_run(struct buffer_client *c, struct bdev_channel *ch)
+{
+	struct drain *d = &c->drain;
+	unsigned gen = atomic_load(&c->dirty_gen);
+
+	d->ch = ch;
+	d->ok = d->failed = 0;
+	d->error = 0;
+	/* who had read `dirty_gen` before the last round changed it, and set his bit after that round had passed */
+	d->map = &c->dirty_map[!gen];
+	drain_map(c);
+	atomic_store(&c->dirty_gen, !gen);
+	d->map = &c->dirty_map[gen];
+	drain_map(c);
 }

@@ -33,7 +33,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EPOCH_MAX_CHANGES 65536u /* entries; beyond, writers commit before they go on */
+#define EPOCH_MAX_CHANGES 262144u /* entries; beyond, writers commit before they go on */
 #define INLINE_MAX_BLOCKS 16u /* in one row: up to 64 KiB, about where a second sync costs the same */
 #define INLINE_MAX_TOTAL 1024u /* in rows not yet superseded by a full epoch: bounds recovery and the WAL */
 
@@ -92,12 +92,33 @@ void epoch_destroy(struct epoch *ep)
 	pthread_cond_destroy(&ep->durable_cond);
 }
 
+/*
+ * Two thirds of the slots there are for writing are held by epochs that are not durable yet. Whoever goes on would take
+ * the rest, which is free in the smallest pieces, only to wait all the longer then. The third that is left alone is what
+ * makes large writes possible (slots.h).
+ */
+static void wait_for_slots(struct cache *c)
+{
+	struct epoch *ep = &c->epoch;
+	bool committing;
+
+	pthread_mutex_lock(&ep->lock);
+	committing = ep->committing;
+	if (committing) /* that epoch's slots may be enough */
+		pthread_cond_wait(&ep->durable_cond, &ep->lock);
+	pthread_mutex_unlock(&ep->lock);
+	if (!committing)
+		epoch_commit(c, false);
+}
+
 void epoch_enter(struct cache *c)
 {
 	struct epoch *ep = &c->epoch;
 
 	while ((GET(ep->nchanged) > EPOCH_MAX_CHANGES || survive_full(c)) && !c->failed)
 		epoch_commit(c, false);
+	while (GET(ep->nheld) > 2 * GET(c->slots.nfree) && GET(ep->nheld) > c->slots_low && !c->failed)
+		wait_for_slots(c);
 	pthread_rwlock_rdlock(&ep->gate);
 }
 
@@ -128,8 +149,10 @@ void epoch_free_slot(struct cache *c, uint32_t slot)
 {
 	if (MUTATE(SLOT_REUSE))
 		slots_give(&c->slots, &slot, 1);
-	else
+	else {
+		ADD(c->epoch.nheld, 1);
 		push_or_fail(c, &c->epoch.freed, &c->epoch.nfreed, slot);
+	}
 }
 
 int epoch_add_discard(struct cache *c, const struct journal_discard *d)
@@ -346,6 +369,7 @@ static int commit_one(struct cache *c, bool full)
 	for (uint32_t i = 0; i < ep->sealed_freed.n; i++)
 		buffer_forget(c->buffers, ep->sealed_freed.v[i], 1);
 	slots_give(&c->slots, ep->sealed_freed.v, ep->sealed_freed.n);
+	SUB(ep->nheld, ep->sealed_freed.n);
 	ADD(c->slots_given, ep->sealed_freed.n);
 	ep->sealed_freed.n = ep->sealed_changed.n = 0;
 	return 0;

@@ -144,6 +144,7 @@ struct epoch {
 	struct u32vec changed; /* entries owed to the open epoch */
 	struct u32vec freed; /* slots it stops using */
 	_Atomic uint32_t nchanged, nfreed; /* lengths of the two, for looks without the lock */
+	_Atomic uint32_t nheld; /* slots of `freed` and `sealed_freed`: given up, but not free yet */
 	struct journal_discard *discards;
 	uint32_t ndiscards, discards_cap;
 	counter open_id, durable_id; /* durable_id: highest epoch that survives power loss */

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * slots.h - free slots of the data file. A bitmap and a hand that moves upward, so that blocks written together lie
- * together.
+ * slots.h - free slots of the data file. They are given out in ascending order from one word of 64 after the other, so
+ * that blocks written together lie together. The next word is one of those with the most free slots (by classes: all,
+ * 48, 32, 16 or any), the first such one above the hand: writes then are as large as the free space allows, and words
+ * that are mostly free become free altogether, instead of every hole being filled as soon as the hand comes by.
  *
  * Slots that an epoch stops using are not free yet: they are kept by the epoch (epoch.h) and come back here when it is
  * durable. Any thread; one lock.
@@ -14,10 +16,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define SLOTS_CLASSES 5
+
 struct slots {
 	uint32_t n;
 	uint64_t *free; /* a bit per slot */
-	uint32_t hand; /* word to look at next */
+	uint32_t hand; /* the word being used up */
+	uint64_t *map[SLOTS_CLASSES]; /* of each class: a bit per word, but for the hand's */
+	uint32_t count[SLOTS_CLASSES]; /* of words in it */
+	uint32_t map_words;
 	_Atomic uint32_t nfree;
 	pthread_mutex_t lock;
 	pthread_cond_t freed; /* signalled when slots come back, or on slots_abort */

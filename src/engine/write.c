@@ -122,6 +122,9 @@ static int put_all(struct io_thread *t, struct volume *v, uint64_t first, unsign
 	ADD(v->n.cache_written, (uint64_t)*done * CACHE_BLOCK);
 	if (GET(c->slots.nfree) < c->slots_low || GET(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
 		background_kick(c, JOB_RECLAIM);
+	/* a third of what there is for writing is held: back with it, before the next third is used up (epoch_enter) */
+	if (GET(c->epoch.nheld) > GET(c->slots.nfree) / 2 && GET(c->epoch.nfreed) > c->slots_low / 2)
+		background_kick(c, JOB_MAINTAIN);
 	return put == -EAGAIN ? NO_ROOM : put < 0 ? put : 0;
 }
 
