@@ -17,20 +17,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct args *a = state->input;
 
-	switch (key) {
-	case ARGP_KEY_ARG:
-		if (a->dir)
-			argp_error(state, "unexpected argument '%s'", arg);
-		a->dir = absolute_path(arg);
-		break;
-	case ARGP_KEY_END:
-		if (!a->dir)
-			argp_error(state, "DIR is missing");
-		break;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
-	return 0;
+	return parse_dir_arg(key, arg, state, &a->dir, NULL, NULL);
 }
 
 static const struct argp argp = {

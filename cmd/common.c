@@ -117,6 +117,29 @@ void parse_volume_arg(const char *text, char **name, char **backing, struct argp
 	}
 }
 
+error_t parse_dir_arg(int key, char *arg, struct argp_state *state, char **dir, char **name, const char *required)
+{
+	switch (key) {
+	case ARGP_KEY_ARG:
+		if (!*dir)
+			*dir = absolute_path(arg);
+		else if (name && !*name)
+			*name = arg;
+		else
+			argp_error(state, "unexpected argument '%s'", arg);
+		break;
+	case ARGP_KEY_END:
+		if (!*dir)
+			argp_error(state, "DIR is missing");
+		else if (required && !*name)
+			argp_error(state, "%s is missing", required);
+		break;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+	return 0;
+}
+
 /* cwd + "/" + path, as it stands: for what does not exist yet, or cannot be looked at. */
 static char *join_cwd(const char *path)
 {

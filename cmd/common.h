@@ -57,6 +57,13 @@ enum cache_mode parse_mode_arg(const char *text, struct argp_state *state);
 /* NAME=BACKING -> both parts, BACKING made absolute; to be freed. Usage error otherwise. */
 void parse_volume_arg(const char *text, char **name, char **backing, struct argp_state *state);
 
+/*
+ * For the argp parser of a command that takes "DIR", "DIR NAME" or "DIR [NAME]": what it does with every key that is
+ * not an option. *dir is made absolute, to be freed; *name is the argument itself. `name` NULL: there is none;
+ * `required`: what to call it if it must not be missing, else NULL.
+ */
+error_t parse_dir_arg(int key, char *arg, struct argp_state *state, char **dir, char **name, const char *required);
+
 /* Absolute path, links resolved as far as it exists; to be freed. Daemons have another working folder. */
 char *absolute_path(const char *path);
 /* The same for a device spec whose last part is a path. */

@@ -12,31 +12,14 @@
 #include "progress.h"
 
 struct args {
-	char *dir;
-	const char *name; /* NULL: all */
+	char *dir, *name; /* name NULL: all */
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct args *a = state->input;
 
-	switch (key) {
-	case ARGP_KEY_ARG:
-		if (!a->dir)
-			a->dir = absolute_path(arg);
-		else if (!a->name)
-			a->name = arg;
-		else
-			argp_error(state, "unexpected argument '%s'", arg);
-		break;
-	case ARGP_KEY_END:
-		if (!a->dir)
-			argp_error(state, "DIR is missing");
-		break;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
-	return 0;
+	return parse_dir_arg(key, arg, state, &a->dir, &a->name, NULL);
 }
 
 static const struct argp argp = {

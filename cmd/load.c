@@ -25,7 +25,7 @@ static const struct argp_option options[] = {
 };
 
 struct args {
-	char *dir, *mountpoint;
+	char *dir, *mountpoint; /* the latter as given */
 	bool foreground, survive;
 	const char *accepted[CACHE_MAX_VOLUMES + 1]; /* ended by NULL */
 	size_t naccepted;
@@ -47,20 +47,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case 'f':
 		a->foreground = true;
 		break;
-	case ARGP_KEY_ARG:
-		if (!a->dir)
-			a->dir = absolute_path(arg);
-		else if (!a->mountpoint)
-			a->mountpoint = loading_mountpoint(arg);
-		else
-			argp_error(state, "unexpected argument '%s'", arg);
-		break;
-	case ARGP_KEY_END:
-		if (!a->dir || !a->mountpoint)
-			argp_error(state, "%s is missing", a->dir ? "MOUNTPOINT" : "DIR");
-		break;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return parse_dir_arg(key, arg, state, &a->dir, &a->mountpoint, "MOUNTPOINT");
 	}
 	return 0;
 }
@@ -103,11 +91,13 @@ int cmd_load(int argc, char **argv)
 	struct args a = { 0 };
 	struct bc_error err = { 0 };
 	struct daemon_params params = { 0 };
+	char *mountpoint;
 	int code;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &a);
+	mountpoint = loading_mountpoint(a.mountpoint);
 	params.dir = a.dir;
-	params.mountpoint = a.mountpoint;
+	params.mountpoint = mountpoint;
 	params.foreground = a.foreground;
 	params.accepted = a.accepted;
 	code = config_load(&params.config, &err) ? fail_err(&err) : refuse_if_loaded(a.dir);
@@ -118,6 +108,6 @@ int cmd_load(int argc, char **argv)
 		code = loading_start(&params, NULL);
 	}
 	free(a.dir);
-	free(a.mountpoint);
+	free(mountpoint);
 	return code;
 }

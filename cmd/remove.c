@@ -31,20 +31,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case OPT_DISCARD:
 		a->discard = true;
 		break;
-	case ARGP_KEY_ARG:
-		if (!a->dir)
-			a->dir = absolute_path(arg);
-		else if (!a->name)
-			a->name = arg;
-		else
-			argp_error(state, "unexpected argument '%s'", arg);
-		break;
-	case ARGP_KEY_END:
-		if (!a->dir || !a->name)
-			argp_error(state, "%s is missing", a->dir ? "NAME" : "DIR");
-		break;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return parse_dir_arg(key, arg, state, &a->dir, &a->name, "NAME");
 	}
 	return 0;
 }

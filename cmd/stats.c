@@ -20,8 +20,7 @@ static const struct argp_option options[] = {
 };
 
 struct args {
-	char *dir;
-	const char *name; /* NULL: all */
+	char *dir, *name; /* name NULL: all */
 	enum format format;
 };
 
@@ -39,20 +38,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			argp_error(state, "--format is table, json or prometheus, not '%s'", arg);
 		a->format = (enum format)i;
 		break;
-	case ARGP_KEY_ARG:
-		if (!a->dir)
-			a->dir = absolute_path(arg);
-		else if (!a->name)
-			a->name = arg;
-		else
-			argp_error(state, "unexpected argument '%s'", arg);
-		break;
-	case ARGP_KEY_END:
-		if (!a->dir)
-			argp_error(state, "DIR is missing");
-		break;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return parse_dir_arg(key, arg, state, &a->dir, &a->name, NULL);
 	}
 	return 0;
 }

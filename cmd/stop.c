@@ -31,17 +31,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case OPT_NO_FLUSH:
 		a->no_flush = true;
 		break;
-	case ARGP_KEY_ARG:
-		if (a->dir)
-			argp_error(state, "unexpected argument '%s'", arg);
-		a->dir = absolute_path(arg);
-		break;
-	case ARGP_KEY_END:
-		if (!a->dir)
-			argp_error(state, "DIR is missing");
-		break;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return parse_dir_arg(key, arg, state, &a->dir, NULL, NULL);
 	}
 	return 0;
 }
