@@ -23,10 +23,10 @@ void undo_prepare(struct undo *u, const char *dir)
 void undo_create(struct undo *u)
 {
 	/* The journal first: without it the rest is no cache, so a crash in here leaves nothing that looks like one. */
-	static const char *const names[] = { JOURNAL_FILE,        JOURNAL_FILE "-wal",
-					     JOURNAL_FILE "-shm", JOURNAL_FILE "-journal",
-					     CACHE_DATA_FILE,     CONTROL_SOCKET,
-					     CACHE_LOCK_FILE };
+	static const char *const names[] = { JOURNAL_FILE,         JOURNAL_FILE "-wal",
+					     JOURNAL_FILE "-shm",  JOURNAL_FILE "-journal",
+					     JOURNAL_FILE "-ring", CACHE_DATA_FILE,
+					     CONTROL_SOCKET,       CACHE_LOCK_FILE };
 	int fd = open(u->dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 	if (fd < 0)

@@ -113,7 +113,8 @@ static int make_data_file(int dir_fd, const char *dir, uint64_t bytes, struct bc
  * nobody could replace any more. */
 static void remove_files(int dir_fd)
 {
-	static const char *const names[] = { JOURNAL_FILE, JOURNAL_FILE "-wal", JOURNAL_FILE "-shm", CACHE_DATA_FILE };
+	static const char *const names[] = { JOURNAL_FILE, JOURNAL_FILE "-wal", JOURNAL_FILE "-shm",
+					     JOURNAL_FILE "-ring", CACHE_DATA_FILE };
 
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
 		if (!unlinkat(dir_fd, names[i], 0) && !i && !MUTATE(REMOVE_SYNC) && fsync(dir_fd))

@@ -16,7 +16,6 @@ struct check {
 	void *ctx;
 	int found;
 	uint64_t next_row; /* of the snapshot: they must all be there */
-	uint64_t next_ring; /* likewise */
 	struct epoch_blobs blobs;
 };
 
@@ -106,13 +105,14 @@ static void check_snapshot(struct check *c, sqlite3_stmt *s, uint64_t id)
 		found(c, "snapshot row %llu: %s", (unsigned long long)id, why);
 }
 
-static void check_ring(struct check *c, sqlite3_stmt *s, uint64_t id)
+static void check_ring(struct check *c)
 {
-	const char *why = id == c->next_ring ? jdb_ring_check(c->j, s, &c->blobs.ring, (uint32_t)id) : "out of order";
+	for (uint32_t k = 0; k < c->j->nring; k++) {
+		const char *why = jdb_ring_check(c->j, k);
 
-	if (why)
-		found(c, "ring row %llu: %s", (unsigned long long)id, why);
-	c->next_ring = id + 1;
+		if (why)
+			found(c, "ring row %u: %s", k, why);
+	}
 }
 
 static void check_epoch(struct check *c, const struct held_epoch *h)
@@ -122,7 +122,6 @@ static void check_epoch(struct check *c, const struct held_epoch *h)
 	const char *why;
 	size_t body;
 	uint64_t id = h->id;
-	sqlite3_blob *blob = NULL;
 	int code = jdb_epoch_read(c->j, &c->blobs, h, &mem, &v, &body, &why);
 
 	if (code) {
@@ -130,12 +129,8 @@ static void check_epoch(struct check *c, const struct held_epoch *h)
 		/* A handle after an error may be unusable. */
 		jdb_epoch_close(&c->blobs);
 	}
-	if (!code && jdb_epoch_open(c->j, &c->blobs, h, &blob) != SQLITE_OK) {
-		found(c, "epoch %llu: its row cannot be read", (unsigned long long)id);
-		code = -EUCLEAN;
-	}
 	for (uint32_t i = 0; !code && i < v.ninlines; i++) {
-		if (sqlite3_blob_read(blob, data, JOURNAL_PAGE, (int)(v.meta_len + i * JOURNAL_PAGE)) != SQLITE_OK)
+		if (jdb_epoch_data(c->j, &c->blobs, h, v.meta_len + i * JOURNAL_PAGE, data))
 			found(c, "epoch %llu: its data cannot be read", (unsigned long long)id);
 		else if (crc32c(data, JOURNAL_PAGE) != get32(v.inlines + (size_t)i * EPOCH_INLINE + 4))
 			found(c, "epoch %llu: the data in its row has a wrong checksum", (unsigned long long)id);
@@ -179,9 +174,7 @@ int journal_check(struct journal *j, void (*report)(void *ctx, const char *what)
 	if (c.next_row != snapshot_rows(&j->geo))
 		found(&c, "snapshot rows: %llu instead of %llu", (unsigned long long)c.next_row,
 		      (unsigned long long)snapshot_rows(&j->geo));
-	each(&c, j->stmt[STMT_RING_HEADS], "ring", check_ring);
-	if (c.next_ring != j->nring)
-		found(&c, "ring rows: %llu instead of %u", (unsigned long long)c.next_ring, j->nring);
+	check_ring(&c);
 	for (size_t i = j->held_first; i < j->held_end; i++) {
 		if (j->held[i].id > j->state.folded_upto)
 			check_epoch(&c, &j->held[i]);

@@ -3,7 +3,7 @@
  * create.c - a new journal. Any thread; nothing is shared.
  *
  * It is built under another name, without a log, synced once, and then renamed into place: whoever sees JOURNAL_FILE
- * sees a whole journal. All snapshot and ring rows exist from the start and the space that epochs need between two
+ * sees a whole journal. All snapshot rows and the ring exist from the start and the space that epochs need between two
  * folds is on the free list, so that neither folding nor the checkpoints behind it have to find space on a full disk
  * later.
  */
@@ -17,23 +17,12 @@
 
 #include "journal/db.h"
 
-#define EPOCH_RESERVE (4 << 20) /* bytes of free pages */
-
-static int fill_ring(sqlite3 *db, const struct journal_geometry *geo)
+/* Bytes of free pages: what may be held before it is folded, and one epoch more, at its largest. */
+static unsigned epoch_reserve(const struct journal_geometry *geo)
 {
-	uint8_t head[RING_HEAD], body[RING_BODY];
-	sqlite3_stmt *s = NULL;
-	int rc = sqlite3_prepare_v2(db, "INSERT INTO ring VALUES(?1, ?2, ?3)", -1, &s, NULL);
+	uint64_t entries = geo->nlines < 300000 ? geo->nlines : 300000;
 
-	for (uint32_t k = 0; rc == SQLITE_OK && k < ring_rows(geo); k++) {
-		ring_encode(k, 0, 0, head, body);
-		sqlite3_bind_int64(s, 1, k);
-		sqlite3_bind_blob(s, 2, head, RING_HEAD, SQLITE_STATIC);
-		sqlite3_bind_blob(s, 3, body, RING_BODY, SQLITE_STATIC);
-		rc = jdb_step_reset(s);
-	}
-	sqlite3_finalize(s);
-	return rc;
+	return (unsigned)((4u << 20) + entries * 24);
 }
 
 static int fill(sqlite3 *db, const struct journal_geometry *geo)
@@ -46,8 +35,8 @@ static int fill(sqlite3 *db, const struct journal_geometry *geo)
 	int rc;
 
 	snprintf(sql, sizeof(sql),
-		 "INSERT INTO state VALUES(1, 0, 0, 0, %u); INSERT INTO epoch VALUES(1, zeroblob(%d));",
-		 state_crc(0, 0, 0), EPOCH_RESERVE);
+		 "INSERT INTO state VALUES(1, 0, 0, 0, 1, 0, %u); INSERT INTO epoch VALUES(1, zeroblob(%u));",
+		 state_crc((const uint64_t[STATE_VALUES]){ 0, 0, 0, 1, 0 }, STATE_VALUES), epoch_reserve(geo));
 	rc = sqlite3_exec(db, sql, NULL, NULL, NULL);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_prepare_v2(db, "INSERT INTO geometry VALUES(1, ?1)", -1, &s, NULL);
@@ -67,8 +56,6 @@ static int fill(sqlite3 *db, const struct journal_geometry *geo)
 		rc = jdb_step_reset(s);
 	}
 	sqlite3_finalize(s);
-	if (rc == SQLITE_OK)
-		rc = fill_ring(db, geo);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_exec(db, "DELETE FROM epoch", NULL, NULL, NULL);
 	return rc;
@@ -158,6 +145,8 @@ int journal_create(const char *dir, const struct journal_geometry *geo, struct b
 	unlink(tmp);
 	remove_beside(tmp);
 	code = build(tmp, geo, err);
+	if (!code)
+		code = ring_create(path, geo, err); /* means nothing as long as there is no journal */
 	if (!code && !MUTATE(CREATE_SYNC))
 		code = sync_path(tmp, O_RDONLY, err);
 	if (!code) {
@@ -174,5 +163,9 @@ int journal_create(const char *dir, const struct journal_geometry *geo, struct b
 	}
 	unlink(tmp);
 	remove_beside(tmp);
+	if (code != -EEXIST) {
+		snprintf(tmp, sizeof(tmp), "%s" RING_SUFFIX, path);
+		unlink(tmp);
+	}
 	return code;
 }

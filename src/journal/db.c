@@ -40,10 +40,10 @@ static const char *const stmt_sql[STMT_COUNT] = {
 	[STMT_EPOCH_DELETE_SOME] =
 		"DELETE FROM epoch WHERE id IN (SELECT id FROM epoch WHERE id <= ?1 ORDER BY id LIMIT ?2)",
 	[STMT_EPOCH_DELETE_FROM] = "DELETE FROM epoch WHERE id >= ?1",
-	[STMT_RING_HEADS] = "SELECT k, head FROM ring ORDER BY k",
-	[STMT_RING_PUT] = "UPDATE ring SET head = ?2, body = ?3 WHERE k = ?1",
-	[STMT_STATE_GET] = "SELECT durable_upto, folded_upto, last_id, crc FROM state WHERE one = 1",
-	[STMT_STATE_PUT] = "UPDATE state SET durable_upto = ?1, folded_upto = ?2, last_id = ?3, crc = ?4 WHERE one = 1",
+	[STMT_STATE_GET] = "SELECT durable_upto, folded_upto, last_id, void_from, void_upto, crc FROM state "
+			   "WHERE one = 1",
+	[STMT_STATE_PUT] = "UPDATE state SET durable_upto = ?1, folded_upto = ?2, last_id = ?3, void_from = ?4, "
+			   "void_upto = ?5, crc = ?6 WHERE one = 1",
 	[STMT_SNAPSHOT_ALL] = "SELECT row, body FROM snapshot ORDER BY row",
 	[STMT_DISCARD_ALL] = "SELECT id, body FROM discard ORDER BY id",
 	[STMT_DISCARD_PUT] = "INSERT OR REPLACE INTO discard(id, body) VALUES(?1, ?2)",
@@ -60,12 +60,12 @@ static const char *const stmt_sql[STMT_COUNT] = {
 };
 
 const char jdb_schema[] = "CREATE TABLE geometry(one INTEGER PRIMARY KEY, body BLOB);"
-			  "CREATE TABLE state(one INTEGER PRIMARY KEY, durable_upto, folded_upto, last_id, crc);"
+			  "CREATE TABLE state(one INTEGER PRIMARY KEY, durable_upto, folded_upto, last_id, "
+			  "void_from, void_upto, crc);"
 			  "CREATE TABLE volume(id INTEGER PRIMARY KEY, body BLOB);"
 			  "CREATE TABLE setting(key TEXT PRIMARY KEY, value TEXT, crc INTEGER) WITHOUT ROWID;"
 			  "CREATE TABLE mark(key INTEGER PRIMARY KEY, crc INTEGER);"
 			  "CREATE TABLE epoch(id INTEGER PRIMARY KEY, body BLOB);"
-			  "CREATE TABLE ring(k INTEGER PRIMARY KEY, head BLOB, body BLOB);"
 			  "CREATE TABLE snapshot(row INTEGER PRIMARY KEY, body BLOB);"
 			  "CREATE TABLE discard(id INTEGER PRIMARY KEY, body BLOB);";
 
@@ -234,18 +234,20 @@ int jdb_state_get(struct journal *j, struct jdb_state *st, struct bc_error *err)
 {
 	sqlite3_stmt *s = j->stmt[STMT_STATE_GET];
 	int rc = sqlite3_step(s), code = 0;
+	uint64_t v[STATE_VALUES];
 	uint32_t crc = 0;
 
 	if (rc == SQLITE_ROW) {
-		st->durable_upto = (uint64_t)sqlite3_column_int64(s, 0);
-		st->folded_upto = (uint64_t)sqlite3_column_int64(s, 1);
-		st->last_id = (uint64_t)sqlite3_column_int64(s, 2);
-		crc = (uint32_t)sqlite3_column_int64(s, 3);
+		for (unsigned i = 0; i < STATE_VALUES; i++)
+			v[i] = (uint64_t)sqlite3_column_int64(s, (int)i);
+		crc = (uint32_t)sqlite3_column_int64(s, STATE_VALUES);
 	}
 	if (rc != SQLITE_ROW && rc != SQLITE_DONE)
 		code = jdb_fail(j, rc, "cannot read its state", err);
-	else if (rc == SQLITE_DONE || crc != state_crc(st->durable_upto, st->folded_upto, st->last_id))
+	else if (rc == SQLITE_DONE || crc != state_crc(v, STATE_VALUES))
 		code = jdb_damaged(j, err, "state row: checksum mismatch");
+	else
+		memcpy(st, v, sizeof(*st));
 	sqlite3_reset(s);
 	return code;
 }
@@ -253,11 +255,12 @@ int jdb_state_get(struct journal *j, struct jdb_state *st, struct bc_error *err)
 int jdb_state_put(struct journal *j, const struct jdb_state *st)
 {
 	sqlite3_stmt *s = j->stmt[STMT_STATE_PUT];
+	uint64_t v[STATE_VALUES];
 
-	sqlite3_bind_int64(s, 1, (int64_t)st->durable_upto);
-	sqlite3_bind_int64(s, 2, (int64_t)st->folded_upto);
-	sqlite3_bind_int64(s, 3, (int64_t)st->last_id);
-	sqlite3_bind_int64(s, 4, state_crc(st->durable_upto, st->folded_upto, st->last_id));
+	memcpy(v, st, sizeof(v));
+	for (unsigned i = 0; i < STATE_VALUES; i++)
+		sqlite3_bind_int64(s, (int)i + 1, (int64_t)v[i]);
+	sqlite3_bind_int64(s, STATE_VALUES + 1, state_crc(v, STATE_VALUES));
 	return jdb_step_reset(s);
 }
 
@@ -304,72 +307,94 @@ int jdb_held_add(struct journal *j, uint64_t id, uint32_t row, size_t meta, size
 	return 0;
 }
 
-int jdb_epoch_open(struct journal *j, struct epoch_blobs *b, const struct held_epoch *h, sqlite3_blob **blob)
+/* Of an epoch in the table. SQLite result. */
+static int epoch_open(struct journal *j, struct epoch_blobs *b, uint64_t id)
 {
-	bool ring = h->row != RING_NONE;
-	sqlite3_blob **p = ring ? &b->ring : &b->epoch;
-	int64_t rowid = ring ? h->row : (int64_t)h->id;
-	int rc = *p ? sqlite3_blob_reopen(*p, rowid)
-		    : sqlite3_blob_open(j->db, "main", ring ? "ring" : "epoch", "body", rowid, 0, p);
+	int rc = b->epoch ? sqlite3_blob_reopen(b->epoch, (int64_t)id)
+			  : sqlite3_blob_open(j->db, "main", "epoch", "body", (int64_t)id, 0, &b->epoch);
 
 	if (rc != SQLITE_OK) {
 		/* A failed reopen leaves the handle unusable. */
-		sqlite3_blob_close(*p);
-		*p = NULL;
+		sqlite3_blob_close(b->epoch);
+		b->epoch = NULL;
 	}
-	*blob = *p;
 	return rc;
 }
 
 void jdb_epoch_close(struct epoch_blobs *b)
 {
 	sqlite3_blob_close(b->epoch);
-	sqlite3_blob_close(b->ring);
-	b->epoch = b->ring = NULL;
+	b->epoch = NULL;
+}
+
+/* `len` bytes from the beginning of its row, of the front at most. */
+static int read_front(struct journal *j, const struct epoch_blobs *b, const struct held_epoch *h, uint8_t *p,
+		      size_t len)
+{
+	int rc;
+
+	if (h->row != RING_NONE) {
+		memcpy(p, j->ring_meta + (size_t)h->row * RING_META, len);
+		return 0;
+	}
+	rc = sqlite3_blob_read(b->epoch, p, (int)len, 0);
+	return rc == SQLITE_OK ? 0 : jdb_errno(j->db, rc);
 }
 
 int jdb_epoch_read(struct journal *j, struct epoch_blobs *b, const struct held_epoch *h, uint8_t **mem,
 		   struct epoch_view *ep, size_t *body, const char **why)
 {
 	uint8_t head[EPOCH_HEADER];
-	sqlite3_blob *blob;
-	size_t len, meta;
-	int rc;
+	size_t len = h->body, meta;
+	int code;
 
 	*mem = NULL;
 	*why = NULL;
-	rc = jdb_epoch_open(j, b, h, &blob);
-	if (rc == SQLITE_ERROR) {
-		/* No such row, or not a blob. */
-		*why = "not an epoch";
-		return -EBADMSG;
+	if (h->row == RING_NONE) {
+		int rc = epoch_open(j, b, h->id);
+
+		if (rc == SQLITE_ERROR) {
+			/* No such row, or not a blob. */
+			*why = "not an epoch";
+			return -EBADMSG;
+		}
+		if (rc != SQLITE_OK)
+			return jdb_errno(j->db, rc);
+		len = (size_t)sqlite3_blob_bytes(b->epoch);
 	}
-	if (rc != SQLITE_OK)
-		return jdb_errno(j->db, rc);
-	len = (size_t)sqlite3_blob_bytes(blob);
-	if (h->row != RING_NONE)
-		len = len == RING_BODY ? h->body : 0; /* as its head says */
 	*body = len;
 	if (len < sizeof(head)) {
 		*why = "too short";
 		return -EBADMSG;
 	}
-	rc = sqlite3_blob_read(blob, head, sizeof(head), 0);
-	if (rc != SQLITE_OK)
-		return jdb_errno(j->db, rc);
+	code = read_front(j, b, h, head, sizeof(head));
+	if (code)
+		return code;
 	meta = epoch_meta_len(head, len);
-	if (!meta) {
+	if (!meta || (h->row != RING_NONE && meta > RING_META)) {
 		*why = "header out of range";
 		return -EBADMSG;
 	}
 	*mem = malloc(meta);
 	if (!*mem)
 		return -ENOMEM;
-	rc = sqlite3_blob_read(blob, *mem, (int)meta, 0);
-	if (rc != SQLITE_OK)
-		return jdb_errno(j->db, rc);
+	code = read_front(j, b, h, *mem, meta);
+	if (code)
+		return code;
 	*why = epoch_decode(&j->geo, h->id, *mem, meta, ep);
 	return *why ? -EBADMSG : 0;
+}
+
+int jdb_epoch_data(struct journal *j, struct epoch_blobs *b, const struct held_epoch *h, size_t off, uint8_t *data)
+{
+	int rc;
+
+	if (h->row != RING_NONE)
+		return jdb_ring_data(j, h->row, off, data);
+	rc = epoch_open(j, b, h->id);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_blob_read(b->epoch, data, JOURNAL_PAGE, (int)off);
+	return rc == SQLITE_OK ? 0 : jdb_errno(j->db, rc);
 }
 
 /* ---- open and close ---- */
@@ -485,7 +510,7 @@ static int read_leftover(struct journal *j, uint64_t id, struct epoch_blobs *blo
 	return 0;
 }
 
-/* Which epochs there are, in either table; whether they can be decoded is the load's business. */
+/* Which epochs there are, in the table and in the ring; whether they can be decoded is the load's business. */
 static int read_held(struct journal *j, struct bc_error *err)
 {
 	sqlite3_stmt *s = j->stmt[STMT_EPOCH_IDS];
@@ -509,7 +534,7 @@ static int read_held(struct journal *j, struct bc_error *err)
 	jdb_epoch_close(&blobs);
 	sqlite3_reset(s);
 	if (!code)
-		code = jdb_ring_read(j, err);
+		code = jdb_ring_open(j, err);
 	if (code || j->held_end == j->held_first)
 		return code;
 	qsort(j->held + j->held_first, j->held_end - j->held_first, sizeof(j->held[0]), held_cmp);
@@ -638,6 +663,7 @@ int journal_open(const char *dir, bool read_only, struct journal **out, struct b
 	pthread_mutex_init(&j->lock, NULL);
 	pthread_mutex_init(&j->maint, NULL);
 	j->read_only = read_only;
+	j->ring_fd = -1;
 	code = open_db(j, err);
 	if (!code)
 		code = read_geometry(j, err);
@@ -677,7 +703,7 @@ void journal_close(struct journal *j)
 	pthread_mutex_destroy(&j->lock);
 	pthread_mutex_destroy(&j->maint);
 	free(j->held);
-	free(j->ring_id);
+	jdb_ring_close(j);
 	free(j->buf);
 	free(j->path);
 	free(j);

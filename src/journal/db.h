@@ -9,12 +9,13 @@
  *
  * Tables (every blob carries its own magic and crc32c, see encode.c):
  *   geometry(one, body)   one row, never changed
- *   state(one, durable_upto, folded_upto, last_id, crc)   one row, see struct jdb_state
+ *   state(one, durable_upto, ..., crc)   one row, see struct jdb_state
  *   volume(id, body)  setting(key, value, crc)  mark(key, crc)   key of a mark: volume << 32 | region
  *   epoch(id, body)       newest changes, one row per epoch
- *   ring(k, head, body)   the same for small epochs, rows all present since creation, see ring.c
  *   snapshot(row, body)   all entries as of some epoch, one page per row, all rows present since creation
  *   discard(id, body)     pending discards whose epoch has been folded
+ *
+ * Beside the database lies the ring, a file of rows for small epochs, see ring.c.
  */
 #ifndef JOURNAL_DB_H
 #define JOURNAL_DB_H
@@ -28,7 +29,7 @@
 #include "util/mutate.h"
 
 #define JOURNAL_APPLICATION_ID 0x626c6b63 /* "blkc" */
-#define JOURNAL_FORMAT 2
+#define JOURNAL_FORMAT 3
 
 /* The WAL is restarted from its beginning after a checkpoint; these bound how far it runs before one. Soft: at the next
  * maintenance step. A checkpoint of so many frames takes a few milliseconds. Hard: inside a commit, when maintenance
@@ -46,8 +47,6 @@ enum jdb_stmt {
 	STMT_EPOCH_DELETE_UPTO,
 	STMT_EPOCH_DELETE_SOME,
 	STMT_EPOCH_DELETE_FROM,
-	STMT_RING_HEADS,
-	STMT_RING_PUT,
 	STMT_STATE_GET,
 	STMT_STATE_PUT,
 	STMT_SNAPSHOT_ALL,
@@ -71,7 +70,9 @@ struct jdb_state {
 	uint64_t durable_upto; /* as in struct journal_epoch; never falls */
 	uint64_t folded_upto; /* the snapshot holds every epoch up to here: rows of these count no more */
 	uint64_t last_id; /* every id up to here may have been used */
+	uint64_t void_from, void_upto; /* epochs that a recovery dropped: none of these counts; 1, 0: none */
 };
+_Static_assert(sizeof(struct jdb_state) == 8 * STATE_VALUES, "all of it is in the checksum");
 
 struct held_epoch {
 	uint64_t id;
@@ -81,9 +82,9 @@ struct held_epoch {
 
 #define RING_NONE UINT32_MAX
 
-/* Handles on the body of epochs in either table, reused from row to row. */
+/* A handle on the body of epochs in the table, reused from row to row. */
 struct epoch_blobs {
-	sqlite3_blob *epoch, *ring;
+	sqlite3_blob *epoch;
 };
 
 struct fold; /* fold.c */
@@ -102,7 +103,10 @@ struct journal {
 				  * a fold deletes, also those it has not come to */
 	size_t held_first, held_end, held_size;
 	size_t leftover; /* epoch rows <= folded_upto that a fold did not come to delete */
+	int ring_fd; /* -1: not open */
 	uint64_t *ring_id; /* of each ring row */
+	uint8_t *ring_meta; /* RING_META bytes for each: the front of its epoch */
+	uint8_t *ring_buf; /* one row, aligned */
 	uint32_t nring, ring_next;
 	_Atomic uint32_t ring_waiting; /* epochs in the ring that no fold was begun for */
 	uint8_t *buf; /* scratch for one encoded row */
@@ -118,6 +122,9 @@ extern const char *journal_vfs_name;
 
 /* WAL_RESERVE, or less for tests that open many journals. */
 extern size_t journal_wal_reserve;
+
+/* Seam for tests: called before each write and sync of the ring; a negative errno is its failure. */
+extern int (*journal_ring_step)(bool sync);
 
 /* The ring's rows at most; like the reserve for tests, but also what creates a journal must know it. */
 extern unsigned journal_ring_max;
@@ -155,24 +162,28 @@ int jdb_state_get(struct journal *j, struct jdb_state *st, struct bc_error *err)
 int jdb_state_put(struct journal *j, const struct jdb_state *st); /* inside a transaction; SQLite result */
 int jdb_reserve_buf(struct journal *j, size_t size); /* 0 or -ENOMEM */
 int jdb_held_add(struct journal *j, uint64_t id, uint32_t row, size_t meta, size_t body);
-int jdb_epoch_open(struct journal *j, struct epoch_blobs *b, const struct held_epoch *h, sqlite3_blob **blob);
 void jdb_epoch_close(struct epoch_blobs *b);
 /* Reads the first meta bytes of an epoch row (records, discards, inline table; not the inline data) and decodes them.
  * *mem is the caller's to free and ep points into it. -EBADMSG with *why if the row is damaged. */
 int jdb_epoch_read(struct journal *j, struct epoch_blobs *b, const struct held_epoch *h, uint8_t **mem,
 		   struct epoch_view *ep, size_t *body, const char **why);
+/* Reads a page of in-line data, which begins at `off` of the epoch's row. 0 or -errno. */
+int jdb_epoch_data(struct journal *j, struct epoch_blobs *b, const struct held_epoch *h, size_t off, uint8_t *data);
 
 /* ---- ring.c ---- */
 
-/* At opening: which epochs are in the ring; those in use are added to held, in no order. */
-int jdb_ring_read(struct journal *j, struct bc_error *err);
-/* NULL or what is wrong with the heads of row k, at which the statement stands. */
-const char *jdb_ring_check(struct journal *j, sqlite3_stmt *row, sqlite3_blob **blob, uint32_t k);
-/* Is there a row for the epoch, whose encoded size is body? */
-bool jdb_ring_fits(const struct journal *j, const struct journal_epoch *e, size_t body);
-/* Into row ring_next. body: room for RING_BODY bytes, the first len filled in. SQLite result. */
-int jdb_ring_put(struct journal *j, uint64_t id, size_t len, uint8_t *body);
-int jdb_ring_clear(struct journal *j, uint32_t k); /* SQLite result */
+/* The ring's file of a journal that is being made; replaces one that is there. */
+int ring_create(const char *journal, const struct journal_geometry *geo, struct bc_error *err);
+/* Opens it and looks which epochs are there; those in use are added to held, in no order. */
+int jdb_ring_open(struct journal *j, struct bc_error *err);
+void jdb_ring_close(struct journal *j);
+const char *jdb_ring_check(struct journal *j, uint32_t k); /* NULL or what is wrong with the heads of row k */
+/* Is there a row for the epoch, whose encoded size is body, meta of it its front? */
+bool jdb_ring_fits(const struct journal *j, const struct journal_epoch *e, size_t meta, size_t body);
+/* Writes it to row ring_next; durable on return. 0 or -errno: then it is not known what is in the row (P6). */
+int jdb_ring_put(struct journal *j, const struct journal_epoch *e, size_t meta, size_t body);
+int jdb_ring_data(struct journal *j, uint32_t k, size_t off, uint8_t *data); /* a page of the epoch in row k */
+int jdb_ring_clear(struct journal *j, const uint32_t *k, size_t n); /* empties these rows, durably */
 
 /* ---- fold.c ---- */
 void fold_free(struct fold *f);

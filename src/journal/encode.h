@@ -17,11 +17,12 @@
 /* A row (INTEGER PRIMARY KEY, BLOB) stays on one 4096-byte page up to 4061 bytes of payload, 4 of which are SQLite's
  * record header. */
 #define SNAPSHOT_BODY_MAX 4056u
-/* A row of the ring, see ring.c: 5 bytes of SQLite's record header, head and body are 4581 bytes of payload, the most
- * that take a single overflow page (489 on the leaf, 4092 on that page). */
+/* A row of the ring, see ring.c: two pages, room for one block and its records. */
+#define RING_ROW 8192u
 #define RING_HEAD 24u
-#define RING_BODY 4552u
-#define RING_ROOM (RING_BODY - RING_HEAD) /* bytes of an epoch */
+#define RING_ROOM (RING_ROW - 2 * RING_HEAD) /* bytes of an epoch */
+#define RING_META 512u /* of its front: kept in memory, so folding reads no rows */
+#define RING_SUFFIX "-ring" /* of the file's name, after the journal's */
 #define JOURNAL_BODY_MAX 900000000u /* SQLite's limit for a blob is 10^9 */
 
 static inline uint16_t get16(const uint8_t *p)
@@ -136,8 +137,8 @@ bool snapshot_get(unsigned bpl, const uint8_t *p, unsigned index, struct journal
 /* ---- ring rows ---- */
 
 unsigned ring_rows(const struct journal_geometry *geo);
-/* body: RING_BODY bytes, the first len of them filled in by the caller. */
-void ring_encode(uint32_t k, uint64_t id, size_t len, uint8_t *head, uint8_t *body);
+/* row: RING_ROW bytes, len of them from RING_HEAD on filled in by the caller. */
+void ring_encode(uint32_t k, uint64_t id, size_t len, uint8_t *row);
 
 /* ---- small rows ---- */
 
@@ -155,7 +156,8 @@ void volume_encode(const struct journal_volume *v, uint8_t *p);
 const char *volume_decode(uint64_t rowid, const uint8_t *p, size_t len, struct journal_volume *v, char **backing);
 uint32_t setting_crc(const char *key, const char *value);
 uint32_t mark_crc(uint64_t key);
-uint32_t state_crc(uint64_t durable_upto, uint64_t folded_upto, uint64_t last_id);
+#define STATE_VALUES 5u
+uint32_t state_crc(const uint64_t *values, unsigned n); /* n <= STATE_VALUES */
 
 /* Rules every entry in use must keep, from disk or from a caller. NULL or what is wrong. */
 const char *line_check(const struct journal_geometry *geo, const struct journal_line *l);

@@ -11,7 +11,8 @@
 
 #include "journal/db.h"
 
-static int put_row(struct journal *j, const struct journal_epoch *e, size_t body, bool ring, struct bc_error *err)
+static int put_row(struct journal *j, const struct journal_epoch *e, size_t meta, size_t body, bool ring,
+		   struct bc_error *err)
 {
 	sqlite3_stmt *s = j->stmt[STMT_EPOCH_PUT];
 	int code = jdb_writable(j, err), rc;
@@ -19,12 +20,17 @@ static int put_row(struct journal *j, const struct journal_epoch *e, size_t body
 	if (code)
 		return code;
 	if (ring) {
-		rc = jdb_ring_put(j, e->id, body, j->buf);
-	} else {
-		sqlite3_bind_int64(s, 1, (int64_t)e->id);
-		sqlite3_bind_blob64(s, 2, j->buf, body, SQLITE_STATIC);
-		rc = jdb_step_reset(s);
+		code = jdb_ring_put(j, e, meta, body);
+		if (code) {
+			j->failed = true;
+			bc_fail(err, code, "%s" RING_SUFFIX ": cannot commit an epoch: %s", j->path, strerror(-code));
+		}
+		return code;
 	}
+	epoch_encode(&j->geo, e, meta, j->buf);
+	sqlite3_bind_int64(s, 1, (int64_t)e->id);
+	sqlite3_bind_blob64(s, 2, j->buf, body, SQLITE_STATIC);
+	rc = jdb_step_reset(s);
 	if (rc == SQLITE_OK)
 		return 0;
 	j->failed = true;
@@ -46,12 +52,10 @@ static int commit_locked(struct journal *j, const struct journal_epoch *e, struc
 	if (code)
 		return bc_fail(err, code, "%s: epoch %llu cannot be written: %s", j->path, (unsigned long long)e->id,
 			       code == -E2BIG ? "too large" : "a record is out of range");
-	ring = jdb_ring_fits(j, e, body);
-	if (jdb_reserve_buf(j, ring ? RING_BODY : body) ||
-	    jdb_held_add(j, e->id, ring ? j->ring_next : RING_NONE, meta, body))
+	ring = jdb_ring_fits(j, e, meta, body);
+	if ((!ring && jdb_reserve_buf(j, body)) || jdb_held_add(j, e->id, ring ? j->ring_next : RING_NONE, meta, body))
 		return bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
-	epoch_encode(&j->geo, e, meta, j->buf);
-	code = put_row(j, e, body, ring, err);
+	code = put_row(j, e, meta, body, ring, err);
 	if (code) {
 		j->held_end--;
 		return code;

@@ -31,9 +31,9 @@
  * Epochs <= folded_upto are not looked at, in whichever table: the snapshot has them, their rows wait to be deleted or
  * used again. Which epoch a damaged row of the ring held is known nevertheless, see ring.c.
  *
- * Dropped rows are deleted (those in the ring emptied) before anything is told to the caller, in one transaction with
- * the highest id ever used: new epochs must not be taken for the dropped ones, nor dropped ones come back between new
- * ones.
+ * Dropped rows are deleted before anything is told to the caller, in one transaction with the highest id ever used: new
+ * epochs must not be taken for the dropped ones, nor dropped ones come back between new ones. For those in the ring,
+ * the same transaction makes their ids void (ring.c).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -71,13 +71,12 @@ int64_t load_find_inline(const struct epoch_view *v, const struct journal_block 
 int load_inline(struct load *ld, size_t epoch, uint32_t index, uint8_t *data)
 {
 	const struct epoch_view *v = &ld->ep[epoch].v;
-	sqlite3_blob *blob;
-	int rc = jdb_epoch_open(ld->j, &ld->blobs, &ld->j->held[ld->j->held_first + epoch], &blob);
+	int code = jdb_epoch_data(ld->j, &ld->blobs, &ld->j->held[ld->j->held_first + epoch],
+				  v->meta_len + index * JOURNAL_PAGE, data);
 
-	if (rc == SQLITE_OK)
-		rc = sqlite3_blob_read(blob, data, JOURNAL_PAGE, (int)(v->meta_len + index * JOURNAL_PAGE));
-	if (rc != SQLITE_OK)
-		return jdb_fail(ld->j, rc, "cannot read an epoch's data", ld->err);
+	if (code)
+		return bc_fail(ld->err, code, "%s: cannot read the data of epoch %llu: %s", ld->j->path,
+			       (unsigned long long)ld->ep[epoch].id, strerror(-code));
 	return crc32c(data, JOURNAL_PAGE) == get32(v->inlines + (size_t)index * EPOCH_INLINE + 4) ? 0 : -EBADMSG;
 }
 
@@ -372,11 +371,33 @@ static int read_marks(struct load *ld)
 
 /* ---- the load ---- */
 
+/* Empties the ring's rows of what was dropped: the ids are void by now. */
+static int clear_dropped(struct load *ld)
+{
+	struct journal *j = ld->j;
+	const struct held_epoch *held = j->held + j->held_first;
+	uint32_t *rows = malloc((ld->nep - ld->keep) * sizeof(rows[0]));
+	size_t n = 0;
+	int code;
+
+	if (!rows)
+		return bc_fail(ld->err, -ENOMEM, "%s: out of memory", j->path);
+	for (size_t e = ld->keep; e < ld->nep; e++) {
+		if (held[e].row != RING_NONE)
+			rows[n++] = held[e].row;
+	}
+	code = jdb_ring_clear(j, rows, n);
+	atomic_fetch_sub_explicit(&j->ring_waiting, (uint32_t)n, memory_order_relaxed);
+	free(rows);
+	return code ? bc_fail(ld->err, code, "%s" RING_SUFFIX ": cannot delete what recovery dropped: %s", j->path,
+			      strerror(-code))
+		    : 0;
+}
+
 static int delete_dropped(struct load *ld)
 {
 	struct journal *j = ld->j;
 	struct jdb_state st = j->state;
-	const struct held_epoch *held = j->held + j->held_first;
 	sqlite3_stmt *s = j->stmt[STMT_EPOCH_DELETE_FROM];
 	int code, rc;
 
@@ -387,23 +408,19 @@ static int delete_dropped(struct load *ld)
 		return code;
 	st.last_id = j->last_id;
 	st.durable_upto = ld->durable; /* may be known from a row that goes now */
+	if (!MUTATE(RING_VOID)) {
+		st.void_from = ld->ep[ld->keep].id;
+		st.void_upto = j->last_id;
+	}
 	sqlite3_bind_int64(s, 1, (int64_t)ld->ep[ld->keep].id);
 	rc = jdb_step_reset(s);
-	for (size_t e = ld->keep; rc == SQLITE_OK && e < ld->nep; e++) {
-		if (held[e].row != RING_NONE)
-			rc = jdb_ring_clear(j, held[e].row);
-	}
 	if (rc == SQLITE_OK)
 		rc = jdb_state_put(j, &st);
 	code = jdb_end(j, rc, true, "cannot delete the epochs that recovery dropped", ld->err);
+	if (!code)
+		code = clear_dropped(ld);
 	if (code)
 		return code;
-	for (size_t e = ld->keep; e < ld->nep; e++) {
-		if (held[e].row != RING_NONE) {
-			j->ring_id[held[e].row] = 0;
-			j->ring_waiting--;
-		}
-	}
 	j->state = st;
 	j->held_end = j->held_first + ld->keep;
 	atomic_store_explicit(&j->epochs_held, ld->keep, memory_order_relaxed);

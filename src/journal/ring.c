@@ -1,47 +1,58 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * ring.c - rows that small epochs overwrite in place. Under the journal's `lock` (jdb_ring_*), or pure.
+ * ring.c - small epochs with data, in a file of their own beside the database. Under the journal's `lock`, or pure.
  *
- * Why: an INSERT of a row with 4 KiB of data takes a page from the free list, so that the commit of a single written
- * block changes four pages: the free list's count, its trunk, the leaf and the overflow page. SQLite overwrites a row
- * where it lies if the new content has the same size. So there is a table of rows made with the journal, all of the
- * same size, that changes two pages per commit: the leaf with the row's front, and one overflow page. RING_BODY is the
- * largest for which that is so.
+ * Why: a flush of one written block is the commit that is waited for most, and in SQLite it costs two log frames that
+ * start and end within pages, through the page cache, and later two pages of checkpoint. Here it is one aligned write
+ * past the page cache and one sync, about what a file system would need for the block alone.
  *
- *   ring(k, head, body)   k = 0 .. ring_rows()-1; head: RING_HEAD bytes, body: RING_BODY bytes
+ *   JOURNAL_FILE "-ring": ring_rows() rows of RING_ROW bytes, all written when the journal is made
  *
- *   head:  0  u32 magic "BCR1"   4  u32 k
+ *   row:   head; the epoch as in encode.c (len bytes); zeros; a copy of the head in the last RING_HEAD bytes
+ *   head:  0  u32 magic "BCR1"   4  u32 k, the row's number
  *          8  u64 id of the epoch, 0: none
  *         16  u32 len            20  u32 crc32c of all before
- *   body:  the epoch as in encode.c (len bytes); zeros; a copy of the head
  *
- * A row is in use while its id is > folded_upto (of the state row): whatever it says is in the snapshot otherwise.
- * Nothing is written to free it. An epoch that does not fit, or whose turn comes at a row in use, is an INSERT into
- * table `epoch`; recovery merges both by id.
+ * Rows are used in turn. A row is in use while its id is > folded_upto (of the state row) and not in the state row's
+ * range of void ids: whatever it says is in the database otherwise. Nothing is written to free it. An epoch that does
+ * not fit, or whose turn comes at a row in use, becomes a row of table `epoch`; recovery merges both by id.
  *
- * Damage. A commit changes both pages of a row or none (WAL), so a row that is not whole was damaged by the medium. Of
- * such a row it must be known whether it was in use, and if so, by which epoch: an old row is harmless, an epoch <= D
- * is damage that leaves no safe reading, a later one ends the prefix (recover.c). Gaps in the ids prove nothing, for an
- * epoch without changes has no row. Hence the second copy of the head, at the other end of the row and so on the other
- * page: one bad page does not hide the id. If the copies differ, one page is older than the other, and the higher id is
- * the row's; the checksums in the epoch then fail where the older page is. Neither copy readable: it may have been any
- * epoch, the journal cannot be used. The same goes for a table that SQLite cannot read, as always.
+ * Power loss. A row is overwritten only after folded_upto has passed its old epoch in a commit of its own, so the old
+ * one is not needed. One row is being written at a time, and its epoch counts for nobody before the sync. What may be
+ * left of it, sector by sector: the old head, then the row is not in use; or the new head, then this is the newest
+ * epoch, nobody was told that it is durable, and its checksums decide whether it is there. For heads are within a
+ * sector each, and both are older or newer as a whole.
  *
- * A row whose head says "not in use" is believed without a look at the copy: the load then reads the leaf pages only.
- * The other page cannot be newer unless the disk lost a write of the leaf without an error; an INSERT lost that way
- * would be as invisible.
+ * The void range is how recovery drops epochs: some lie here and some in the table, and if only some of them went, the
+ * rest could look like a whole history when the next recovery comes. So one transaction deletes those in the table and
+ * makes the ids of all of them void; rows here are emptied after it, at the latest by the next opening, before there
+ * can be another range.
+ *
+ * Damage. Of a row that is not whole it must be known whether it was in use, and if so, by which epoch: an old row is
+ * harmless, an epoch <= durable_upto is damage that leaves no safe reading, a later one ends the prefix (recover.c).
+ * Gaps in the ids prove nothing, for an epoch without changes has no row. Hence the second copy of the head, at the
+ * other end of the row and so on another page: one bad page does not hide the id. If the copies differ, the higher id
+ * is the row's; the checksums in the epoch then fail if a part of it is older. Neither copy readable: it may have been
+ * any epoch, the journal cannot be used.
+ *
+ * A row whose head says "not in use" is believed without a look at the copy.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "journal/db.h"
 #include "util/crc.h"
 
 #define RING_MAGIC 0x31524342u
 #define RING_ROWS_MIN 64u
-#define RING_ROWS_MAX 4096u /* 18 MiB */
+#define RING_ROWS_MAX 4096u /* 32 MiB */
+#define CHUNK_ROWS 128u /* 1 MiB: what is read and written at once when all rows are */
 
 unsigned journal_ring_max = RING_ROWS_MAX;
+int (*journal_ring_step)(bool sync);
 
 unsigned ring_rows(const struct journal_geometry *geo)
 {
@@ -68,41 +79,110 @@ static bool head_decode(const uint8_t *p, uint32_t k, uint64_t *id, uint32_t *le
 	       *id <= INT64_MAX;
 }
 
-void ring_encode(uint32_t k, uint64_t id, size_t len, uint8_t *head, uint8_t *body)
+void ring_encode(uint32_t k, uint64_t id, size_t len, uint8_t *row)
 {
-	head_encode(k, id, (uint32_t)len, head);
-	memset(body + len, 0, RING_ROOM - len);
-	memcpy(body + RING_ROOM, head, RING_HEAD);
+	head_encode(k, id, (uint32_t)len, row);
+	memset(row + RING_HEAD + len, 0, RING_ROOM - len);
+	memcpy(row + RING_ROW - RING_HEAD, row, RING_HEAD);
 }
 
-/* The copy at the end of the body. False: it cannot be read or makes no sense. */
-static bool read_copy(struct journal *j, sqlite3_blob **blob, uint32_t k, uint64_t *id, uint32_t *len)
-{
-	uint8_t p[RING_HEAD];
-	int rc = *blob ? sqlite3_blob_reopen(*blob, k) : sqlite3_blob_open(j->db, "main", "ring", "body", k, 0, blob);
+/* ---- the file ---- */
 
-	if (rc == SQLITE_OK && sqlite3_blob_bytes(*blob) == RING_BODY)
-		rc = sqlite3_blob_read(*blob, p, RING_HEAD, RING_ROOM);
-	else
-		rc = SQLITE_CORRUPT;
-	if (rc != SQLITE_OK) {
-		sqlite3_blob_close(*blob); /* may be unusable */
-		*blob = NULL;
-		return false;
+/* Past the page cache where the file system can: aligned whole rows only. */
+static int ring_open(const char *path, int flags)
+{
+	int fd = open(path, flags | O_CLOEXEC | O_DIRECT, 0600);
+
+	if (fd < 0 && errno == EINVAL)
+		fd = open(path, flags | O_CLOEXEC, 0600);
+	return fd;
+}
+
+static uint8_t *rows_alloc(unsigned n)
+{
+	return aligned_alloc(JOURNAL_PAGE, (size_t)n * RING_ROW);
+}
+
+static int rows_write(int fd, uint32_t k, unsigned n, const uint8_t *rows)
+{
+	int code = journal_ring_step ? journal_ring_step(false) : 0;
+	ssize_t done;
+
+	if (code)
+		return code;
+	done = pwrite(fd, rows, (size_t)n * RING_ROW, (off_t)k * RING_ROW);
+	return done == (ssize_t)n * (ssize_t)RING_ROW ? 0 : done < 0 ? -errno : -ENOSPC;
+}
+
+static int rows_sync(int fd)
+{
+	int code = journal_ring_step ? journal_ring_step(true) : 0;
+
+	return code ? code : fdatasync(fd) < 0 ? -errno : 0;
+}
+
+static int rows_read(int fd, uint32_t k, unsigned n, uint8_t *rows)
+{
+	ssize_t done = pread(fd, rows, (size_t)n * RING_ROW, (off_t)k * RING_ROW);
+
+	return done == (ssize_t)n * (ssize_t)RING_ROW ? 0 : done < 0 ? -errno : -EUCLEAN;
+}
+
+static int ring_path(struct journal *j, char **path)
+{
+	return asprintf(path, "%s" RING_SUFFIX, j->path) < 0 ? -ENOMEM : 0;
+}
+
+int ring_create(const char *journal, const struct journal_geometry *geo, struct bc_error *err)
+{
+	uint32_t n = ring_rows(geo);
+	uint8_t *rows = rows_alloc(CHUNK_ROWS);
+	char *path = NULL;
+	int fd, code = 0;
+
+	if (!rows || asprintf(&path, "%s" RING_SUFFIX, journal) < 0) {
+		free(rows);
+		return bc_fail(err, -ENOMEM, "%s: out of memory", journal);
 	}
-	return head_decode(p, k, id, len);
+	fd = ring_open(path, O_RDWR | O_CREAT | O_TRUNC);
+	if (fd < 0)
+		code = -errno;
+	for (uint32_t k = 0, some; !code && k < n; k += some) {
+		some = n - k < CHUNK_ROWS ? n - k : CHUNK_ROWS;
+		for (uint32_t i = 0; i < some; i++)
+			ring_encode(k + i, 0, 0, rows + (size_t)i * RING_ROW);
+		code = rows_write(fd, k, some, rows);
+	}
+	if (!code && !MUTATE(CREATE_SYNC))
+		code = fsync(fd) < 0 ? -errno : 0;
+	if (fd >= 0)
+		close(fd);
+	if (code)
+		bc_fail(err, code, "%s: cannot be made: %s%s", path, strerror(-code),
+			code == -ENOSPC ? "; free some space or make a smaller cache" : "");
+	free(path);
+	free(rows);
+	return code;
 }
 
-/* Which epoch is in row k? -EUCLEAN if that cannot be told. */
-static int read_row(struct journal *j, sqlite3_stmt *s, sqlite3_blob **blob, uint32_t k, struct bc_error *err)
+/* ---- opening ---- */
+
+static bool in_use(const struct journal *j, uint64_t id)
 {
-	const uint8_t *p = sqlite3_column_blob(s, 1);
+	const struct jdb_state *st = &j->state;
+
+	return id > st->folded_upto && !(id >= st->void_from && id <= st->void_upto);
+}
+
+/* Which epoch is in row k? -EUCLEAN if that cannot be told. *keep: it is in use. *empty: it is void and still there. */
+static int look_at_row(struct journal *j, uint32_t k, const uint8_t *row, bool *keep, bool *empty, struct bc_error *err)
+{
 	uint64_t id = 0, copy_id;
 	uint32_t len = 0, copy_len;
-	bool good = p && sqlite3_column_bytes(s, 1) == RING_HEAD && head_decode(p, k, &id, &len);
+	bool good = head_decode(row, k, &id, &len);
 
 	if (!good || id > j->state.folded_upto) {
-		bool copy = read_copy(j, blob, k, &copy_id, &copy_len);
+		bool copy = head_decode(row + RING_ROW - RING_HEAD, k, &copy_id, &copy_len);
 
 		if (!good && !copy)
 			return jdb_damaged(j, err, "ring row %u: neither copy of its head can be read", k);
@@ -112,106 +192,168 @@ static int read_row(struct journal *j, sqlite3_stmt *s, sqlite3_blob **blob, uin
 		}
 	}
 	j->ring_id[k] = id;
-	if (id <= j->state.folded_upto)
+	if (!in_use(j, id)) {
+		*empty |= id > j->state.folded_upto;
+		if (id > j->state.folded_upto)
+			j->ring_id[k] = 0;
 		return 0;
+	}
+	*keep = true;
+	memcpy(j->ring_meta + (size_t)k * RING_META, row + RING_HEAD, RING_META);
 	if (jdb_held_add(j, id, k, 0, len))
 		return bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
 	return 0;
 }
 
-int jdb_ring_read(struct journal *j, struct bc_error *err)
+/*
+ * Looks at some rows. Those in use are written again with their own bytes, for the same reason as the log (db.c): if
+ * the last owner died of a failed sync, what is read may never have reached the disk (P6).
+ */
+static int look_at_chunk(struct journal *j, uint32_t k, unsigned n, uint8_t *rows, bool *wrote, struct bc_error *err)
 {
-	sqlite3_stmt *s = j->stmt[STMT_RING_HEADS];
-	sqlite3_blob *blob = NULL;
+	bool keep = false, empty = false;
+	int code = rows_read(j->ring_fd, k, n, rows);
+
+	if (code == -EUCLEAN)
+		return jdb_damaged(j, err, "ring rows from %u on are missing", k);
+	if (code)
+		return bc_fail(err, code, "%s" RING_SUFFIX ": cannot read it: %s", j->path, strerror(-code));
+	for (unsigned i = 0; !code && i < n; i++) {
+		bool void_row = false;
+
+		code = look_at_row(j, k + i, rows + (size_t)i * RING_ROW, &keep, &void_row, err);
+		if (void_row)
+			ring_encode(k + i, 0, 0, rows + (size_t)i * RING_ROW);
+		empty |= void_row;
+	}
+	if (code || j->read_only || !(keep || empty))
+		return code;
+	*wrote = true;
+	code = rows_write(j->ring_fd, k, n, rows);
+	return code ? bc_fail(err, code, "%s" RING_SUFFIX ": cannot be made durable: %s", j->path, strerror(-code)) : 0;
+}
+
+int jdb_ring_open(struct journal *j, struct bc_error *err)
+{
+	uint8_t *rows = rows_alloc(CHUNK_ROWS);
+	char *path = NULL;
 	uint64_t newest = 0;
-	uint32_t k = 0;
-	int rc = SQLITE_OK, code = 0;
+	bool wrote = false;
+	struct stat st;
+	int code = 0;
 
 	j->nring = ring_rows(&j->geo);
-	j->ring_id = calloc(j->nring + 1, sizeof(j->ring_id[0]));
-	if (!j->ring_id)
-		return bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
-	for (; !code && (rc = sqlite3_step(s)) == SQLITE_ROW; k++) {
-		if (k >= j->nring || sqlite3_column_int64(s, 0) != k)
-			code = jdb_damaged(j, err, "ring row %u: %s", k,
-					   k < j->nring ? "row is missing" : "row beyond the ring");
-		else
-			code = read_row(j, s, &blob, k, err);
-		if (!code && j->ring_id[k] > newest) {
+	j->ring_id = calloc(j->nring, sizeof(j->ring_id[0]));
+	j->ring_meta = calloc(j->nring, RING_META);
+	j->ring_buf = rows_alloc(1);
+	if (!rows || !j->ring_id || !j->ring_meta || !j->ring_buf || ring_path(j, &path)) {
+		code = bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
+		goto out;
+	}
+	j->ring_fd = ring_open(path, j->read_only ? O_RDONLY : O_RDWR);
+	if (j->ring_fd < 0 || fstat(j->ring_fd, &st) < 0)
+		code = bc_fail(err, -errno, "%s: %s; it belongs to the journal: restore it", path, strerror(errno));
+	else if (!S_ISREG(st.st_mode))
+		code = bc_fail(err, -EINVAL, "%s: not a regular file", path);
+	for (uint32_t k = 0; !code && k < j->nring; k += CHUNK_ROWS)
+		code = look_at_chunk(j, k, j->nring - k < CHUNK_ROWS ? j->nring - k : CHUNK_ROWS, rows, &wrote, err);
+	if (!code && wrote) {
+		code = rows_sync(j->ring_fd);
+		if (code)
+			bc_fail(err, code, "%s: cannot be made durable: %s", path, strerror(-code));
+	}
+	for (uint32_t k = 0; !code && k < j->nring; k++) {
+		if (j->ring_id[k] > newest) {
 			newest = j->ring_id[k];
 			j->ring_next = (k + 1) % j->nring;
 		}
 	}
-	if (!code && rc != SQLITE_DONE)
-		code = jdb_fail(j, rc, "cannot read its ring", err);
-	else if (!code && k != j->nring)
-		code = jdb_damaged(j, err, "ring rows are missing (%u of %u found)", k, j->nring);
-	sqlite3_blob_close(blob);
-	sqlite3_reset(s);
+out:
+	free(path);
+	free(rows);
 	return code;
 }
 
-const char *jdb_ring_check(struct journal *j, sqlite3_stmt *row, sqlite3_blob **blob, uint32_t k)
+void jdb_ring_close(struct journal *j)
 {
-	const uint8_t *p = sqlite3_column_blob(row, 1);
+	if (j->ring_fd >= 0)
+		close(j->ring_fd);
+	free(j->ring_id);
+	free(j->ring_meta);
+	free(j->ring_buf);
+}
+
+const char *jdb_ring_check(struct journal *j, uint32_t k)
+{
 	uint64_t id = 0, copy_id = 0;
 	uint32_t len = 0, copy_len = 0;
-	bool good = p && sqlite3_column_bytes(row, 1) == RING_HEAD && head_decode(p, k, &id, &len);
-	bool copy = read_copy(j, blob, k, &copy_id, &copy_len);
+	bool good, copy;
 
+	if (rows_read(j->ring_fd, k, 1, j->ring_buf))
+		return "cannot be read";
+	good = head_decode(j->ring_buf, k, &id, &len);
+	copy = head_decode(j->ring_buf + RING_ROW - RING_HEAD, k, &copy_id, &copy_len);
 	if (!good && !copy)
 		return "neither copy of its head can be read";
-	if ((!good || id <= j->state.folded_upto) && (!copy || copy_id <= j->state.folded_upto))
+	if ((!good || !in_use(j, id)) && (!copy || !in_use(j, copy_id)))
 		return NULL; /* not in use: harmless */
 	if (!good || !copy)
 		return "a copy of its head is damaged";
 	return id != copy_id || len != copy_len ? "the copies of its head differ" : NULL;
 }
 
-static int put(struct journal *j, uint32_t k, const uint8_t *head, const uint8_t *body)
-{
-	sqlite3_stmt *s = j->stmt[STMT_RING_PUT];
-	int rc;
+/* ---- use ---- */
 
-	sqlite3_bind_int64(s, 1, k);
-	sqlite3_bind_blob(s, 2, head, RING_HEAD, SQLITE_STATIC);
-	sqlite3_bind_blob(s, 3, body, RING_BODY, SQLITE_STATIC);
-	rc = jdb_step_reset(s);
-	/* An UPDATE of a row that is not there is a success to SQLite. */
-	return rc == SQLITE_OK && sqlite3_changes(j->db) != 1 ? SQLITE_CORRUPT : rc;
+bool jdb_ring_fits(const struct journal *j, const struct journal_epoch *e, size_t meta, size_t body)
+{
+	/* Without data, waiting is for no single block, and a row of the table takes as much room as it needs. */
+	return e->ninlines && meta <= RING_META && body <= RING_ROOM && j->nring &&
+	       j->ring_id[j->ring_next] <= j->state.folded_upto;
 }
 
-bool jdb_ring_fits(const struct journal *j, const struct journal_epoch *e, size_t body)
-{
-	/* Without data an INSERT changes a leaf and rarely more. */
-	return e->ninlines && body <= RING_ROOM && j->nring && j->ring_id[j->ring_next] <= j->state.folded_upto;
-}
-
-int jdb_ring_put(struct journal *j, uint64_t id, size_t len, uint8_t *body)
+int jdb_ring_put(struct journal *j, const struct journal_epoch *e, size_t meta, size_t body)
 {
 	uint32_t k = j->ring_next;
-	uint8_t head[RING_HEAD];
-	int rc;
+	int code;
 
-	ring_encode(k, id, len, head, body);
-	rc = put(j, k, head, body);
-	if (rc == SQLITE_OK) {
-		j->ring_id[k] = id;
-		j->ring_next = k + 1 < j->nring ? k + 1 : 0;
-		atomic_fetch_add_explicit(&j->ring_waiting, 1, memory_order_relaxed);
-	}
-	return rc;
+	epoch_encode(&j->geo, e, meta, j->ring_buf + RING_HEAD);
+	ring_encode(k, e->id, body, j->ring_buf);
+	code = rows_write(j->ring_fd, k, 1, j->ring_buf);
+	if (!code && !MUTATE(RING_SYNC))
+		code = rows_sync(j->ring_fd);
+	if (code)
+		return code;
+	memcpy(j->ring_meta + (size_t)k * RING_META, j->ring_buf + RING_HEAD, meta);
+	j->ring_id[k] = e->id;
+	j->ring_next = k + 1 < j->nring ? k + 1 : 0;
+	atomic_fetch_add_explicit(&j->ring_waiting, 1, memory_order_relaxed);
+	return 0;
 }
 
-int jdb_ring_clear(struct journal *j, uint32_t k)
+int jdb_ring_data(struct journal *j, uint32_t k, size_t off, uint8_t *data)
 {
-	uint8_t head[RING_HEAD], body[RING_BODY];
+	int code = rows_read(j->ring_fd, k, 1, j->ring_buf);
 
-	ring_encode(k, 0, 0, head, body);
-	return put(j, k, head, body);
+	if (!code && off > RING_ROOM - JOURNAL_PAGE)
+		code = -EUCLEAN;
+	if (!code)
+		memcpy(data, j->ring_buf + RING_HEAD + off, JOURNAL_PAGE);
+	return code;
 }
 
-/* Asked for well before the ring is full: what is committed until the fold is done needs rows, too. */
+int jdb_ring_clear(struct journal *j, const uint32_t *k, size_t n)
+{
+	int code = 0;
+
+	for (size_t i = 0; !code && i < n; i++) {
+		ring_encode(k[i], 0, 0, j->ring_buf);
+		code = rows_write(j->ring_fd, k[i], 1, j->ring_buf);
+		j->ring_id[k[i]] = 0;
+	}
+	return code || !n ? code : rows_sync(j->ring_fd);
+}
+
+/* Asked for well before the ring is full: what is committed until its epochs are in the database needs rows, too. */
 bool journal_fold_wanted(struct journal *j)
 {
 	uint32_t n = atomic_load_explicit(&j->ring_waiting, memory_order_relaxed);

@@ -157,12 +157,11 @@ uint32_t mark_crc(uint64_t key)
 	return crc32c(b, sizeof(b));
 }
 
-uint32_t state_crc(uint64_t durable_upto, uint64_t folded_upto, uint64_t last_id)
+uint32_t state_crc(const uint64_t *values, unsigned n)
 {
-	uint8_t b[24];
+	uint8_t b[8 * STATE_VALUES];
 
-	put64(b, durable_upto);
-	put64(b + 8, folded_upto);
-	put64(b + 16, last_id);
-	return crc32c(b, sizeof(b));
+	for (unsigned i = 0; i < n; i++)
+		put64(b + 8 * i, values[i]);
+	return crc32c(b, 8 * n);
 }

@@ -63,10 +63,10 @@ static UNUSED void scratch_remove(void)
 
 static UNUSED void remove_journal(void)
 {
-	static const char *const tails[] = { "", "-wal", "-shm", "-journal", ".new" };
+	static const char *const tails[] = { "", "-wal", "-shm", "-journal", ".new", "-ring" };
 	char path[300];
 
-	for (unsigned i = 0; i < 5; i++) {
+	for (unsigned i = 0; i < 6; i++) {
 		snprintf(path, sizeof(path), "%s/" JOURNAL_FILE "%s", scratch, tails[i]);
 		unlink(path);
 	}
@@ -105,6 +105,7 @@ static UNUSED void copy_journal(const char *from, const char *to)
 	mkdir(to, 0700);
 	copy_file(from, to, JOURNAL_FILE);
 	copy_file(from, to, JOURNAL_FILE "-wal");
+	copy_file(from, to, JOURNAL_FILE "-ring");
 }
 
 static UNUSED struct journal_geometry geometry(uint32_t nlines, uint32_t nslots, uint32_t bpl)

@@ -218,7 +218,7 @@ static void sql(const char *text)
 }
 
 /* Flips a bit of a blob. */
-static void flip_in(const char *table, const char *column, const char *where, int pos, int bit)
+static void flip(const char *table, const char *where, int pos, int bit)
 {
 	sqlite3_stmt *s;
 	sqlite3 *db;
@@ -227,7 +227,7 @@ static void flip_in(const char *table, const char *column, const char *where, in
 	int n;
 
 	cr_assert_eq(sqlite3_open(path_of(JOURNAL_FILE), &db), SQLITE_OK);
-	snprintf(text, sizeof(text), "SELECT %s FROM %s WHERE %s", column, table, where);
+	snprintf(text, sizeof(text), "SELECT body FROM %s WHERE %s", table, where);
 	cr_assert_eq(sqlite3_prepare_v2(db, text, -1, &s, NULL), SQLITE_OK);
 	cr_assert_eq(sqlite3_step(s), SQLITE_ROW, "%s", text);
 	n = sqlite3_column_bytes(s, 0);
@@ -237,7 +237,7 @@ static void flip_in(const char *table, const char *column, const char *where, in
 	pos = pos < 0 ? n + pos : pos;
 	if (pos < n)
 		body[pos] ^= (uint8_t)(1 << bit);
-	snprintf(text, sizeof(text), "UPDATE %s SET %s = ?1 WHERE %s", table, column, where);
+	snprintf(text, sizeof(text), "UPDATE %s SET body = ?1 WHERE %s", table, where);
 	cr_assert_eq(sqlite3_prepare_v2(db, text, -1, &s, NULL), SQLITE_OK);
 	sqlite3_bind_blob(s, 1, body, n, SQLITE_STATIC);
 	cr_assert_eq(sqlite3_step(s), SQLITE_DONE);
@@ -246,9 +246,23 @@ static void flip_in(const char *table, const char *column, const char *where, in
 	free(body);
 }
 
-static void flip(const char *table, const char *where, int pos, int bit)
+/* Bytes of the ring's file. */
+static void write_ring(off_t pos, const void *p, size_t n)
 {
-	flip_in(table, "body", where, pos, bit);
+	int fd = open(path_of(JOURNAL_FILE RING_SUFFIX), O_RDWR);
+
+	cr_assert_geq(fd, 0);
+	cr_assert_eq(pwrite(fd, p, n, pos), (ssize_t)n);
+	close(fd);
+}
+
+static void read_ring(off_t pos, void *p, size_t n)
+{
+	int fd = open(path_of(JOURNAL_FILE RING_SUFFIX), O_RDONLY);
+
+	cr_assert_geq(fd, 0);
+	cr_assert_eq(pread(fd, p, n, pos), (ssize_t)n);
+	close(fd);
 }
 
 /* The damage must be refused with a message, by owner and check alike, and check must find it if the journal can be
@@ -280,6 +294,7 @@ Test(journal_damage, flipped_bits_are_found)
 	} rows[] = { { "snapshot", "row = 0" }, { "snapshot", "row = 2" }, { "volume", "id = 1" },
 		     { "discard", "id = 9" },   { "geometry", "one = 1" }, { "epoch", "id = 4" } };
 	struct collected c = { 0 };
+	uint8_t row[RING_ROW];
 
 	make_full();
 	cr_assert_eq(load_dir(scratch, true, &c), 0, "%s", c.err.msg);
@@ -314,13 +329,16 @@ Test(journal_damage, flipped_bits_are_found)
 	refused("epoch with another's number");
 	sql("UPDATE epoch SET id = 5 WHERE id = 4");
 	refused("an epoch that is in the ring as well");
-	sql("DELETE FROM ring WHERE k = 7");
-	refused("ring row missing");
-	sql("DELETE FROM ring WHERE k = 63");
+	cr_assert_eq(truncate(path_of(JOURNAL_FILE RING_SUFFIX), 63 * RING_ROW), 0);
 	refused("last ring row missing");
-	sql("UPDATE ring SET head = (SELECT head FROM ring WHERE k = 1), body = (SELECT body FROM ring WHERE k = 1) "
-	    "WHERE k = 2");
+	cr_assert_eq(truncate(path_of(JOURNAL_FILE RING_SUFFIX), 0), 0);
+	refused("all ring rows missing");
+	read_ring(1 * RING_ROW, row, RING_ROW);
+	write_ring(2 * RING_ROW, row, RING_ROW);
 	refused("ring row of another's number");
+	unlink(path_of(JOURNAL_FILE RING_SUFFIX));
+	cr_assert_eq(load_dir(scratch, false, &c), -ENOENT);
+	cr_assert(strstr(c.err.msg, RING_SUFFIX) && strstr(c.err.msg, "restore"), "%s", c.err.msg);
 }
 
 Test(journal_damage, damaged_newest_epoch_is_dropped)
@@ -331,12 +349,14 @@ Test(journal_damage, damaged_newest_epoch_is_dropped)
 	make_full();
 	for (size_t p = 0; p < sizeof(pos) / sizeof(pos[0]) + 2; p++) {
 		struct collected c = { 0 };
+		uint8_t row[RING_ROW];
 
+		read_ring(0, row, RING_ROW);
 		if (p < sizeof(pos) / sizeof(pos[0]))
-			flip("ring", "k = 0", pos[p], (int)(p % 8));
+			row[RING_HEAD + pos[p]] ^= (uint8_t)(1 << (p % 8));
 		else
-			sql(p & 1 ? "UPDATE ring SET body = NULL WHERE k = 0"
-				  : "UPDATE ring SET body = zeroblob(20) WHERE k = 0");
+			memset(row + RING_HEAD, 0, p & 1 ? RING_ROOM : 100);
+		write_ring(0, row, RING_ROW);
 		cr_assert_eq(load_dir(scratch, false, &c), 0, "p=%zu: %s", p, c.err.msg);
 		cr_assert_eq(c.report.last_epoch, 4);
 		cr_assert_eq(c.report.epochs_dropped, 1);
@@ -348,48 +368,27 @@ Test(journal_damage, damaged_newest_epoch_is_dropped)
 
 /* ---- ring ---- */
 
-#define ON_LEAF 460 /* bytes of the body that are on the leaf page, as is the head */
-
-enum ring_damage { HEAD, LEAF, COPY, OTHER, BOTH_HEADS, LEAF_OLDER, OTHER_OLDER, RING_DAMAGES };
+enum ring_damage { HEAD, FIRST_PAGE, COPY, LAST_PAGE, BOTH_HEADS, FIRST_OLDER, LAST_OLDER, RING_DAMAGES };
 
 static void damage_ring(uint32_t k, enum ring_damage how)
 {
-	uint8_t head[RING_HEAD], body[RING_BODY], old_head[RING_HEAD], old_body[RING_BODY];
-	sqlite3_stmt *s;
-	sqlite3 *db;
+	uint8_t row[RING_ROW], old[RING_ROW];
 
-	cr_assert_eq(sqlite3_open(path_of(JOURNAL_FILE), &db), SQLITE_OK);
-	cr_assert_eq(sqlite3_prepare_v2(db, "SELECT head, body FROM ring WHERE k = ?1", -1, &s, NULL), SQLITE_OK);
-	sqlite3_bind_int64(s, 1, k);
-	cr_assert_eq(sqlite3_step(s), SQLITE_ROW);
-	cr_assert_eq(sqlite3_column_bytes(s, 0), RING_HEAD);
-	cr_assert_eq(sqlite3_column_bytes(s, 1), RING_BODY);
-	memcpy(head, sqlite3_column_blob(s, 0), RING_HEAD);
-	memcpy(body, sqlite3_column_blob(s, 1), RING_BODY);
-	sqlite3_finalize(s);
-	ring_encode(k, 0, 0, old_head, old_body);
-	if (how == HEAD || how == LEAF || how == BOTH_HEADS)
-		head[9] ^= 8;
+	read_ring((off_t)k * RING_ROW, row, RING_ROW);
+	ring_encode(k, 0, 0, old);
+	if (how == HEAD || how == BOTH_HEADS)
+		row[9] ^= 8;
 	if (how == COPY || how == BOTH_HEADS)
-		body[RING_ROOM + 9] ^= 8;
-	if (how == LEAF)
-		memset(body, 0x55, ON_LEAF);
-	if (how == OTHER)
-		memset(body + ON_LEAF, 0x55, RING_BODY - ON_LEAF);
-	if (how == LEAF_OLDER) {
-		memcpy(head, old_head, RING_HEAD);
-		memcpy(body, old_body, ON_LEAF);
-	}
-	if (how == OTHER_OLDER)
-		memcpy(body + ON_LEAF, old_body + ON_LEAF, RING_BODY - ON_LEAF);
-	cr_assert_eq(sqlite3_prepare_v2(db, "UPDATE ring SET head = ?2, body = ?3 WHERE k = ?1", -1, &s, NULL),
-		     SQLITE_OK);
-	sqlite3_bind_int64(s, 1, k);
-	sqlite3_bind_blob(s, 2, head, RING_HEAD, SQLITE_STATIC);
-	sqlite3_bind_blob(s, 3, body, RING_BODY, SQLITE_STATIC);
-	cr_assert_eq(sqlite3_step(s), SQLITE_DONE);
-	sqlite3_finalize(s);
-	sqlite3_close(db);
+		row[RING_ROW - RING_HEAD + 9] ^= 8;
+	if (how == FIRST_PAGE)
+		memset(row, 0x55, 4096);
+	if (how == LAST_PAGE)
+		memset(row + 4096, 0x55, 4096);
+	if (how == FIRST_OLDER)
+		memcpy(row, old, 4096);
+	if (how == LAST_OLDER)
+		memcpy(row + 4096, old + 4096, 4096);
+	write_ring((off_t)k * RING_ROW, row, RING_ROW);
 }
 
 /* A row of the ring lies on two pages. Whichever is damaged, or older than the other, it is known which epoch it held:
@@ -414,25 +413,25 @@ Test(journal_damage, ring_row_of_which_a_page_is_damaged)
 	copy_journal(scratch, copy_dir);
 	for (uint32_t id = 1; id <= 4; id++) {
 		for (enum ring_damage how = 0; how < RING_DAMAGES; how++) {
-			bool drop = id == 4 && (how == LEAF || how == OTHER || how == OTHER_OLDER);
+			bool drop = id == 4 && (how == FIRST_PAGE || how == LAST_PAGE || how == LAST_OLDER);
 			struct collected c = { 0 }, again = { 0 };
 
 			damage_ring(id - 1, how);
-			if (how == BOTH_HEADS || (id == 3 && how == LEAF)) {
+			if (how == BOTH_HEADS || (id == 3 && how == FIRST_PAGE)) {
 				refused("ring row");
 				continue;
 			}
 			ok(journal_open(scratch, true, &j, err));
 			cr_assert_eq(journal_check(j, NULL, NULL) > 0, id > 2, "epoch %u, damage %d", id, how);
 			journal_close(j);
-			if (how != LEAF_OLDER) { /* only check finds that */
+			if (how != FIRST_OLDER) { /* only check finds that */
 				cr_assert_eq(load_dir(scratch, false, &c), 0, "epoch %u, damage %d: %s", id, how,
 					     c.err.msg);
 				cr_assert_eq(c.report.last_epoch, drop ? 3 : 4, "epoch %u, damage %d", id, how);
 				cr_assert_eq(c.report.epochs_dropped, drop, "epoch %u, damage %d", id, how);
 				cr_assert_eq(c.report.lines, drop ? 3 : 4);
 				/* without epoch 4's records nothing says that 3 is durable */
-				cr_assert_eq(c.nredo, !drop || how == LEAF);
+				cr_assert_eq(c.nredo, !drop || how == FIRST_PAGE);
 				cr_assert_eq(load_dir(scratch, false, &again), 0, "%s", again.err.msg);
 				cr_assert_eq(again.report.last_epoch, drop ? 3 : 4);
 				cr_assert_eq(again.report.epochs_dropped, 0);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * test_journal_fail.c - the journal over a disk that fails (P6): a VFS under SQLite fails the Nth write or sync, for
- * every N until a run gets through. After the first failed commit no later one may succeed, and what had been committed
- * is there after a restart.
+ * test_journal_fail.c - the journal over a disk that fails (P6): a VFS under SQLite, and a seam
+ * under the ring, fail the Nth write or sync, for every N until a run gets through. After the first failed commit no
+ * later one may succeed, and what had been committed is there after a restart.
  */
 #include <errno.h>
 
@@ -133,9 +133,18 @@ static int shim_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *f, int fl
 	return SQLITE_OK;
 }
 
+/* Under the ring. */
+static int ring_step(bool sync)
+{
+	int rc = step(sync);
+
+	return rc == SQLITE_OK ? 0 : rc == SQLITE_FULL ? -ENOSPC : -EIO;
+}
+
 static void setup(void)
 {
 	scratch_make();
+	journal_ring_step = ring_step;
 	sqlite3_initialize();
 	shim.below = sqlite3_vfs_find(NULL);
 	shim.vfs = *shim.below; /* its other functions take no notice of which VFS they are called for */
