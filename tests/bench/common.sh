@@ -176,6 +176,7 @@ peer_qsd() { # NAME FILE
 
 declare -A fio_job=(
 	[rr1]="--rw=randread --bs=4k --ioengine=psync --direct=1"
+	[rr4]="--rw=randread --bs=4k --iodepth=4 --ioengine=io_uring --direct=1"
 	[rr32]="--rw=randread --bs=4k --iodepth=32 --ioengine=io_uring --direct=1"
 	[rw1]="--rw=randwrite --bs=4k --ioengine=psync --direct=1"
 	[rw32]="--rw=randwrite --bs=4k --iodepth=32 --ioengine=io_uring --direct=1"

@@ -22,10 +22,11 @@ jq_lib='
 def median: sort | if length == 0 then null elif length % 2 == 1 then .[length / 2 | floor] else (.[length / 2 - 1] + .[length / 2]) / 2 end;
 def round2: . * 100 | round / 100;
 def uniq_in_order: reduce .[] as $x ([]; if index($x) then . else . + [$x] end);
-# ratios of target a on job to target b on job2, round by round
-def ratios($job; $a; $job2; $b):
+# ratios of the value f: of target a on job to target b on job2, round by round
+def ratios_of(f; $job; $a; $job2; $b):
 	. as $all | [$all[] | select(.job == $job and .target == $a) | . as $x
-		| ($all[] | select(.job == $job2 and .target == $b and .round == $x.round)) | $x.iops / .iops];
+		| ($all[] | select(.job == $job2 and .target == $b and .round == $x.round)) | ($x | f) / f];
+def ratios($job; $a; $job2; $b): ratios_of(.iops; $job; $a; $job2; $b);
 def show_ratio: if length == 0 then "" else "\(median | round2) (\(min | round2)-\(max | round2))" end;
 def row: "| " + join(" | ") + " |";
 '
@@ -104,6 +105,18 @@ fuse_part() {
 	fi
 }
 
+misses_part() {
+	echo '## Hits beside 128 misses of 50 ms: 99th percentile, microseconds'
+	echo
+	jq -sr "$jq_lib"'
+		. as $all | (["job", "hits in", "alone", "beside misses", "ratio", "at most 2 is wanted"] | row), "|---|---|---:|---:|---:|---|",
+		(map([.job, (.target | rtrimstr("-misses"))]) | unique[] | . as [$job, $t] | "\($t)-misses" as $with
+			| def p99($x): [$all[] | select(.job == $job and .target == $x) | .p99_us] | median | if . == null then "" else "\(round)" end;
+			($all | ratios_of(.p99_us; $job; $with; $job; $t)) as $r
+			| [$job, $t, p99($t), p99($with), ($r | show_ratio),
+				($r | if length == 0 then "" elif median <= 2 then "reached" else "**missed**" end)] | row)' misses.jsonl
+}
+
 # Open CAS: engine, one thread, 4 KiB, memory volumes, 1 GiB cache: operations per second, instructions besides the copy, part of these wanted
 open_cas='read-hit-ram 609000 3238 0.2
 write-hit 521000 3941 0.25
@@ -176,6 +189,7 @@ on() {
 		matrix delay.jsonl slow
 		on delay
 	fi
+	[ ! -s misses.jsonl ] || { misses_part; on misses; }
 	if [ -s db.jsonl ]; then
 		echo '## Databases on ext4 on a loop device, a second; in brackets the ratio to the slow device itself'
 		echo

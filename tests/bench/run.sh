@@ -3,7 +3,7 @@
 #
 # run.sh - all benches, or those that are named; `make bench` runs it. Then the tables and plots (report.sh).
 #
-#   run.sh [engine] [instructions] [fuse] [delay] [db] [scale]
+#   run.sh [engine] [instructions] [fuse] [delay] [misses] [db] [scale]
 #
 # Each part replaces its own results in $OUT and leaves the others. What an interrupted part has measured until then is kept.
 # Knobs: those of common.sh; BENCH_QUICK=1: short runs that only show that all works; BENCH_SCALE ("1G 4G 16G 64G 256G", and 1T where memory and
@@ -78,17 +78,17 @@ part() {
 		# shellcheck disable=SC2086
 		run "$BUILD/bench/scale" --json --dir "$scale_dir" ${BENCH_SCALE:-$sizes} >>"$OUT/scale.jsonl"
 		;;
-	fuse | delay | db)
+	fuse | delay | misses | db)
 		run "$here/$1.sh"
 		;;
 	*)
-		echo "usage: run.sh [engine] [instructions] [fuse] [delay] [db] [scale]" >&2
+		echo "usage: run.sh [engine] [instructions] [fuse] [delay] [misses] [db] [scale]" >&2
 		exit 64
 		;;
 	esac
 }
 
-[ $# -gt 0 ] || set -- engine instructions fuse delay db scale
+[ $# -gt 0 ] || set -- engine instructions fuse delay misses db scale
 failed=
 for p in "$@"; do
 	echo "== $p" >&2
