@@ -188,9 +188,9 @@ int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const st
 /* ---- tunables ---- */
 
 /* Keys (cache-wide unless said): ram, clean-after (period after which the background cleaner writes everything dirty to
- * backing), read-ahead, dirty-high (percent of lines that may be dirty), epoch-interval, and "mode" (default mode; or a
- * volume's mode when v is given). Kept in the journal; those that take effect at the next load say so in *note (static
- * text or NULL). -EINVAL names the key or the accepted values. */
+ * backing), read-ahead, tidy, dirty-high (percent of lines that may be dirty), epoch-interval, and "mode" (default
+ * mode; or a volume's mode when v is given). Kept in the journal; those that take effect at the next load say so in
+ * *note (static text or NULL). -EINVAL names the key or the accepted values. */
 int cache_set(struct cache *c, struct volume *v, const char *key, const char *value, const char **note,
 	      struct bc_error *err);
 /* Calls fn(key, value, help) for each tunable. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * background.c - the threads behind the requests: reclaim (free slots), maintenance (an epoch each second, marks,
- * journal folding) and cleaning. Each sleeps until kicked or its period is over.
+ * journal folding), cleaning, and compaction. Each sleeps until kicked or its period is over.
  */
 #include "internal.h"
 
@@ -86,6 +86,16 @@ static void *reclaim_main(void *arg)
 	return NULL;
 }
 
+static void *compact_main(void *arg)
+{
+	struct cache *c = arg;
+
+	while (job_wait(c, JOB_COMPACT, 3600000000u))
+		if (atomic_exchange(&c->compact_wanted, false))
+			compact_run(c);
+	return NULL;
+}
+
 /* Above the mark, or when reclaim finds nothing clean, cleaning does not wait for its period. */
 static bool too_dirty(struct cache *c)
 {
@@ -132,7 +142,7 @@ static void *clean_main(void *arg)
 
 int background_start(struct cache *c)
 {
-	static void *(*const mains[JOBS])(void *) = { reclaim_main, maintain_main, clean_main };
+	static void *(*const mains[JOBS])(void *) = { reclaim_main, maintain_main, clean_main, compact_main };
 	struct background *bg = &c->background;
 	pthread_condattr_t attr;
 

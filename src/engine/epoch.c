@@ -94,8 +94,8 @@ void epoch_destroy(struct epoch *ep)
 
 /*
  * Two thirds of the slots there are for writing are held by epochs that are not durable yet. Whoever goes on would take
- * the rest, which is free in the smallest pieces, only to wait all the longer then. The third that is left alone is what
- * makes large writes possible (slots.h).
+ * the rest, which is free in the smallest pieces, only to wait all the longer then. The third that is left alone is
+ * what makes large writes possible (slots.h).
  */
 static void wait_for_slots(struct cache *c)
 {

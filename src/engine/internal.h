@@ -128,6 +128,9 @@ struct io_thread {
 	struct buffer *bufs[MAX_BLOCKS];
 	uint32_t slots[MAX_BLOCKS];
 	unsigned nplan; /* of the read whose reply is out */
+	unsigned pieces; /* reads from slots that the last plan_read took */
+	bool tidy; /* the blocks of the plan, tidy_first and on, lay scattered */
+	uint64_t tidy_first, tidy_epoch; /* the open epoch when they were looked up */
 	bool no_promotion; /* blocks read from slots go to bounce memory, not to RAM buffers */
 };
 
@@ -167,7 +170,7 @@ struct cleaner {
 	void *work; /* struct clean_batch */
 };
 
-enum background_job { JOB_RECLAIM, JOB_MAINTAIN, JOB_CLEAN, JOBS };
+enum background_job { JOB_RECLAIM, JOB_MAINTAIN, JOB_CLEAN, JOB_COMPACT, JOBS };
 
 struct background {
 	pthread_t thread[JOBS];
@@ -183,6 +186,7 @@ struct tunables {
 	counter dirty_high_percent;
 	counter ram_bytes; /* at the next load */
 	counter read_ahead; /* bytes */
+	counter tidy_bytes; /* reads of at least so many; 0: none */
 };
 
 struct writelog;
@@ -225,6 +229,7 @@ struct cache {
 	_Atomic bool failed; /* P6: nothing is promised durable any more */
 	_Atomic bool bypass_noted; /* bypass.h */
 	_Atomic bool degraded, stopping;
+	_Atomic bool compact_wanted; /* somebody found no slots side by side */
 	_Atomic bool clean_soon; /* a volume left write-back: clean without waiting for the period */
 	_Atomic int flushing;
 	pthread_mutex_t why_lock;
@@ -344,6 +349,21 @@ int backing_flush(struct io_thread *t, struct volume *v); /* if anything was wri
 /* ---- read.c ---- */
 /* Brings a range (at most VOLUME_MAX_IO) into the cache. 1 if something had to be read, 0 if all was there, -errno. */
 int volume_fill(struct volume *v, uint64_t off, uint32_t len);
+
+/* ---- tidy.c ---- */
+/* After a read of n blocks that took `pieces` reads from slots: sets t->tidy if they should be moved together. */
+void tidy_note(struct io_thread *t, unsigned n, unsigned pieces);
+/* In the gate: the block's data, which is in buf, gets this slot; it stays dirty or clean as it was. False: it is not
+ * the block of the plan (slot, crc) any more. */
+bool block_move(struct cache *c, struct volume *v, uint64_t block, const struct block_plan *p, struct buffer *buf,
+		uint32_t slot);
+/* After the reply: does it, if nobody else wants the blocks at the moment. The plan still holds them. */
+void tidy_after_read(struct io_thread *t, struct volume *v);
+
+/* ---- compact.c ---- */
+void compact_ask(struct cache *c); /* by who found no slots side by side */
+void compact_run(struct cache *c);
+extern bool compact_in_background; /* Seam for the power-loss tests: false, compact_run is called by hand */
 
 /* ---- reclaim.c ---- */
 /* Waits until n slots and entries might be free. -EIO when the cache has failed or stops. */

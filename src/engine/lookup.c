@@ -278,6 +278,7 @@ int plan_read(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
 	uint64_t back_bytes = 0;
 	int rc = 0;
 
+	t->pieces = 0;
 	for (unsigned i = 0; i < n; i++) {
 		nslot += t->plan[i].source == FROM_SLOT;
 		nback += t->plan[i].source == FROM_BACKING;
@@ -288,6 +289,7 @@ int plan_read(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
 	if (nback && !(ch = io_backing(t, v)))
 		return -ENOMEM;
 	ios_slot = build_reads(t, v, first, n, FROM_SLOT, 0, &iov);
+	t->pieces = ios_slot;
 	ios_back = build_reads(t, v, first, n, FROM_BACKING, ios_slot, &iov);
 	/* both devices work at the same time */
 	if (ios_slot && ios_back) {

@@ -178,6 +178,8 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 	pthread_rwlock_rdlock(&v->gate);
 	mode = GET(v->mode);
 	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_READ);
+	t->tidy_first = first;
+	t->tidy_epoch = epoch_open_id(c);
 	cached = plan_lookup(t, v, first, n);
 	if (mode == MODE_PT || c->failed) {
 		/* the backing device answers, but for what only the cache has */
@@ -209,6 +211,8 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 			ADD(v->promotion.blocks, promoted);
 		if (mode_fills(mode))
 			fill(t, v, first, n);
+		if (mode_fills(mode) && cached == n && !bad)
+			tidy_note(t, n, t->pieces);
 	}
 	range_unlock(&c->ranges, &rl);
 	if (bad)
@@ -233,7 +237,8 @@ void volume_read_done(struct volume *v, struct volume_reply *reply)
 {
 	struct io_thread *t = reply->priv;
 
-	(void)v;
+	if (t->tidy)
+		tidy_after_read(t, v);
 	plan_release(t, t->nplan);
 	t->nplan = 0;
 }

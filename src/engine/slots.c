@@ -14,29 +14,34 @@ static unsigned class_of(uint64_t word)
 	return n == 64 ? 0 : n >= 48 ? 1 : n >= 32 ? 2 : n >= 16 ? 3 : n ? 4 : SLOTS_CLASSES;
 }
 
-static void class_add(struct slots *s, uint32_t word, unsigned class)
+static void class_add(struct slots *s, uint32_t word, unsigned level)
 {
-	if (class == SLOTS_CLASSES)
+	if (level == SLOTS_CLASSES)
 		return;
-	s->map[class][word / 64] |= 1ull << (word % 64);
-	s->count[class]++;
+	s->map[level][word / 64] |= 1ull << (word % 64);
+	s->count[level]++;
 }
 
-static void class_del(struct slots *s, uint32_t word, unsigned class)
+static void class_del(struct slots *s, uint32_t word, unsigned level)
 {
-	if (class == SLOTS_CLASSES)
+	if (level == SLOTS_CLASSES)
 		return;
-	s->map[class][word / 64] &= ~(1ull << (word % 64));
-	s->count[class]--;
+	s->map[level][word / 64] &= ~(1ull << (word % 64));
+	s->count[level]--;
 }
 
-/* The word at the hand is in no class: it is used up first. */
+static bool in_class(const struct slots *s, uint32_t word)
+{
+	return word != s->hand && word != s->run_hand && !(s->held[word / 64] >> (word % 64) & 1);
+}
+
+/* The words at the hands are in no class: they are used up first. Nor are those held. */
 static void word_set(struct slots *s, uint32_t word, uint64_t bits)
 {
 	unsigned was = class_of(s->free[word]), now = class_of(bits);
 
 	s->free[word] = bits;
-	if (word == s->hand || was == now)
+	if (was == now || !in_class(s, word))
 		return;
 	class_del(s, word, was);
 	class_add(s, word, now);
@@ -49,13 +54,15 @@ int slots_init(struct slots *s, uint32_t n)
 
 	memset(s, 0, sizeof *s);
 	s->n = n;
-	s->bytes = ((uint64_t)words + (uint64_t)map_words * SLOTS_CLASSES) * 8;
+	s->bytes = ((uint64_t)words + (uint64_t)map_words * (SLOTS_CLASSES + 1)) * 8;
 	s->free = calloc(1, s->bytes);
 	if (!s->free)
 		return -ENOMEM;
 	for (unsigned k = 0; k < SLOTS_CLASSES; k++)
 		s->map[k] = s->free + words + (size_t)k * map_words;
+	s->held = s->free + words + (size_t)SLOTS_CLASSES * map_words;
 	s->map_words = map_words;
+	s->run_hand = UINT32_MAX;
 	for (uint32_t w = 0; w < words; w++)
 		word_set(s, w, w < n / 64 ? UINT64_MAX : (1ull << (n % 64)) - 1);
 	s->nfree = n;
@@ -77,47 +84,77 @@ void slots_destroy(struct slots *s)
 	memset(s, 0, sizeof *s);
 }
 
-/* The next word of a class that has some, after the hand and then from the beginning. */
-static uint32_t class_next(const struct slots *s, unsigned class)
+/* The next word of a class that has some, after `word` and then from the beginning. */
+static uint32_t class_next(const struct slots *s, unsigned level, uint32_t word)
 {
-	uint32_t from = s->hand / 64;
-	uint64_t w = s->map[class][from] & ~((2ull << (s->hand % 64)) - 1);
+	uint32_t from = word / 64;
+	uint64_t w = s->map[level][from] & ~((2ull << (word % 64)) - 1);
 
 	while (!w) {
 		from = from + 1 < s->map_words ? from + 1 : 0;
-		w = s->map[class][from];
+		w = s->map[level][from];
 	}
 	return from * 64 + (uint32_t)__builtin_ctzll(w);
 }
 
-/* lock held, nfree > 0 and none of them at the hand */
-static void move_hand(struct slots *s)
+static void class_put_back(struct slots *s, uint32_t word)
 {
-	unsigned class = 0;
+	if (word != UINT32_MAX && in_class(s, word))
+		class_add(s, word, class_of(s->free[word]));
+}
+
+/* lock held, none at the hand. False: nothing is free outside the words held and the other hand's. */
+static bool move_hand(struct slots *s)
+{
+	unsigned level = 0;
 	uint32_t word;
 
-	while (!s->count[class])
-		class ++;
-	word = class_next(s, class);
-	class_del(s, word, class);
+	while (level < SLOTS_CLASSES && !s->count[level])
+		level++;
+	if (level == SLOTS_CLASSES)
+		return false;
+	word = class_next(s, level, s->hand);
+	class_del(s, word, level);
 	s->hand = word;
+	return true;
+}
+
+/* From one word, ascending; returns how many. The caller knows what that means for its class. */
+static uint32_t take_from(struct slots *s, uint32_t word, uint32_t *out, uint32_t n)
+{
+	uint64_t w = s->free[word];
+	uint32_t got = 0;
+
+	for (; w && got < n; w &= w - 1)
+		out[got++] = word * 64 + (uint32_t)__builtin_ctzll(w);
+	s->free[word] = w;
+	return got;
+}
+
+static void __unhold(struct slots *s)
+{
+	for (uint32_t i = 0; s->nheld && i < s->map_words; i++) {
+		for (uint64_t w = s->held[i]; w; w &= w - 1) {
+			s->held[i] &= ~(w & -w);
+			s->nheld--;
+			class_put_back(s, i * 64 + (uint32_t)__builtin_ctzll(w));
+		}
+	}
 }
 
 /* lock held, nfree >= n */
 static void __take(struct slots *s, uint32_t *out, uint32_t n)
 {
 	for (uint32_t got = 0; got < n;) {
-		uint64_t w = s->free[s->hand];
+		got += take_from(s, s->hand, out + got, n - got);
+		if (got < n && !move_hand(s)) {
+			/* who needs a slot comes before order */
+			uint32_t run = s->run_hand;
 
-		if (!w) {
-			move_hand(s);
-			continue;
+			s->run_hand = UINT32_MAX;
+			class_put_back(s, run);
+			__unhold(s);
 		}
-		while (w && got < n) {
-			out[got++] = s->hand * 64 + (uint32_t)__builtin_ctzll(w);
-			w &= w - 1;
-		}
-		s->free[s->hand] = w;
 	}
 	atomic_fetch_sub_explicit(&s->nfree, n, memory_order_relaxed);
 }
@@ -143,6 +180,95 @@ uint32_t slots_take_some(struct slots *s, uint32_t *out, uint32_t n, uint32_t ke
 	if (n > have)
 		n = have;
 	__take(s, out, n);
+	pthread_mutex_unlock(&s->lock);
+	return n;
+}
+
+#define RUN_RESERVE 16u /* free words that slots_take_run leaves to writers, in all but small caches */
+
+bool slots_take_run(struct slots *s, uint32_t *out, uint32_t n)
+{
+	uint32_t got = 0;
+	bool ok;
+
+	pthread_mutex_lock(&s->lock);
+	ok = s->count[0] > n / 64 + (s->n / 64 / 64 < RUN_RESERVE ? s->n / 64 / 64 : RUN_RESERVE);
+	while (ok && got < n) {
+		if (s->run_hand == UINT32_MAX || !s->free[s->run_hand]) {
+			uint32_t word = class_next(s, 0, s->run_hand == UINT32_MAX ? 0 : s->run_hand);
+
+			class_del(s, word, 0);
+			s->run_hand = word;
+		}
+		got += take_from(s, s->run_hand, out + got, n - got);
+	}
+	atomic_fetch_sub_explicit(&s->nfree, got, memory_order_relaxed);
+	pthread_mutex_unlock(&s->lock);
+	return ok;
+}
+
+uint32_t slots_hold(struct slots *s, uint32_t max_used)
+{
+	uint32_t used = 0;
+
+	pthread_mutex_lock(&s->lock);
+	for (unsigned level = 1; level <= 2; level++) {
+		while (s->count[level] && used < max_used) {
+			uint32_t word = class_next(s, level, s->hand);
+
+			class_del(s, word, level);
+			s->held[word / 64] |= 1ull << (word % 64);
+			s->nheld++;
+			used += 64 - (uint32_t)__builtin_popcountll(s->free[word]);
+		}
+	}
+	used = s->nheld;
+	pthread_mutex_unlock(&s->lock);
+	return used;
+}
+
+bool slots_is_held(const struct slots *s, uint32_t slot)
+{
+	return slot < s->n && s->held[slot / 4096] >> (slot / 64 % 64) & 1;
+}
+
+void slots_unhold(struct slots *s)
+{
+	pthread_mutex_lock(&s->lock);
+	__unhold(s);
+	pthread_mutex_unlock(&s->lock);
+}
+
+uint32_t slots_take_full(struct slots *s, uint32_t *out, uint32_t n, uint32_t keep)
+{
+	static const unsigned order[SLOTS_CLASSES] = { 0, 4, 3, 2, 1 };
+	uint32_t got = 0;
+
+	pthread_mutex_lock(&s->lock);
+	if (s->nfree < n + keep)
+		n = 0;
+	for (unsigned i = 0; i < SLOTS_CLASSES && got < n; i++) {
+		unsigned level = order[i];
+
+		while (s->count[level] && got < n) {
+			uint32_t word = class_next(s, level, s->hand);
+
+			class_del(s, word, level);
+			got += take_from(s, word, out + got, n - got);
+			class_put_back(s, word);
+		}
+	}
+	atomic_fetch_sub_explicit(&s->nfree, got, memory_order_relaxed);
+	pthread_mutex_unlock(&s->lock);
+	return got;
+}
+
+uint32_t slots_free_words(struct slots *s)
+{
+	uint32_t n;
+
+	pthread_mutex_lock(&s->lock);
+	n = s->count[0];
 	pthread_mutex_unlock(&s->lock);
 	return n;
 }

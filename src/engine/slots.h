@@ -22,7 +22,10 @@ struct slots {
 	uint32_t n;
 	uint64_t *free; /* a bit per slot */
 	uint32_t hand; /* the word being used up */
-	uint64_t *map[SLOTS_CLASSES]; /* of each class: a bit per word, but for the hand's */
+	uint32_t run_hand; /* likewise, by slots_take_run */
+	uint64_t *map[SLOTS_CLASSES]; /* of each class: a bit per word, but for the hands' and those held */
+	uint64_t *held; /* a bit per word: slots_hold */
+	uint32_t nheld; /* words */
 	uint32_t count[SLOTS_CLASSES]; /* of words in it */
 	uint32_t map_words;
 	_Atomic uint32_t nfree;
@@ -39,6 +42,20 @@ void slots_destroy(struct slots *s);
 bool slots_take(struct slots *s, uint32_t *out, uint32_t n);
 /* Takes up to n; returns how many. For fills, which need not succeed. `keep`: leave at least this many. */
 uint32_t slots_take_some(struct slots *s, uint32_t *out, uint32_t n, uint32_t keep);
+/* Takes n slots that lie together: the words they are from were free altogether, and enough such words are left. False
+ * if there are too few. */
+bool slots_take_run(struct slots *s, uint32_t *out, uint32_t n);
+/*
+ * For compaction. slots_hold: takes words that are at least half free, the emptiest class first, out of circulation,
+ * until `max_used` slots in use lie in them: no slot of theirs is given out until slots_unhold, so that they become
+ * free altogether. Returns how many words. slots_take_full: takes up to n slots where moved blocks should go: in free
+ * words, or the fullest.
+ */
+uint32_t slots_hold(struct slots *s, uint32_t max_used);
+bool slots_is_held(const struct slots *s, uint32_t slot); /* by the one who holds them, without the lock */
+void slots_unhold(struct slots *s);
+uint32_t slots_take_full(struct slots *s, uint32_t *out, uint32_t n, uint32_t keep);
+uint32_t slots_free_words(struct slots *s); /* entirely free */
 /* Waits until n might be taken, at most timeout_ms. False after slots_abort (shutdown or failure). */
 bool slots_wait(struct slots *s, uint32_t n, unsigned timeout_ms);
 void slots_give(struct slots *s, const uint32_t *slots, uint32_t n);

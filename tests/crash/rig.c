@@ -70,6 +70,7 @@ static void enter_process(unsigned index)
 	journal_vfs_name = "recorder";
 	journal_wal_reserve = 64 << 10;
 	cache_data_spec = "rec:" CACHE_DATA_FILE;
+	compact_in_background = false; /* the workload does it */
 }
 
 static void one_run(struct worker *w, const struct options *o, const struct config *cfg, uint64_t seed)

@@ -180,6 +180,8 @@ static int maintain(struct cache *c, struct bc_error *err)
 		v->settle_seq = seq;
 		volume_put(v);
 	}
+	if (!rc && atomic_exchange(&c->compact_wanted, false))
+		compact_run(c);
 	if (!rc)
 		while ((rc = journal_maintain(c->journal, GET(c->epoch.data_upto), err)) == 1)
 			;
@@ -495,6 +497,8 @@ static void prepare(struct run *r)
 	}
 	if (!rc)
 		rc = cache_set(c, NULL, "epoch-interval", r->cfg.busy ? "10ms" : "60s", NULL, &err);
+	if (!rc)
+		rc = cache_set(c, NULL, "tidy", "8K", NULL, &err);
 	if (!rc)
 		rc = cache_set(c, NULL, "clean-after", r->cfg.busy ? "0" : "3600s", NULL, &err);
 	if (c && cache_close(c, &err) && !rc)

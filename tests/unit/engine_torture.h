@@ -277,6 +277,7 @@ static inline void torture_run(uint64_t size, uint32_t line, uint64_t ram, bool 
 	rig_open(&t->r);
 	rig_set(&t->r, "clean-after", "5ms");
 	rig_set(&t->r, "epoch-interval", "10ms");
+	rig_set(&t->r, "tidy", "8K"); /* blocks move around under everything else */
 	t->own = rig_add(&t->r, "", T_BLOCKS * CACHE_BLOCK + 6 * MIB, MODE_WB);
 	t->shared = rig_add(&t->r, "", T_SHARED * CACHE_BLOCK, MODE_WB);
 	for (unsigned i = 0; i < T_WRITERS; i++, n++)

@@ -191,3 +191,70 @@ Test(slots, giving_up)
 	cr_assert_not(slots_wait(&s, 1, 60000), "for good");
 	slots_destroy(&s);
 }
+
+/* The next word is one of those with the most free slots, not the next one upward. */
+Test(slots, the_emptiest_words_are_used_first)
+{
+	uint32_t all[640], a[64];
+	struct slots s;
+
+	cr_assert_eq(slots_init(&s, 640), 0);
+	cr_assert(slots_take(&s, all, 640));
+	for (unsigned w = 0; w < 10; w++) /* w * 6 + 1 of each word's slots come back */
+		for (unsigned i = 0; i < w * 6 + 1; i++)
+			slots_give(&s, &all[w * 64 + i], 1);
+	slots_give(&s, &all[7 * 64 + 43], 21); /* word 7 altogether */
+	cr_assert(slots_take(&s, a, 55));
+	for (unsigned i = 0; i < 55; i++)
+		cr_assert_eq(a[i] / 64, 9, "the hand was there");
+	cr_assert(slots_take(&s, a, 64));
+	for (unsigned i = 0; i < 64; i++)
+		cr_assert_eq(a[i], 7 * 64 + i);
+	cr_assert(slots_take(&s, a, 49));
+	for (unsigned i = 0; i < 49; i++)
+		cr_assert_eq(a[i], 8 * 64 + i);
+	slots_destroy(&s);
+}
+
+Test(slots, runs_come_from_words_that_are_free_altogether)
+{
+	uint32_t all[64 * 64], a[64], b[64];
+	struct slots s;
+
+	cr_assert_eq(slots_init(&s, 64 * 64), 0);
+	cr_assert(slots_take(&s, all, 64 * 64));
+	for (unsigned w = 0; w < 64; w++)
+		slots_give(&s, &all[w * 64], 63);
+	cr_assert_not(slots_take_run(&s, a, 32), "63 of 64 is not all");
+	for (unsigned w = 20; w < 24; w++)
+		slots_give(&s, &all[w * 64 + 63], 1);
+	cr_assert(slots_take_run(&s, a, 40));
+	cr_assert(slots_take_run(&s, b, 40));
+	for (unsigned i = 1; i < 40; i++)
+		cr_assert(a[i] == a[i - 1] + 1 && b[i] == b[i - 1] + 1);
+	cr_assert_eq(b[0], a[39] + 1);
+	slots_destroy(&s);
+}
+
+Test(slots, words_held_are_not_given_out_but_for_want_of_others)
+{
+	uint32_t all[640], a[640];
+	struct slots s;
+
+	cr_assert_eq(slots_init(&s, 640), 0);
+	cr_assert(slots_take(&s, all, 640));
+	for (unsigned w = 0; w < 10; w++)
+		slots_give(&s, &all[w * 64], w < 3 ? 40 : 10);
+	cr_assert_eq(slots_hold(&s, 1000), 2 + (s.hand > 2), "those at least half free, but for the hand's");
+	cr_assert_eq(slots_take_full(&s, a, 30, 0), 30);
+	for (unsigned i = 0; i < 30; i++)
+		cr_assert_not(slots_is_held(&s, a[i]));
+	slots_give(&s, &all[0 * 64 + 40], 24);
+	cr_assert_eq(slots_free_words(&s), 0, "word 0 is free, but held");
+	slots_unhold(&s);
+	cr_assert_eq(slots_free_words(&s), s.hand != 0);
+	cr_assert(slots_hold(&s, 1000));
+	cr_assert(slots_take(&s, a, atomic_load(&s.nfree)), "who needs a slot comes before order");
+	cr_assert_eq(atomic_load(&s.nfree), 0);
+	slots_destroy(&s);
+}

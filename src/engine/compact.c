@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * compact.c - makes room in large pieces: moves the blocks that are left in words of slots that are mostly free to
+ * where the holes are, so that those words become free altogether. Runs on the background thread JOB_COMPACT, only when
+ * tidy.c wants such room, and moves at most about a block for each slot it gains.
+ *
+ * A move is what tidy.c does: a fresh slot for the same data. Here the range of each block is locked WRITE from before
+ * its slot is looked up until it has moved, so nobody reads from the old slot or changes the block meanwhile; a block
+ * somebody is using is passed over.
+ *
+ * There is no map from slots to blocks (it would cost 4 bytes a slot): the table of lines is scanned once for a run of
+ * BUDGET blocks, without locks, as a hint.
+ */
+#include "internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define BUDGET 8192u /* blocks per run: 32 MiB */
+#define BATCH 256u /* blocks moved at once */
+
+struct found {
+	uint64_t key;
+	uint32_t slot;
+	uint8_t b; /* block of the line */
+};
+
+struct mover {
+	struct cache *c;
+	struct io_thread *t;
+	struct found *found; /* BUDGET */
+	struct range_lock range[BATCH];
+	struct volume *v[BATCH];
+	uint64_t block[BATCH];
+	unsigned n; /* locked; their plans are t->plan[0 .. n) */
+};
+
+bool compact_in_background = true;
+
+static int by_slot(const void *a, const void *b)
+{
+	const struct found *x = a, *y = b;
+
+	return x->slot < y->slot ? -1 : x->slot > y->slot;
+}
+
+static uint32_t scan(struct cache *c, struct found *out)
+{
+	struct lines *l = &c->lines;
+	uint32_t n = 0;
+
+	for (uint32_t e = 0; e < l->n && n + l->bpl <= BUDGET; e++) {
+		uint64_t w = lines_word(l, e);
+
+		if (!(w & LINE_KEY_MASK) || !(w & LINE_VALID0))
+			continue;
+		for (unsigned b = 0; b < l->bpl; b++) {
+			uint32_t slot = __atomic_load_n(&line_block(l, e, b)->slot, __ATOMIC_RELAXED);
+
+			if (slots_is_held(&c->slots, slot))
+				out[n++] = (struct found){ .key = w & LINE_KEY_MASK, .slot = slot, .b = (uint8_t)b };
+		}
+	}
+	qsort(out, n, sizeof *out, by_slot);
+	return n;
+}
+
+/* Locks the block and looks it up. False: it is not there any more, or in use, or not on the SSD yet. */
+static bool take_block(struct mover *m, const struct found *f)
+{
+	struct cache *c = m->c;
+	struct lines *l = &c->lines;
+	struct block_plan *p = &m->t->plan[m->n];
+	struct volume *v = c->volume[line_key_volume(f->key)];
+	uint64_t block = (line_key_line(f->key) << l->bpl_shift) + f->b;
+	struct line_chain ch;
+	bool ok = false;
+	uint32_t e;
+
+	if (!v || !range_trylock(&c->ranges, &m->range[m->n], v->id, block, 1, RANGE_WRITE))
+		return false;
+	ch = lines_lock(l, f->key);
+	e = lines_find(&ch);
+	if (e != LINE_NONE && line_valid(l, e) >> f->b & 1 && line_block(l, e, f->b)->slot == f->slot) {
+		*p = (struct block_plan){ .source = FROM_SLOT,
+					  .cached = true,
+					  .slot = f->slot,
+					  .crc = line_block(l, e, f->b)->crc,
+					  .buf = buffer_get(c->buffers, f->slot) };
+		ok = !p->buf || !buffer_is_dirty(p->buf);
+	}
+	lines_unlock(&ch);
+	if (!ok) {
+		if (e != LINE_NONE && p->buf)
+			buffer_release(p->buf);
+		p->buf = NULL;
+		range_unlock(&c->ranges, &m->range[m->n]);
+		return false;
+	}
+	m->v[m->n] = v;
+	m->block[m->n++] = block;
+	return true;
+}
+
+static void release(struct mover *m)
+{
+	plan_release(m->t, m->n);
+	for (unsigned i = 0; i < m->n; i++)
+		range_unlock(&m->c->ranges, &m->range[i]);
+	m->n = 0;
+}
+
+/* Brings the data of all to plan[].data. What cannot be read or is damaged is left where it is: whoever reads it for
+ * its own sake deals with that (P9). */
+static void read_all(struct mover *m)
+{
+	struct io_thread *t = m->t;
+	struct bdev_io *io = NULL;
+	unsigned ios = 0, at = 0;
+
+	for (unsigned i = 0; i < m->n; i++) {
+		struct block_plan *p = &t->plan[i];
+		uint64_t off = (uint64_t)p->slot * CACHE_BLOCK;
+
+		if (p->buf) {
+			p->source = FROM_RAM;
+			p->data = buffer_data(p->buf);
+			continue;
+		}
+		p->data = t->bounce + (size_t)i * CACHE_BLOCK;
+		t->iov[i] = (struct iovec){ p->data, CACHE_BLOCK };
+		if (io && io->offset + io->length == off && io->iov + io->iovcnt == &t->iov[i]) {
+			io->length += CACHE_BLOCK;
+			io->iovcnt++;
+			continue;
+		}
+		io = &t->ios[ios++];
+		*io = (struct bdev_io){
+			.type = BDEV_READ, .offset = off, .length = CACHE_BLOCK, .iov = &t->iov[i], .iovcnt = 1
+		};
+	}
+	if (ios)
+		bdev_rw_wait(t->data_ch, t->ios, ios);
+	for (unsigned i = 0, k = 0; i < m->n; i++) {
+		struct block_plan *p = &t->plan[i];
+
+		if (p->source != FROM_SLOT)
+			continue;
+		if (at == t->ios[k].length) {
+			k++;
+			at = 0;
+		}
+		at += CACHE_BLOCK;
+		if (t->ios[k].result || crc32c(p->data, CACHE_BLOCK) != p->crc)
+			p->source = NOT_WANTED;
+	}
+}
+
+/* False: no room for them. */
+static bool move_all(struct mover *m)
+{
+	struct cache *c = m->c;
+	struct io_thread *t = m->t;
+	uint32_t got = slots_take_full(&c->slots, t->slots, m->n, c->slots_low);
+	unsigned used = 0;
+
+	if (got < m->n || buffer_alloc(c->buffers, t->bufs, m->n, false)) {
+		slots_give(&c->slots, t->slots, got);
+		return false;
+	}
+	for (unsigned i = 0; i < m->n; i++)
+		if (t->plan[i].source != NOT_WANTED)
+			memcpy(buffer_data(t->bufs[i]), t->plan[i].data, CACHE_BLOCK);
+	epoch_enter(c);
+	for (unsigned i = 0; i < m->n && !c->failed; i++) {
+		if (t->plan[i].source == NOT_WANTED)
+			continue;
+		if (block_move(c, m->v[i], m->block[i], &t->plan[i], t->bufs[i], t->slots[used])) {
+			ADD(m->v[i]->n.cache_written, CACHE_BLOCK);
+			used++;
+		}
+	}
+	epoch_leave(c);
+	slots_give(&c->slots, t->slots + used, got - used);
+	buffer_release_many(t->bufs, m->n);
+	return true;
+}
+
+/* One run. False: there is nothing to be gained, or no room to do it. */
+static bool compact_once(struct mover *m)
+{
+	struct cache *c = m->c;
+	unsigned batch = BATCH < c->alloc_max ? BATCH : c->alloc_max;
+	bool room = true;
+	uint32_t n;
+
+	if (!slots_hold(&c->slots, BUDGET))
+		return false;
+	n = scan(c, m->found);
+	for (uint32_t i = 0; i < n && room && !c->failed && !GET(c->stopping);) {
+		pthread_rwlock_rdlock(&c->volumes_lock);
+		while (i < n && m->n < batch)
+			take_block(m, &m->found[i++]);
+		if (m->n) {
+			read_all(m);
+			room = move_all(m);
+		}
+		release(m);
+		pthread_rwlock_unlock(&c->volumes_lock);
+	}
+	/* their slots come free with the epoch; until then the words must not be used again */
+	if (epoch_commit(c, false))
+		room = false;
+	slots_unhold(&c->slots);
+	return room && n;
+}
+
+/* Free words that are enough: a quarter of what is free. */
+static uint32_t enough(struct cache *c)
+{
+	return 1 + GET(c->slots.nfree) / 64 / 4;
+}
+
+void compact_ask(struct cache *c)
+{
+	atomic_store(&c->compact_wanted, true);
+	if (compact_in_background)
+		background_kick(c, JOB_COMPACT);
+}
+
+void compact_run(struct cache *c)
+{
+	struct mover *m = calloc(1, sizeof *m);
+
+	if (m) {
+		m->c = c;
+		m->t = io_thread_get(c);
+		m->found = malloc(BUDGET * sizeof m->found[0]);
+	}
+	while (m && m->t && m->found && !c->failed && !GET(c->stopping) && slots_free_words(&c->slots) < enough(c))
+		if (!compact_once(m))
+			break;
+	if (m)
+		free(m->found);
+	free(m);
+}

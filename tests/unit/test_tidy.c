@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * test_tidy.c - large reads put scattered blocks in order (tidy.c), and compaction makes the room for it (compact.c):
+ * the data stays what it is, dirty stays dirty and clean clean, over restarts too, and order comes.
+ */
+#include <criterion/criterion.h>
+
+#include "engine_util.h"
+
+#define BLOCKS 8192u /* 32 MiB */
+#define READ 32u /* blocks */
+
+static struct rig r;
+static uint32_t version[BLOCKS];
+static char buf[READ * CACHE_BLOCK] __attribute__((aligned(4096)));
+
+static void write_block(uint32_t b)
+{
+	stamp(buf, b, ++version[b]);
+	must(!volume_write(r.v[0], buf, CACHE_BLOCK, (uint64_t)b * CACHE_BLOCK, false), "write");
+}
+
+/* Reads everything, checks it, and returns how many pieces on the SSD the reads were. */
+static unsigned read_all(void)
+{
+	unsigned pieces = 0;
+	char want[CACHE_BLOCK];
+
+	for (uint32_t b = 0; b < BLOCKS; b += READ) {
+		must(!volume_pread(r.v[0], buf, READ * CACHE_BLOCK, (uint64_t)b * CACHE_BLOCK), "read");
+		pieces += io_thread_get(r.c)->pieces;
+		for (uint32_t i = 0; i < READ; i++) {
+			stamp(want, b + i, version[b + i]);
+			must(!memcmp(buf + (size_t)i * CACHE_BLOCK, want, CACHE_BLOCK), "block %u", b + i);
+		}
+	}
+	return pieces;
+}
+
+/* A cache of 48 MiB in front of 32, filled in random order and written over again and again. */
+static void scatter(uint32_t line, enum cache_mode mode)
+{
+	uint64_t rng = engine_seed();
+
+	memset(version, 0, sizeof version);
+	rig_create(&r, 48 << 20, line, 2 << 20, mode);
+	rig_open(&r);
+	rig_add(&r, "", (uint64_t)BLOCKS * CACHE_BLOCK, mode);
+	for (uint32_t i = 0; i < 6 * BLOCKS; i++) {
+		write_block(i < BLOCKS ? i : (uint32_t)rnd(&rng, BLOCKS));
+		/* within an epoch a block keeps its slot */
+		if (i % 512 == 511)
+			must(!epoch_commit(r.c, true), "commit");
+	}
+	must(!epoch_commit(r.c, true), "commit");
+}
+
+static void settle(void)
+{
+	must(!epoch_commit(r.c, true), "commit");
+	for (int i = 0; i < 1000 && GET(r.c->compact_wanted); i++)
+		usleep(1000);
+}
+
+Test(tidy, reading_in_sequence_brings_order, .timeout = 120)
+{
+	for (uint32_t line = 4096; line <= 65536; line *= 16) {
+		unsigned first, last;
+		uint64_t dirty;
+
+		scatter(line, MODE_WB);
+		dirty = GET(r.c->dirty_blocks);
+		first = read_all();
+		cr_assert_gt(first, BLOCKS / 4, "it is not scattered: %u", first);
+		for (unsigned pass = 0; pass < 8; pass++) {
+			last = read_all();
+			settle();
+		}
+		cr_assert_lt(last, first / 4, "%u pieces, then %u", first, last);
+		cr_assert_eq(GET(r.c->dirty_blocks), dirty, "what was dirty is, and nothing else");
+		rig_close(&r);
+		rig_open(&r);
+		cr_assert_lt(read_all(), first / 4, "order outlasts a restart");
+		rig_close(&r);
+		rig_destroy(&r);
+	}
+}
+
+/* Clean blocks stay clean: moving is no write of the client's. */
+Test(tidy, clean_blocks_stay_clean, .timeout = 120)
+{
+	struct bc_error err = { 0 };
+	unsigned first;
+
+	scatter(4096, MODE_WB);
+	must(!cache_write_back(r.c, NULL, NULL, NULL, &err), "%s", err.msg);
+	cr_assert_eq(GET(r.c->dirty_blocks), 0);
+	first = read_all();
+	for (unsigned pass = 0; pass < 8; pass++) {
+		read_all();
+		settle();
+	}
+	cr_assert_lt(read_all(), first / 4);
+	cr_assert_eq(GET(r.c->dirty_blocks), 0);
+	rig_close(&r);
+	rig_destroy(&r);
+}
+
+Test(tidy, can_be_switched_off, .timeout = 120)
+{
+	struct bc_error err = { 0 };
+	uint64_t written;
+
+	scatter(4096, MODE_WB);
+	must(!cache_set(r.c, NULL, "tidy", "0", NULL, &err), "%s", err.msg);
+	written = GET(r.v[0]->n.cache_written);
+	read_all();
+	read_all();
+	cr_assert_eq(GET(r.v[0]->n.cache_written), written);
+	rig_close(&r);
+	rig_destroy(&r);
+}
