@@ -137,7 +137,7 @@ demo: deps ## show the main job from end to end (under two minutes, needs root)
 # ---- benches (tests/bench/README.md) ----
 
 .PHONY: bench-build bench-deps
-bench: bench-build ## all benches, or PART="engine instructions fuse delay db scale"; BENCH_QUICK=1: short. Tables and plots in BUILD/bench/results
+bench: bench-build ## all benches, or PART="engine instructions fuse delay misses db scale"; BENCH_QUICK=1: short. Tables and plots in BUILD/bench/results
 	$(Q)BUILD=$(BUILD) tests/bench/run.sh $(PART)
 
 bench-build: $(BIN) $(BENCHES) ## build what the benches need

@@ -24,7 +24,7 @@ int export_open_device(int *fd, struct bc_error *err);
 
 struct export_params {
 	unsigned threads; /* workers at most; 0 = 256 */
-	unsigned max_background; /* 0 = 128 */
+	unsigned max_background; /* 0: seven eighths of threads */
 	bool allow_other; /* let other users in (default off: only root and the owner) */
 	const struct export_survive
 		*survive; /* NULL: the mount ends with the process. -EOPNOTSUPP where it cannot be had */

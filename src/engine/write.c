@@ -45,7 +45,8 @@ int write_gather(struct io_thread *t, struct volume *v, const char *src, uint64_
 	for (unsigned i = 0; i < n; i++) {
 		uint32_t skip = i ? 0 : head, bytes = CACHE_BLOCK - skip < len ? CACHE_BLOCK - skip : len;
 
-		memcpy(block_data[i] + skip, src, bytes);
+		/* not memcpy: of unknown size the compiler would write it out as a string instruction */
+		memmove(block_data[i] + skip, src, bytes);
 		src += bytes;
 		len -= bytes;
 	}

@@ -18,7 +18,9 @@
 #include "util/log.h"
 
 #define DEFAULT_THREADS 256
-#define DEFAULT_BACKGROUND 128
+/* Of the workers, in eighths. Asynchronous requests (io_uring, loop devices) beyond max_background wait in the kernel:
+ * as many slow misses keep hits waiting there (P11). With all workers, misses could take every one of them. */
+#define DEFAULT_BACKGROUND 7
 #define RELEASE_GRACE_MS 2000 /* the kernel sends RELEASE some time after close(2) has returned */
 #define END_GRACE_MS 2000 /* after a umount, before a connection counts as held by another mount namespace */
 
@@ -41,7 +43,9 @@ static struct export *export_new(struct cache *c, const struct export_params *pa
 	e->cache = c;
 	e->fd = -1;
 	e->max_workers = params && params->threads ? params->threads : DEFAULT_THREADS;
-	e->max_background = params && params->max_background ? params->max_background : DEFAULT_BACKGROUND;
+	e->max_background =
+		params && params->max_background ? params->max_background : e->max_workers * DEFAULT_BACKGROUND / 8;
+	e->max_background = e->max_background ? e->max_background : 1;
 	e->survive = params ? params->survive : NULL;
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_condattr_init(&attr);

@@ -322,11 +322,15 @@ load_fg() {
 	"$BLKCACHE" load "$T/$1" "$T/$1.mnt" -f >"$T/$1.log" 2>&1 </dev/null &
 	daemon=$!
 	# Usable means: the socket answers and the mount is there.
-	wait_for "$LIMIT" is_up "$1" || bail "load -f of $1 comes up" "$(tail -n 20 "$T/$1.log")"
+	wait_for "$LIMIT" is_up_or_gone "$1" && is_up "$1" >/dev/null 2>&1 || bail "load -f of $1 comes up" "$(tail -n 20 "$T/$1.log")"
 }
 
 is_up() {
 	kill -0 "$daemon" && mountpoint -q "$T/$1.mnt" && timeout 60 "$BLKCACHE" status "$T/$1"
+}
+
+is_up_or_gone() {
+	! kill -0 "$daemon" || is_up "$1"
 }
 
 # kill_hard NAME: kill -9 of the daemon that load_fg started, and away with its dead mount.

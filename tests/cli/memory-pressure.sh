@@ -30,7 +30,7 @@ leave_group() {
 		sleep 0.1
 	done
 }
-trap 'leave_group; clean_up' EXIT
+trap 'code=$?; leave_group; (exit $code); clean_up' EXIT
 
 make_group() {
 	local base
