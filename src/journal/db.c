@@ -19,7 +19,6 @@
 #include "journal/db.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -549,61 +548,6 @@ static int read_held(struct journal *j, struct bc_error *err)
 	return 0;
 }
 
-/*
- * Makes the WAL what SQLite thinks it is, and as long as the reserve.
- *
- * A WAL left by a crash is rewritten in place with its own bytes and synced: if the last owner died of a failed sync,
- * the page cache shows frames as clean that never reached the disk (P6), and everything committed after them would be
- * lost with them. Then zeros follow, which to SQLite are frames with a wrong salt, that is, the end of the log. That
- * part is best effort: without the reserve everything works until the disk is full.
- */
-static int prepare_wal(struct journal *j, struct bc_error *err)
-{
-	const size_t size = 1 << 16;
-	uint8_t *buf = calloc(1, size);
-	char *path = NULL;
-	struct stat st;
-	int fd = -1, code = 0;
-	ssize_t n;
-
-	if (!buf || asprintf(&path, "%s-wal", j->path) < 0) {
-		code = bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
-		goto out;
-	}
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (fd < 0 || fstat(fd, &st) < 0) {
-		code = bc_fail(err, -errno, "%s: %s", path, strerror(errno));
-		goto out;
-	}
-	for (off_t pos = 0; pos < st.st_size; pos += n) {
-		n = pread(fd, buf, size, pos);
-		if (n <= 0 || pwrite(fd, buf, (size_t)n, pos) != n) {
-			code = bc_fail(err, -EIO, "%s: cannot be made durable: %s", path,
-				       n ? strerror(errno) : "it shrank");
-			goto out;
-		}
-	}
-	memset(buf, 0, size);
-	for (off_t pos = st.st_size; pos < (off_t)journal_wal_reserve; pos += n) {
-		n = pwrite(fd, buf, journal_wal_reserve - (size_t)pos < size ? journal_wal_reserve - (size_t)pos : size,
-			   pos);
-		if (n <= 0) {
-			log_warn("%s: no space for the journal's reserve; a full disk may stop the cache", path);
-			break;
-		}
-	}
-	if (fdatasync(fd) < 0)
-		code = bc_fail(err, -errno, "%s: cannot be made durable: %s", path, strerror(errno));
-	else if (!fstat(fd, &st))
-		atomic_store(&j->wal_bytes, (uint64_t)st.st_size);
-out:
-	if (fd >= 0)
-		close(fd);
-	free(path);
-	free(buf);
-	return code;
-}
-
 static int open_db(struct journal *j, struct bc_error *err)
 {
 	static const char setup[] = "PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF;"
@@ -632,12 +576,16 @@ static int open_db(struct journal *j, struct bc_error *err)
 	code = check_identity(j, err);
 	if (code)
 		return code;
+	/* The lock is held since check_identity() read the header of a WAL database: nobody changes the log. SQLite has
+	 * its index of the log since then, but no statement has been run that would make a difference. */
+	code = jdb_wal_check(j, err);
+	if (code)
+		return code;
 	rc = sqlite3_exec(j->db, setup, NULL, NULL, NULL);
 	if (rc != SQLITE_OK)
 		return jdb_fail(j, rc, "cannot open it", err);
 	if (!j->read_only) {
-		/* The exclusive lock is held since check_identity() read the header of a WAL database. */
-		code = prepare_wal(j, err);
+		code = jdb_wal_prepare(j, err);
 		if (code)
 			return code;
 		rc = sqlite3_exec(j->db, setup_rw, NULL, NULL, NULL);

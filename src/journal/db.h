@@ -170,6 +170,14 @@ int jdb_epoch_read(struct journal *j, struct epoch_blobs *b, const struct held_e
 /* Reads a page of in-line data, which begins at `off` of the epoch's row. 0 or -errno. */
 int jdb_epoch_data(struct journal *j, struct epoch_blobs *b, const struct held_epoch *h, size_t off, uint8_t *data);
 
+/* ---- wal.c ---- */
+
+/* SQLite's log as the last owner left it: does what is in it prove that bytes of it were changed since? Changes
+ * nothing. 0, -EUCLEAN (see wal.c), or -errno if it cannot be read. */
+int jdb_wal_check(struct journal *j, struct bc_error *err);
+/* Makes it durable as it is, and as long as the reserve. Before the first write through SQLite. */
+int jdb_wal_prepare(struct journal *j, struct bc_error *err);
+
 /* ---- ring.c ---- */
 
 /* The ring's file of a journal that is being made; replaces one that is there. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * test_damage.c - bytes flipped, zeroed, swapped or cut off in a stopped cache: in every page of the journal and every
- * block of the data file. Never wrong data, never a crash or a hang: the load refuses with a
- * reason, or every block reads right; what is lost (a damaged dirty block, a dropped epoch) is said. Whatever has an
- * effect is found by `check`, which itself survives it.
+ * test_damage.c - bytes flipped, zeroed, swapped or cut off in a stopped cache: in every page of the journal, every
+ * frame of its log, and every block of the data file. Never wrong data, never a crash or a hang: the load refuses with
+ * a reason, or every block reads right; what is lost (a damaged dirty block, a dropped epoch) is said. Whatever has an
+ * effect is found by `check`, which itself survives it. The exception is the end of the log (see wal.c).
  *
  * DAMAGE_ROUNDS=N: N rounds with other random places. ENGINE_SEED=N repeats one.
  */
@@ -34,7 +34,9 @@ static struct {
 	unsigned nfiles;
 	int64_t version[2][BLOCKS][VERSIONS]; /* the block's values, the present one first; 0: none */
 	bool dirty[2][BLOCKS];
-	unsigned refused, loaded, dropped, lost, silent;
+	uint8_t at_end[2][BLOCKS]; /* the value is in the last transaction of the log (1), the one before (2) */
+	bool log_hurt; /* where the damage is now */
+	unsigned refused, loaded, dropped, lost, silent, untold;
 } d;
 
 static char where[600];
@@ -170,7 +172,10 @@ static void make_template(uint32_t line, bool crashed)
 		put(0, 10, 1, 5); /* in the row */
 		put(1, 4, 2, 6);
 		put(0, 41, 20, 7); /* in the data file */
-		put(0, 50, 1, 8);
+		put(0, 50, 1, 8); /* in the ring, with the record of its whole line */
+		d.at_end[0][40] = 2;
+		for (unsigned b = 41; b < 61; b++)
+			d.at_end[0][b] = b / 4 != 50 / 4;
 		note_dirty();
 		snprintf(path, sizeof path, "%s/journal.db-wal", d.r.dir);
 		save(path);
@@ -179,6 +184,8 @@ static void make_template(uint32_t line, bool crashed)
 		rig_close(&d.r);
 	}
 	snprintf(path, sizeof path, "%s/journal.db", d.r.dir);
+	save(path);
+	snprintf(path, sizeof path, "%s/journal.db" RING_SUFFIX, d.r.dir);
 	save(path);
 	snprintf(path, sizeof path, "%s/data", d.r.dir);
 	save(path);
@@ -197,8 +204,9 @@ static void drop_template(void)
 		free(d.file[i].data);
 	free((char *)bypass_state_dir);
 	fprintf(stderr,
-		"%s: %u refused, %u loaded: %u with dropped epochs, %u with lost blocks; %u without any effect\n",
-		d.crashed ? "crashed" : "stopped", d.refused, d.loaded, d.dropped, d.lost, d.silent);
+		"%s: %u refused, %u loaded: %u with dropped epochs, %u with lost blocks, %u without the log's end; "
+		"%u without any effect\n",
+		d.crashed ? "crashed" : "stopped", d.refused, d.loaded, d.dropped, d.lost, d.untold, d.silent);
 }
 
 /* ---- what damage did ---- */
@@ -228,19 +236,25 @@ static bool was(unsigned vol, unsigned b, int64_t version)
 	return false;
 }
 
-/* Returns how many blocks are lost: unreadable, or older than they were. */
+/* Returns how many blocks are lost: unreadable, or older than they were. Not counted are those that the log lost with
+ * its end: of the last transaction, and of the one before if the frame between them is damaged as a whole. */
 static unsigned judge_values(int64_t now[2][BLOCKS])
 {
 	bool dropped = d.r.report.epochs_dropped > 0;
-	unsigned lost = 0;
+	unsigned lost = 0, at_end[3] = { 0 }, gone[3] = { 0 };
 
 	must(!dropped || d.r.report.notes[0], "%s: epochs are dropped and nothing is said", where);
 	for (unsigned vol = 0; vol < 2; vol++) {
 		for (unsigned b = 0; b < BLOCKS; b++) {
 			int64_t got = now[vol][b] = read_version(vol, b);
 
+			at_end[d.at_end[vol][b]]++;
 			if (got == d.version[vol][b][0])
 				continue;
+			if (d.log_hurt && !dropped && d.at_end[vol][b] && was(vol, b, got)) {
+				gone[d.at_end[vol][b]]++;
+				continue;
+			}
 			lost++;
 			must((got == UNREADABLE && d.dirty[vol][b]) || (dropped && was(vol, b, got)),
 			     "%s: volume %u block %u reads as %lld instead of %lld (%s) and check has %u findings",
@@ -248,6 +262,10 @@ static unsigned judge_values(int64_t now[2][BLOCKS])
 			     findings);
 		}
 	}
+	must((!gone[1] || gone[1] == at_end[1]) && (!gone[2] || (gone[2] == at_end[2] && gone[1])),
+	     "%s: of the last transactions of the log %u of %u and %u of %u blocks are lost", where, gone[1], at_end[1],
+	     gone[2], at_end[2]);
+	d.untold += gone[1] > 0;
 	return lost;
 }
 
@@ -307,6 +325,7 @@ static const char *const how_name[] = { "a bit flipped", "a byte of its head cha
 struct area {
 	const char *file;
 	size_t first, unit; /* its pieces */
+	size_t count; /* 0: to its end */
 };
 
 static bool is_empty(const char *p, size_t n)
@@ -374,12 +393,16 @@ static void damage_each(const struct area *a)
 	unsigned rounds = (unsigned)env_number("DAMAGE_ROUNDS", 1);
 
 	must(s, "no %s", a->file);
+	d.log_hurt = strstr(a->file, "-wal");
 	signal(SIGALRM, dies);
-	for (size_t piece = 0; a->first + (piece + 1) * a->unit <= s->len; piece++) {
+	for (size_t piece = 0; a->first + (piece + 1) * a->unit <= s->len && (!a->count || piece < a->count); piece++) {
 		/* of the empty ones, which are room for growth, a few */
 		if (is_empty(s->data + a->first + piece * a->unit, a->unit) && piece % 61)
 			continue;
 		for (unsigned i = 0; i < HOW_MANY * rounds; i++) {
+			/* A shorter log is one of an earlier time. */
+			if (d.log_hurt && i % HOW_MANY == CUT)
+				continue;
 			snprintf(where, sizeof where, "%s: %s: piece %zu %s", d.crashed ? "crashed" : "stopped",
 				 a->file, piece, how_name[i % HOW_MANY]);
 			alarm(60);
@@ -391,7 +414,9 @@ static void damage_each(const struct area *a)
 	}
 }
 
-static const struct area database = { "journal.db", 0, JOURNAL_PAGE }, data_file = { "data", 0, CACHE_BLOCK };
+static const struct area database = { "journal.db", 0, JOURNAL_PAGE }, data_file = { "data", 0, CACHE_BLOCK },
+			 log_header = { "journal.db-wal", 0, 32, 1 },
+			 log_frames = { "journal.db-wal", 32, JOURNAL_PAGE + 24 };
 
 static void undamaged(void)
 {
@@ -422,6 +447,8 @@ Test(damage, crashed)
 	make_template(16384, true);
 	undamaged();
 	damage_each(&database);
+	damage_each(&log_header);
+	damage_each(&log_frames);
 	damage_each(&data_file);
 	drop_template();
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * test_journal_damage.c - what recovery drops, repeats and refuses: epochs without their data, rows with flipped bits,
- * records that make no sense, rows of the ring of which half is gone. Never a crash, never a silent wrong state.
+ * records that make no sense, rows of the ring of which half is gone, rot in SQLite's log. Never a crash, never a
+ * silent wrong state.
  */
 #include <errno.h>
 #include <time.h>
@@ -37,6 +38,13 @@ static uint64_t stamp(const char *name)
 		h = (h ^ (uint64_t)ch) * 1099511628211u;
 	fclose(f);
 	return h;
+}
+
+/* As if the process had been killed. */
+static void die(struct journal *j)
+{
+	j->failed = true;
+	journal_close(j);
 }
 
 /* ---- dropping ---- */
@@ -495,6 +503,39 @@ Test(journal_damage, ring_wraps_and_overflows)
 	journal_close(j);
 }
 
+static int ring_breaks(bool sync)
+{
+	return sync ? 0 : -EIO;
+}
+
+/* P2: recovery drops epochs of both kinds, and stops before the ring's rows are emptied: what is left of them does not
+ * pass for a history without gap. (Power loss alone never drops more than one epoch: the rig cannot come here.) */
+Test(journal_damage, dropped_epochs_of_the_ring_are_void_first)
+{
+	struct journal_geometry geo = geometry(100, 100, 1);
+	struct journal *j = fresh_journal(&geo);
+	const uint32_t bad[] = { 2 };
+	static uint8_t data[4096];
+	struct collected c = { .bad_slots = bad, .nbad = 1 };
+
+	ok(commit_one(j, 1, 0, 1, 1, 1, 1, NULL));
+	ok(commit_one(j, 2, 1, 2, 2, 2, 2, NULL));
+	ok(commit_one(j, 3, 1, 3, 3, 3, 0, data));
+	cr_assert_neq(j->held[j->held_end - 1].row, RING_NONE);
+	journal_close(j);
+	ok(journal_open(scratch, false, &j, err));
+	journal_ring_step = ring_breaks;
+	cr_assert_eq(load_into(j, &c), -EIO);
+	journal_ring_step = NULL;
+	die(j);
+	for (int round = 0; round < 3; round++) {
+		memset(&c, 0, sizeof(c));
+		cr_assert_eq(load_dir(scratch, !round, &c), 0, "%s", c.err.msg);
+		cr_assert_eq(c.report.last_epoch, 1, "%lu", c.report.last_epoch);
+		cr_assert_eq(c.report.next_id, 4, "ids of dropped epochs are not used again");
+	}
+}
+
 /* Records that are in order on the outside but contradict each other or the geometry. */
 Test(journal_damage, senseless_records_are_refused)
 {
@@ -596,4 +637,263 @@ Test(journal_damage, noise_in_the_file)
 	}
 	cr_log_info("%u of 400 refused", refusals);
 	cr_assert_gt(refusals, 20);
+}
+
+/* ---- the log (wal.c) ---- */
+
+#define WAL_HEADER 32
+#define WAL_FRAME (24 + 4096)
+#define WAL_NAME JOURNAL_FILE "-wal"
+
+static struct {
+	uint8_t *bytes;
+	size_t len;
+} wal;
+
+static void read_wal(void)
+{
+	struct stat st;
+	int fd = open(path_of(WAL_NAME), O_RDONLY);
+
+	cr_assert(fd >= 0 && !fstat(fd, &st));
+	wal.len = (size_t)st.st_size;
+	wal.bytes = realloc(wal.bytes, wal.len);
+	cr_assert_eq(read(fd, wal.bytes, wal.len), (ssize_t)wal.len);
+	close(fd);
+}
+
+static void write_wal(size_t at, const void *p, size_t n)
+{
+	int fd = open(path_of(WAL_NAME), O_WRONLY);
+
+	cr_assert(fd >= 0 && pwrite(fd, p, n, (off_t)at) == (ssize_t)n);
+	close(fd);
+}
+
+static size_t frame_at(unsigned i) /* counted from 1, as SQLite does */
+{
+	return WAL_HEADER + (size_t)(i - 1) * WAL_FRAME;
+}
+
+/* Frames with the header's salts. */
+static unsigned frames_in_use(void)
+{
+	unsigned n = 0;
+
+	while (frame_at(n + 2) <= wal.len && !memcmp(wal.bytes + frame_at(n + 1) + 8, wal.bytes + 16, 8))
+		n++;
+	return n;
+}
+
+static bool frame_ends(unsigned i)
+{
+	static const uint8_t none[4];
+
+	return memcmp(wal.bytes + frame_at(i) + 4, none, 4) != 0;
+}
+
+/* Its head is on two sectors. */
+static bool head_is_split(unsigned i)
+{
+	return frame_at(i) % 512 > 512 - 24;
+}
+
+/* An epoch whose row is on a page or many. */
+static int commit_many(struct journal *j, uint64_t id, uint32_t n)
+{
+	size_t stride = journal_line_stride(1);
+	uint8_t *lines = calloc(n, stride);
+	struct journal_epoch e = { .id = id, .lines = (struct journal_line *)lines, .nlines = n };
+	int code;
+
+	for (uint32_t i = 0; i < n; i++) {
+		struct journal_line *l = line_of(lines, 1, i);
+
+		*l = (struct journal_line){ .entry = i, .volume = 1, .line = i, .valid = 1, .dirty = 1, .fresh = 1 };
+		l->blk[0] = (struct journal_block){ .slot = i, .crc = (uint32_t)id };
+	}
+	code = journal_commit(j, &e, err);
+	free(lines);
+	return code;
+}
+
+/* A log with an earlier round behind its end, and in it transactions of all kinds, the last of which is an
+ * epoch. Returns that epoch. */
+static uint32_t make_log(void)
+{
+	struct journal_geometry geo = geometry(1000, 1000, 1);
+	struct journal_mark m = { 1, 5 };
+	uint32_t id = 0;
+	struct journal *j;
+
+	journal_fold_limits.start_epochs = 0;
+	journal_fold_limits.delete_epochs = 2;
+	j = fresh_journal(&geo);
+	for (; id < 40; id++)
+		ok(commit_many(j, id + 1, id % 3 ? 5 : 600));
+	while (journal_maintain(j, id, err) > 0)
+		;
+	ok(jdb_checkpoint(j, err));
+	ok(journal_setting_put(j, "ram", "64M", err));
+	ok(commit_many(j, ++id, 300));
+	ok(journal_marks_set(j, &m, 1, err));
+	ok(commit_many(j, ++id, 5));
+	while (journal_maintain(j, id - 1, err) > 0)
+		;
+	for (unsigned i = 0; i < 8; i++)
+		ok(commit_many(j, ++id, i % 3 ? 3 : 400));
+	ok(commit_many(j, ++id, 500));
+	die(j);
+	read_wal();
+	copy_journal(scratch, copy_dir);
+	return id;
+}
+
+/* Read-only and as the owner: both refuse with a reason and change nothing, or both see the same epochs. The last one,
+ * 0 if refused. */
+static uint64_t load_log(const char *what)
+{
+	uint64_t db = stamp(JOURNAL_FILE), log = stamp(WAL_NAME), last = 0;
+
+	for (int round = 0; round < 2; round++) {
+		struct collected c = { 0 };
+		int code = load_dir(scratch, !round, &c);
+
+		cr_assert(!code || code == -EUCLEAN, "%s: %d %s", what, code, c.err.msg);
+		if (code)
+			cr_assert(strstr(c.err.msg, "damaged") && strstr(c.err.msg, WAL_NAME) &&
+					  strstr(c.err.msg, "restore"),
+				  "%s: %s", what, c.err.msg);
+		if (code || !round)
+			cr_assert(stamp(JOURNAL_FILE) == db && stamp(WAL_NAME) == log, "%s: files were changed", what);
+		if (round)
+			cr_assert_eq(last, code ? 0 : c.report.last_epoch, "%s: owner and reader differ", what);
+		last = code ? 0 : c.report.last_epoch;
+	}
+	return last;
+}
+
+/* P1: a byte that rots in the log does not hide flushed epochs without a word, unless it is in the last transaction,
+ * which then looks as if power loss had torn it. */
+Test(journal_damage, rot_in_the_log_is_found)
+{
+	static const unsigned pos[] = { 0, 4, 7, 8, 15, 16, 23, 24, 2000, 4119 };
+	uint32_t last = make_log();
+	unsigned n = frames_in_use(), end = n - 1, untold = 0;
+	char what[80];
+
+	cr_assert_eq(load_log("undamaged"), last);
+	copy_journal(copy_dir, scratch);
+	while (!frame_ends(end))
+		end--;
+	cr_assert(n > 30 && end < n - 3, "%u frames, the last transaction after %u", n, end);
+	cr_assert_gt(wal.len, frame_at(n + 4), "an earlier round behind the end: %u frames of %zu", n,
+		     wal.len / WAL_FRAME);
+	for (unsigned i = 1; i <= n + 3; i++) {
+		for (unsigned p = 0; p < sizeof(pos) / sizeof(pos[0]); p++) {
+			uint8_t b = wal.bytes[frame_at(i) + pos[p]] ^ (uint8_t)(1 << (i + p) % 8);
+			uint64_t got;
+
+			if ((i + p) % 4 && i + 6 < end)
+				continue; /* in turn, for speed */
+			snprintf(what, sizeof(what), "frame %u of %u, byte %u", i, n, pos[p]);
+			write_wal(frame_at(i) + pos[p], &b, 1);
+			got = load_log(what);
+			if (i > n) {
+				cr_assert_eq(got, last, "%s: it does not count", what);
+			} else if (i > end) {
+				/* one in the middle that now says it ends a transaction is found all the same */
+				cr_assert(got == last - 1 || (!got && i < n && !frame_ends(i)), "%s: %lu", what, got);
+				untold++;
+			} else if (got) {
+				cr_assert(i == end && head_is_split(i), "%s: silent loss", what);
+			}
+			copy_journal(copy_dir, scratch);
+		}
+	}
+	cr_assert_gt(untold, 0);
+}
+
+/* The header is never torn: it is in one sector. */
+Test(journal_damage, rot_in_the_logs_header_is_refused)
+{
+	static const uint8_t none[WAL_HEADER];
+	uint32_t last = make_log();
+	char what[80];
+
+	for (unsigned i = 0; i < WAL_HEADER; i++) {
+		uint8_t b = wal.bytes[i] ^ (uint8_t)(1 << i % 8);
+
+		snprintf(what, sizeof(what), "byte %u", i);
+		write_wal(i, &b, 1);
+		cr_assert_eq(load_log(what), 0, "%s", what);
+		copy_journal(copy_dir, scratch);
+	}
+	write_wal(0, none, WAL_HEADER);
+	cr_assert_eq(load_log("zeros"), 0);
+	write_wal(0, wal.bytes, WAL_HEADER);
+	cr_assert_eq(load_log("as it was"), last);
+}
+
+/* P1, P2: whatever subset of the last transaction's sectors a power loss leaves, and whatever earlier ones have left
+ * behind the end, this is no damage. */
+Test(journal_damage, torn_transactions_are_no_rot)
+{
+	uint64_t seed = getenv("SEED") ? strtoull(getenv("SEED"), NULL, 0) : (uint64_t)time(NULL);
+	uint32_t id = make_log();
+	unsigned torn = 0;
+	char what[80];
+
+	cr_log_info("SEED=%lu", seed);
+	rnd_state = seed;
+	for (unsigned round = 0; round < 80; round++) {
+		uint8_t *before, *after;
+		struct collected c = { 0 };
+		struct journal *j;
+		size_t old, len;
+		unsigned lost = rnd(2) ? 2 : 1 + rnd(200); /* one sector in so many */
+
+		ok(journal_open(scratch, false, &j, err));
+		cr_assert_eq(load_into(j, &c), 0, "%s", c.err.msg);
+		id = (uint32_t)c.report.next_id;
+		for (unsigned i = rnd(4); i; i--)
+			ok(commit_many(j, id++, rnd(2) ? 900 : 1 + rnd(30)));
+		if (!rnd(4))
+			ok(jdb_checkpoint(j, err));
+		if (!rnd(3))
+			ok(journal_setting_put(j, "ram", rnd(2) ? "1M" : "2M", err));
+		read_wal();
+		before = wal.bytes, old = wal.len;
+		wal.bytes = NULL;
+		/* the same epoch over and over now and then: pieces of one fit to those of another */
+		ok(commit_many(j, id, rnd(2) ? 900 : 1 + rnd(900)));
+		die(j);
+		read_wal();
+		after = wal.bytes, len = wal.len;
+		for (size_t at = 0; at < len; at += 512) {
+			size_t some = len - at < 512 ? len - at : 512;
+
+			if (rnd(lost))
+				continue;
+			if (!at) { /* the header is synced before frames are written */
+				memcpy(after + WAL_HEADER, before + WAL_HEADER, 512 - WAL_HEADER);
+				continue;
+			}
+			if (at >= old)
+				memset(after + at, 0, some);
+			else
+				memcpy(after + at, before + at, at + some <= old ? some : old - at);
+		}
+		write_wal(0, after, len);
+		free(before);
+		snprintf(what, sizeof(what), "round %u", round);
+		/* as the reader sees it; the next round is the owner */
+		memset(&c, 0, sizeof(c));
+		cr_assert_eq(load_dir(scratch, true, &c), 0, "%s: %s", what, c.err.msg);
+		cr_assert(c.report.last_epoch <= id && c.report.last_epoch + 1 >= id, "%s: %lu of %u", what,
+			  c.report.last_epoch, id);
+		torn += c.report.last_epoch < id;
+	}
+	cr_log_info("%u transactions torn", torn);
+	cr_assert_gt(torn, 10);
 }
