@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "bdev/module.h"
+#include "util/waits.h"
 
 #define IO_PENDING 1 /* results are 0 or negative */
 #define MAX_NESTING 16 /* devices stacked in one spec: more is a mistake, and bounds the recursion */
@@ -431,6 +432,7 @@ int bdev_rw_wait(struct bdev_channel *ch, struct bdev_io *ios, size_t n)
 {
 	int r = 0;
 
+	about_to_wait();
 	/* What is queued must be started by whoever waits, so then there is no way around the queue. */
 	if (n == 1 && ch->bdev->module->rw_sync && !ch->queued && ios->type != BDEV_RESET)
 		return rw_one(ch, ios);

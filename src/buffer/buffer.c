@@ -61,6 +61,7 @@
 #include <time.h>
 
 #include "buffer/internal.h"
+#include "util/waits.h"
 
 static _Thread_local char thread_id; /* its address tells threads apart */
 
@@ -405,6 +406,7 @@ static bool block_writing(struct buffer_client *c, uint64_t block)
 
 void wait_not_writing(struct buffer_client *c, uint64_t block)
 {
+	about_to_wait();
 	pthread_mutex_lock(&c->lock);
 	atomic_fetch_add(&c->write_waiters, 1);
 	while (block_writing(c, block))

@@ -15,6 +15,7 @@
 
 #include "blkcache/units.h"
 #include "buffer/internal.h"
+#include "util/waits.h"
 
 #define HUGE_PAGE (2u << 20)
 #define MIN_FRAMES 64u /* fewer, and a quarter of the pool is no longer a useful request */
@@ -384,6 +385,8 @@ static int wait_for_frames(struct buffer_pool *pool, struct buffer_client *c, st
 		if (pool->clients[i] && atomic_load(&pool->clients[i]->dirty) > 0)
 			writer_kick(pool->clients[i]);
 	}
+	if (w.result == -EINPROGRESS)
+		about_to_wait();
 	while (w.result == -EINPROGRESS)
 		pthread_cond_wait(&w.cond, &pool->lock);
 	pthread_cond_destroy(&w.cond);

@@ -102,6 +102,7 @@ static void wait_for_slots(struct cache *c)
 	struct epoch *ep = &c->epoch;
 	bool committing;
 
+	about_to_wait();
 	pthread_mutex_lock(&ep->lock);
 	committing = ep->committing;
 	if (committing) /* that epoch's slots may be enough */
@@ -119,7 +120,10 @@ void epoch_enter(struct cache *c)
 		epoch_commit(c, false);
 	while (GET(ep->nheld) > 2 * GET(c->slots.nfree) && GET(ep->nheld) > c->slots_low && !c->failed)
 		wait_for_slots(c);
-	pthread_rwlock_rdlock(&ep->gate);
+	if (pthread_rwlock_tryrdlock(&ep->gate)) {
+		about_to_wait(); /* for a seal */
+		pthread_rwlock_rdlock(&ep->gate);
+	}
 }
 
 void epoch_leave(struct cache *c)
@@ -380,6 +384,7 @@ static int commit_until(struct cache *c, uint64_t id, bool full)
 	struct epoch *ep = &c->epoch;
 	int rc = 0;
 
+	about_to_wait();
 	pthread_mutex_lock(&ep->lock);
 	while (!rc && (GET(ep->durable_id) < id || (full && ep->data_upto < id))) {
 		if (c->failed) {

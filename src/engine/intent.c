@@ -100,6 +100,7 @@ int intent_begin(struct volume *v, uint64_t off, uint64_t len)
 	struct bc_error err = { 0 };
 	int rc = 0;
 
+	about_to_wait();
 	pthread_mutex_lock(&in->lock);
 	if (cache_bypassed(v->cache))
 		rc = bypass_prepare(v->cache);

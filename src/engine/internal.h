@@ -34,6 +34,7 @@
 #include "util/hist.h"
 #include "util/log.h"
 #include "util/mutate.h"
+#include "util/waits.h"
 
 #define CACHE_MIN_RAM (1u << 20)
 #define MAX_BLOCKS RANGE_MAX_BLOCKS /* blocks an unaligned request of VOLUME_MAX_IO touches */
@@ -255,6 +256,15 @@ static inline uint32_t block_bytes(const struct volume *v, uint64_t b)
 	uint64_t off = b * CACHE_BLOCK;
 
 	return v->size - off < CACHE_BLOCK ? (uint32_t)(v->size - off) : CACHE_BLOCK;
+}
+
+/* For a request. */
+static inline void volume_enter(struct volume *v)
+{
+	if (pthread_rwlock_tryrdlock(&v->gate)) {
+		about_to_wait(); /* for a mode switch */
+		pthread_rwlock_rdlock(&v->gate);
+	}
 }
 
 static inline bool mode_writes_back(int mode)

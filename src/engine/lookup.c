@@ -307,7 +307,7 @@ int plan_read(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
 	}
 	if (ios_slot) {
 		if (ios_back)
-			while (bdev_in_flight(t->data_ch))
+			while (bdev_in_flight(t->data_ch)) /* bdev_rw_wait above has said so */
 				bdev_poll(t->data_ch, 1);
 		else
 			bdev_rw_wait(t->data_ch, t->ios, ios_slot);

@@ -3,6 +3,8 @@
  * conflicts. */
 #include "range.h"
 
+#include "util/waits.h"
+
 static const bool compatible[4][4] = {
 	[RANGE_READ] = { [RANGE_READ] = true, [RANGE_CLEAN] = true },
 	[RANGE_WRITE] = { [RANGE_CLEAN] = true },
@@ -87,6 +89,7 @@ static bool part_lock(struct range_table *t, struct range_part *p, bool wait)
 			ok = false;
 			break;
 		}
+		about_to_wait();
 		s->waiting++;
 		pthread_cond_wait(&s->released, &s->lock);
 		s->waiting--;

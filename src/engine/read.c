@@ -175,7 +175,7 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 		readahead_note(v, off, len, false);
 		return 0;
 	}
-	pthread_rwlock_rdlock(&v->gate);
+	volume_enter(v);
 	mode = GET(v->mode);
 	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_READ);
 	t->tidy_first = first;
@@ -254,7 +254,7 @@ int volume_fill(struct volume *v, uint64_t off, uint32_t len)
 
 	if (!t)
 		return -ENOMEM;
-	pthread_rwlock_rdlock(&v->gate);
+	volume_enter(v);
 	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_READ);
 	plan_lookup(t, v, first, n);
 	for (unsigned i = 0; i < n; i++) {

@@ -2,6 +2,8 @@
 /* slots.c - see slots.h. */
 #include "slots.h"
 
+#include "util/waits.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -294,6 +296,7 @@ bool slots_wait(struct slots *s, uint32_t n, unsigned timeout_ms)
 		until.tv_sec++;
 		until.tv_nsec -= 1000000000;
 	}
+	about_to_wait();
 	pthread_mutex_lock(&s->lock);
 	s->waiting++;
 	while (s->nfree < n && !s->aborted)

@@ -174,7 +174,7 @@ static int wait_for_room(struct volume *v, uint32_t bytes, struct room_wait *w)
 
 	pthread_rwlock_unlock(&v->gate);
 	rc = reclaim_wait(v->cache, (bytes + CACHE_BLOCK - 1) / CACHE_BLOCK, w);
-	pthread_rwlock_rdlock(&v->gate);
+	volume_enter(v);
 	return rc;
 }
 
@@ -235,7 +235,7 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 		return -ENOMEM;
 	if (off > v->size || len > v->size - off || len > VOLUME_MAX_IO)
 		return -EINVAL;
-	pthread_rwlock_rdlock(&v->gate);
+	volume_enter(v);
 	mode = GET(v->mode);
 	failed = c->failed;
 	if (failed) {

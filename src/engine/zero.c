@@ -109,7 +109,7 @@ static int zero_whole_blocks(struct io_thread *t, struct volume *v, uint64_t off
 	while (len && !rc) {
 		uint64_t piece = len < PIECE ? len : PIECE;
 
-		pthread_rwlock_rdlock(&v->gate);
+		volume_enter(v);
 		lock_piece(v, locks, off / CACHE_BLOCK, (piece + CACHE_BLOCK - 1) / CACHE_BLOCK);
 		failed = v->cache->failed;
 		rc = zero_locked(t, v, off, piece, punch);

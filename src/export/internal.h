@@ -28,6 +28,7 @@
 
 #include "blkcache/engine.h"
 #include "blkcache/export.h"
+#include "util/waits.h"
 
 #define ROOT_INO FUSE_ROOT_ID
 
@@ -80,7 +81,12 @@ struct worker {
 	struct worker *next;
 	pthread_t thread;
 	struct fuse_buf buf; /* libfuse's receive buffer, reused for each request */
-	atomic_bool receiving; /* blocked in, or about to enter, the read of /dev/fuse: may be kicked */
+	atomic_bool in_read; /* blocked in, or about to enter, the read of /dev/fuse: may be kicked */
+	struct waits waits;
+	bool waited; /* during this request; its own */
+	bool parked; /* export.lock */
+	struct worker *next_parked;
+	pthread_cond_t unpark;
 	struct volume_reply reply; /* too large for the stack of a small thread */
 };
 
@@ -97,10 +103,12 @@ struct export
 	unsigned max_workers, max_background;
 	struct nodes nodes;
 
-	atomic_int idle; /* workers that are free to receive */
+	atomic_int receiving; /* workers in the read of /dev/fuse or on their way to it */
+	int receivers; /* as many are enough for requests that do not wait */
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t ended_cond;
 	struct worker *workers; /* all ever started; freed when joined */
+	struct worker *parked; /* of them */
 	unsigned nworkers; /* in the list */
 	unsigned running; /* of them, not yet at their end */
 	bool ending; /* start no more */

@@ -3,9 +3,14 @@
  * workers.c - the threads that receive requests and carry them out.
  *
  * A request is handled from start to end by the worker that received it (straight code, P11: a slow miss occupies one
- * worker and nobody else). Whenever the last idle worker takes a request another one is started, up to the limit;
- * workers never end before the mount does, so a burst pays for its threads once. The kernel wakes the worker that went
- * to sleep last, so the ones beyond the usual depth stay asleep and cost their stack only.
+ * worker and nobody else). Workers are *receiving* (in the read of /dev/fuse, or on the way), at work, or *parked*.
+ *
+ * The kernel wakes a receiving worker for each request. If many receive, each request of a burst wakes another one,
+ * although one after the other would be done sooner by one that is awake: most requests are hits in RAM or writes into
+ * it, which take microseconds and wait for nobody. So who comes from such a request parks if enough others receive, one
+ * per CPU. Who is about to wait during a request (util/waits.h) sees to it that somebody receives: wakes a parked
+ * worker or starts another one, up to the limit. He goes back to receiving afterwards, as under a load of misses that
+ * is where he is needed. Workers never end before the mount does, so a burst pays for its threads once.
  *
  * The mount is over when the read of /dev/fuse says ENODEV, in every worker. workers_end() ends a connection that is
  * still alive (forced stop; a copy of the mount in another mount namespace): it sends a signal to workers that sit in
@@ -14,6 +19,7 @@
  */
 #include <errno.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -47,19 +53,79 @@ static void dispatch(struct worker *w)
 		/* Requests are not interrupted half-way; the kernel then does not ask again. */
 		data_reply_error(w->export, in->unique, -ENOSYS);
 		break;
-	default:
+	default: /* rare, and many of them wait */
+		about_to_wait();
 		fuse_session_process_buf(w->export->session, &w->buf);
 	}
 }
 
 static bool start_one(struct export *e);
 
-static void maybe_grow(struct export *e)
+/* The worker at work on a request is about to wait: is anybody receiving? */
+static void on_wait(struct waits *waits)
 {
+	struct worker *w = (struct worker *)((char *)waits - offsetof(struct worker, waits));
+	struct export *e = w->export;
+
+	if (w->waited)
+		return;
+	w->waited = true;
+	if (atomic_load(&e->receiving) > 0)
+		return;
 	pthread_mutex_lock(&e->lock);
-	if (!e->ending && e->nworkers < e->max_workers && atomic_load(&e->idle) <= 0)
-		start_one(e);
+	if (!e->ending && atomic_load(&e->receiving) <= 0) {
+		struct worker *p = e->parked;
+
+		if (p) {
+			e->parked = p->next_parked;
+			p->parked = false;
+			atomic_fetch_add(&e->receiving, 1); /* counted before it runs, as in start_one() */
+			pthread_cond_signal(&p->unpark);
+		} else if (e->nworkers < e->max_workers) {
+			start_one(e);
+		}
+	}
 	pthread_mutex_unlock(&e->lock);
+}
+
+/* True: not, for nobody would be left. */
+static bool leave_receiving(struct export *e)
+{
+	if (atomic_fetch_sub(&e->receiving, 1) > 1)
+		return false;
+	atomic_fetch_add(&e->receiving, 1);
+	return true;
+}
+
+/* After a request: to receiving, or to where others wait until they are needed. */
+static void next_place(struct worker *w)
+{
+	struct export *e = w->export;
+	bool waited = w->waited;
+
+	w->waited = false;
+	/* Counted first: of two who come at the same time, or one who comes when another is about to wait, one at least
+	 * stays. */
+	if (atomic_fetch_add(&e->receiving, 1) < e->receivers || waited)
+		return;
+	pthread_mutex_lock(&e->lock);
+	/* Those who received a moment ago may all be about to wait, and have seen us: the last one stays. */
+	if (!e->ending && atomic_load(&e->receiving) > e->receivers && !leave_receiving(e)) {
+		w->parked = true;
+		w->next_parked = e->parked;
+		e->parked = w;
+		while (w->parked && !e->ending)
+			pthread_cond_wait(&w->unpark, &e->lock);
+	}
+	pthread_mutex_unlock(&e->lock);
+}
+
+/* e->lock held: everybody ends. */
+static void end_all(struct export *e)
+{
+	e->ending = true;
+	for (struct worker *p = e->parked; p; p = p->next_parked)
+		pthread_cond_signal(&p->unpark);
 }
 
 static bool is_forget(const struct worker *w)
@@ -76,9 +142,9 @@ static void serve(struct worker *w)
 	int res;
 
 	while (!fuse_session_exited(e->session)) {
-		atomic_store(&w->receiving, true);
+		atomic_store(&w->in_read, true);
 		res = fuse_session_receive_buf(e->session, &w->buf);
-		atomic_store(&w->receiving, false);
+		atomic_store(&w->in_read, false);
 		if (res == -EINTR || res == -EAGAIN)
 			continue;
 		if (res <= 0) {
@@ -88,12 +154,12 @@ static void serve(struct worker *w)
 		}
 		if (is_forget(w)) {
 			dispatch(w);
+			w->waited = false;
 			continue;
 		}
-		if (atomic_fetch_sub(&e->idle, 1) <= 1)
-			maybe_grow(e);
+		atomic_fetch_sub(&e->receiving, 1);
 		dispatch(w);
-		atomic_fetch_add(&e->idle, 1);
+		next_place(w);
 	}
 }
 
@@ -102,10 +168,11 @@ static void *worker_main(void *arg)
 	struct worker *w = arg;
 	struct export *e = w->export;
 
+	thread_waits = &w->waits;
 	serve(w);
 	free(w->buf.mem);
 	pthread_mutex_lock(&e->lock);
-	e->ending = true;
+	end_all(e);
 	if (--e->running == 0)
 		pthread_cond_broadcast(&e->ended_cond);
 	pthread_mutex_unlock(&e->lock);
@@ -123,6 +190,8 @@ static bool start_one(struct export *e)
 	if (!w)
 		return false;
 	w->export = e;
+	w->waits.begin = on_wait;
+	pthread_cond_init(&w->unpark, NULL);
 	if (e->survive) {
 		w->buf.mem = survive_receive_buffer();
 		if (!w->buf.mem) {
@@ -136,14 +205,14 @@ static bool start_one(struct export *e)
 	pthread_attr_setstacksize(&attr, WORKER_STACK);
 	/* Counted before it exists: it may take a request, and need to start the next one, before pthread_create has
 	 * returned. */
-	atomic_fetch_add(&e->idle, 1);
+	atomic_fetch_add(&e->receiving, 1);
 	pthread_sigmask(SIG_SETMASK, &set, &old);
 	rc = pthread_create(&w->thread, &attr, worker_main, w);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	pthread_attr_destroy(&attr);
 	if (rc != 0) {
 		log_warn("%s: cannot start worker thread %u: %s", e->mountpoint, e->nworkers + 1, strerror(rc));
-		atomic_fetch_sub(&e->idle, 1);
+		atomic_fetch_sub(&e->receiving, 1);
 		free(w->buf.mem);
 		free(w);
 		return false;
@@ -162,6 +231,9 @@ int workers_start(struct export *e, struct bc_error *err)
 
 	sigemptyset(&kick.sa_mask);
 	sigaction(KICK_SIGNAL, &kick, NULL);
+	e->receivers = (int)sysconf(_SC_NPROCESSORS_ONLN);
+	if (e->receivers < 2)
+		e->receivers = 2;
 	pthread_mutex_lock(&e->lock);
 	ok = start_one(e);
 	pthread_mutex_unlock(&e->lock);
@@ -205,15 +277,15 @@ bool workers_wait(struct export *e, unsigned timeout_ms)
 
 void workers_end(struct export *e)
 {
-	pthread_mutex_lock(&e->lock);
-	e->ending = true;
-	pthread_mutex_unlock(&e->lock);
 	fuse_session_exit(e->session);
+	pthread_mutex_lock(&e->lock);
+	end_all(e);
+	pthread_mutex_unlock(&e->lock);
 	do {
 		/* Threads are joined only after this loop, so all ids are good. */
 		pthread_mutex_lock(&e->lock);
 		for (struct worker *w = e->workers; w; w = w->next)
-			if (atomic_load(&w->receiving))
+			if (atomic_load(&w->in_read))
 				pthread_kill(w->thread, KICK_SIGNAL);
 		pthread_mutex_unlock(&e->lock);
 	} while (!workers_wait(e, KICK_INTERVAL_MS));
@@ -229,6 +301,7 @@ void workers_join(struct export *e)
 		struct worker *next = w->next;
 
 		pthread_join(w->thread, NULL);
+		pthread_cond_destroy(&w->unpark);
 		free(w);
 		w = next;
 	}

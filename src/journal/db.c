@@ -540,8 +540,13 @@ static int read_held(struct journal *j, struct bc_error *err)
 	for (size_t i = j->held_first; i < j->held_end; i++) {
 		if (i > j->held_first && j->held[i].id == j->held[i - 1].id)
 			return jdb_damaged(j, err, "epoch %llu is there twice", (unsigned long long)j->held[i].id);
-		if (j->held[i].row != RING_NONE)
-			j->ring_waiting++;
+		if (j->held[i].row == RING_NONE)
+			continue;
+		j->ring_waiting++;
+		if (j->held[i].prev > j->state.folded_upto &&
+		    (i == j->held_first || j->held[i - 1].id != j->held[i].prev))
+			return jdb_damaged(j, err, "epoch %llu, before epoch %llu: not there",
+					   (unsigned long long)j->held[i].prev, (unsigned long long)j->held[i].id);
 	}
 	if (j->held[j->held_end - 1].id > j->last_id)
 		j->last_id = j->held[j->held_end - 1].id;

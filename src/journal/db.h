@@ -78,6 +78,7 @@ struct held_epoch {
 	uint64_t id;
 	uint32_t row; /* in the ring, or RING_NONE */
 	uint32_t meta, body; /* bytes, see encode.h */
+	uint64_t prev; /* as a row of the ring says, at opening */
 };
 
 #define RING_NONE UINT32_MAX

@@ -19,7 +19,7 @@
 #define SNAPSHOT_BODY_MAX 4056u
 /* A row of the ring, see ring.c: two pages, room for one block and its records. */
 #define RING_ROW 8192u
-#define RING_HEAD 24u
+#define RING_HEAD 32u
 #define RING_ROOM (RING_ROW - 2 * RING_HEAD) /* bytes of an epoch */
 #define RING_META 512u /* of its front: kept in memory, so folding reads no rows */
 #define RING_SUFFIX "-ring" /* of the file's name, after the journal's */
@@ -138,7 +138,7 @@ bool snapshot_get(unsigned bpl, const uint8_t *p, unsigned index, struct journal
 
 unsigned ring_rows(const struct journal_geometry *geo);
 /* row: RING_ROW bytes, len of them from RING_HEAD on filled in by the caller. */
-void ring_encode(uint32_t k, uint64_t id, size_t len, uint8_t *row);
+void ring_encode(uint32_t k, uint64_t id, uint64_t prev, size_t len, uint8_t *row);
 
 /* ---- small rows ---- */
 

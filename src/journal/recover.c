@@ -408,10 +408,8 @@ static int delete_dropped(struct load *ld)
 		return code;
 	st.last_id = j->last_id;
 	st.durable_upto = ld->durable; /* may be known from a row that goes now */
-	if (!MUTATE(RING_VOID)) {
-		st.void_from = ld->ep[ld->keep].id;
-		st.void_upto = j->last_id;
-	}
+	st.void_from = ld->ep[ld->keep].id;
+	st.void_upto = j->last_id;
 	sqlite3_bind_int64(s, 1, (int64_t)ld->ep[ld->keep].id);
 	rc = jdb_step_reset(s);
 	if (rc == SQLITE_OK)

@@ -11,7 +11,8 @@
  *   row:   head; the epoch as in encode.c (len bytes); zeros; a copy of the head in the last RING_HEAD bytes
  *   head:  0  u32 magic "BCR1"   4  u32 k, the row's number
  *          8  u64 id of the epoch, 0: none
- *         16  u32 len            20  u32 crc32c of all before
+ *         16  u64 id of the epoch before it, in the ring or in the table; 0: all before were in the snapshot
+ *         24  u32 len            28  u32 crc32c of all before
  *
  * Rows are used in turn. A row is in use while its id is > folded_upto (of the state row) and not in the state row's
  * range of void ids: whatever it says is in the database otherwise. Nothing is written to free it. An epoch that does
@@ -34,6 +35,9 @@
  * other end of the row and so on another page: one bad page does not hide the id. If the copies differ, the higher id
  * is the row's; the checksums in the epoch then fail if a part of it is older. Neither copy readable: it may have been
  * any epoch, the journal cannot be used.
+ *
+ * Each row names the epoch before it. If that is not there, something was lost that had been durable: say, the end of
+ * SQLite's log, which may look like a torn commit (wal.c).
  *
  * A row whose head says "not in use" is believed without a look at the copy.
  */
@@ -62,26 +66,28 @@ unsigned ring_rows(const struct journal_geometry *geo)
 	return n < journal_ring_max ? n : journal_ring_max;
 }
 
-static void head_encode(uint32_t k, uint64_t id, uint32_t len, uint8_t *p)
+struct head {
+	uint64_t id, prev;
+	uint32_t len;
+};
+
+static bool head_decode(const uint8_t *p, uint32_t k, struct head *h)
 {
-	put32(p, RING_MAGIC);
-	put32(p + 4, k);
-	put64(p + 8, id);
-	put32(p + 16, len);
-	put32(p + 20, crc32c(p, 20));
+	h->id = get64(p + 8);
+	h->prev = get64(p + 16);
+	h->len = get32(p + 24);
+	return get32(p) == RING_MAGIC && get32(p + 4) == k && crc32c(p, 28) == get32(p + 28) && h->len <= RING_ROOM &&
+	       h->id <= INT64_MAX;
 }
 
-static bool head_decode(const uint8_t *p, uint32_t k, uint64_t *id, uint32_t *len)
+void ring_encode(uint32_t k, uint64_t id, uint64_t prev, size_t len, uint8_t *row)
 {
-	*id = get64(p + 8);
-	*len = get32(p + 16);
-	return get32(p) == RING_MAGIC && get32(p + 4) == k && crc32c(p, 20) == get32(p + 20) && *len <= RING_ROOM &&
-	       *id <= INT64_MAX;
-}
-
-void ring_encode(uint32_t k, uint64_t id, size_t len, uint8_t *row)
-{
-	head_encode(k, id, (uint32_t)len, row);
+	put32(row, RING_MAGIC);
+	put32(row + 4, k);
+	put64(row + 8, id);
+	put64(row + 16, prev);
+	put32(row + 24, (uint32_t)len);
+	put32(row + 28, crc32c(row, 28));
 	memset(row + RING_HEAD + len, 0, RING_ROOM - len);
 	memcpy(row + RING_ROW - RING_HEAD, row, RING_HEAD);
 }
@@ -150,7 +156,7 @@ int ring_create(const char *journal, const struct journal_geometry *geo, struct 
 	for (uint32_t k = 0, some; !code && k < n; k += some) {
 		some = n - k < CHUNK_ROWS ? n - k : CHUNK_ROWS;
 		for (uint32_t i = 0; i < some; i++)
-			ring_encode(k + i, 0, 0, rows + (size_t)i * RING_ROW);
+			ring_encode(k + i, 0, 0, 0, rows + (size_t)i * RING_ROW);
 		code = rows_write(fd, k, some, rows);
 	}
 	if (!code && !MUTATE(CREATE_SYNC))
@@ -177,36 +183,34 @@ static bool in_use(const struct journal *j, uint64_t id)
 /* Which epoch is in row k? -EUCLEAN if that cannot be told. *keep: it is in use. *empty: it is void and still there. */
 static int look_at_row(struct journal *j, uint32_t k, const uint8_t *row, bool *keep, bool *empty, struct bc_error *err)
 {
-	uint64_t id = 0, copy_id;
-	uint32_t len = 0, copy_len;
-	bool good = head_decode(row, k, &id, &len);
+	struct head h = { 0 }, copy_h;
+	bool good = head_decode(row, k, &h);
 
-	if (!good || id > j->state.folded_upto) {
-		bool copy = head_decode(row + RING_ROW - RING_HEAD, k, &copy_id, &copy_len);
+	if (!good || h.id > j->state.folded_upto) {
+		bool copy = head_decode(row + RING_ROW - RING_HEAD, k, &copy_h);
 
 		if (!good && !copy)
 			return jdb_damaged(j, err, "ring row %u: neither copy of its head can be read", k);
-		if (copy && (!good || copy_id > id)) {
-			id = copy_id;
-			len = copy_len;
-		}
+		if (copy && (!good || copy_h.id > h.id))
+			h = copy_h;
 	}
-	j->ring_id[k] = id;
-	if (!in_use(j, id)) {
-		*empty |= id > j->state.folded_upto;
-		if (id > j->state.folded_upto)
+	j->ring_id[k] = h.id;
+	if (!in_use(j, h.id)) {
+		*empty |= h.id > j->state.folded_upto;
+		if (h.id > j->state.folded_upto)
 			j->ring_id[k] = 0;
 		return 0;
 	}
 	*keep = true;
 	memcpy(j->ring_meta + (size_t)k * RING_META, row + RING_HEAD, RING_META);
-	if (jdb_held_add(j, id, k, 0, len))
+	if (jdb_held_add(j, h.id, k, 0, h.len))
 		return bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
+	j->held[j->held_end - 1].prev = h.prev;
 	return 0;
 }
 
 /*
- * Looks at some rows. Those in use are written again with their own bytes, for the same reason as the log (db.c): if
+ * Looks at some rows. Those in use are written again with their own bytes, for the same reason as the log (wal.c): if
  * the last owner died of a failed sync, what is read may never have reached the disk (P6).
  */
 static int look_at_chunk(struct journal *j, uint32_t k, unsigned n, uint8_t *rows, bool *wrote, struct bc_error *err)
@@ -223,7 +227,7 @@ static int look_at_chunk(struct journal *j, uint32_t k, unsigned n, uint8_t *row
 
 		code = look_at_row(j, k + i, rows + (size_t)i * RING_ROW, &keep, &void_row, err);
 		if (void_row)
-			ring_encode(k + i, 0, 0, rows + (size_t)i * RING_ROW);
+			ring_encode(k + i, 0, 0, 0, rows + (size_t)i * RING_ROW);
 		empty |= void_row;
 	}
 	if (code || j->read_only || !(keep || empty))
@@ -285,21 +289,21 @@ void jdb_ring_close(struct journal *j)
 
 const char *jdb_ring_check(struct journal *j, uint32_t k)
 {
-	uint64_t id = 0, copy_id = 0;
-	uint32_t len = 0, copy_len = 0;
+	struct head h = { 0 }, copy_h = { 0 };
 	bool good, copy;
 
 	if (rows_read(j->ring_fd, k, 1, j->ring_buf))
 		return "cannot be read";
-	good = head_decode(j->ring_buf, k, &id, &len);
-	copy = head_decode(j->ring_buf + RING_ROW - RING_HEAD, k, &copy_id, &copy_len);
+	good = head_decode(j->ring_buf, k, &h);
+	copy = head_decode(j->ring_buf + RING_ROW - RING_HEAD, k, &copy_h);
 	if (!good && !copy)
 		return "neither copy of its head can be read";
-	if ((!good || !in_use(j, id)) && (!copy || !in_use(j, copy_id)))
+	if ((!good || !in_use(j, h.id)) && (!copy || !in_use(j, copy_h.id)))
 		return NULL; /* not in use: harmless */
 	if (!good || !copy)
 		return "a copy of its head is damaged";
-	return id != copy_id || len != copy_len ? "the copies of its head differ" : NULL;
+	return h.id != copy_h.id || h.prev != copy_h.prev || h.len != copy_h.len ? "the copies of its head differ"
+										 : NULL;
 }
 
 /* ---- use ---- */
@@ -317,7 +321,8 @@ int jdb_ring_put(struct journal *j, const struct journal_epoch *e, size_t meta, 
 	int code;
 
 	epoch_encode(&j->geo, e, meta, j->ring_buf + RING_HEAD);
-	ring_encode(k, e->id, body, j->ring_buf);
+	/* its own entry in `held` is there already */
+	ring_encode(k, e->id, j->held_end - j->held_first > 1 ? j->held[j->held_end - 2].id : 0, body, j->ring_buf);
 	code = rows_write(j->ring_fd, k, 1, j->ring_buf);
 	if (!code && !MUTATE(RING_SYNC))
 		code = rows_sync(j->ring_fd);
@@ -346,7 +351,7 @@ int jdb_ring_clear(struct journal *j, const uint32_t *k, size_t n)
 	int code = 0;
 
 	for (size_t i = 0; !code && i < n; i++) {
-		ring_encode(k[i], 0, 0, j->ring_buf);
+		ring_encode(k[i], 0, 0, 0, j->ring_buf);
 		code = rows_write(j->ring_fd, k[i], 1, j->ring_buf);
 		j->ring_id[k[i]] = 0;
 	}

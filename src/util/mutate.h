@@ -37,7 +37,6 @@
 	X(DROPPED_ROWS, "dropped-rows", "recovery leaves the rows of dropped epochs in the journal")                   \
 	X(JOURNAL_SYNC, "journal-sync", "the journal does not sync its log")                                           \
 	X(RING_SYNC, "ring-sync", "the ring is not synced after a row was written")                                    \
-	X(RING_VOID, "ring-void", "what recovery drops from the ring is not made void first")                          \
 	X(WAL_CHECKPOINT, "wal-checkpoint",                                                                            \
 	  "the journal syncs its log, but neither the log nor the database when the "                                  \
 	  "one is written to the other")                                                                               \

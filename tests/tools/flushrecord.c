@@ -196,6 +196,10 @@ static int cmd_write(const char *path, const char *state_path, double seconds)
 
 	load_state(state_path);
 	volume = open(path, O_RDWR);
+	if (volume < 0 && (errno == ENOTCONN || errno == ECONNABORTED || errno == ENOENT)) {
+		puts("nothing: the daemon was dead already");
+		return 0;
+	}
 	if (volume < 0)
 		die(path);
 	atomic_store(&version, state->version);

@@ -383,7 +383,7 @@ static void damage_ring(uint32_t k, enum ring_damage how)
 	uint8_t row[RING_ROW], old[RING_ROW];
 
 	read_ring((off_t)k * RING_ROW, row, RING_ROW);
-	ring_encode(k, 0, 0, old);
+	ring_encode(k, 0, 0, 0, old);
 	if (how == HEAD || how == BOTH_HEADS)
 		row[9] ^= 8;
 	if (how == COPY || how == BOTH_HEADS)
@@ -425,7 +425,7 @@ Test(journal_damage, ring_row_of_which_a_page_is_damaged)
 			struct collected c = { 0 }, again = { 0 };
 
 			damage_ring(id - 1, how);
-			if (how == BOTH_HEADS || (id == 3 && how == FIRST_PAGE)) {
+			if (how == BOTH_HEADS || (id == 3 && (how == FIRST_PAGE || how == FIRST_OLDER))) {
 				refused("ring row");
 				continue;
 			}
