@@ -329,6 +329,23 @@ static int take_out(struct volume *v)
 	}
 }
 
+/* What was written through, and not flushed since, becomes durable: once the volume is gone, nobody can ask for it. */
+static int flush_written(struct cache *c, struct volume *v, bool anyway, struct bc_error *err)
+{
+	struct io_thread *t = io_thread_get(c);
+	int rc = !v->bdev ? 0 : t ? backing_flush(t, v) : -ENOMEM;
+
+	if (rc && anyway) {
+		log_warn("volume %s: flushing its backing device failed: %s", v->name, strerror(-rc));
+		return 0;
+	}
+	return rc ? bc_fail(err, rc,
+			    "volume %s: flushing its backing device failed: %s; --discard-dirty removes it all the "
+			    "same",
+			    v->name, strerror(-rc))
+		  : 0;
+}
+
 int cache_volume_remove(struct cache *c, const char *name, bool discard_dirty, struct bc_error *err)
 {
 	struct volume *v = cache_volume_get(c, name);
@@ -363,6 +380,8 @@ int cache_volume_remove(struct cache *c, const char *name, bool discard_dirty, s
 	if (GET(v->dirty_blocks) && !discard_dirty)
 		rc = bc_fail(err, -EBUSY,
 			     "volume %s was written again while it was flushed; stop its users and try again", name);
+	if (!rc)
+		rc = flush_written(c, v, discard_dirty, err);
 	if (!rc)
 		rc = forget_lines(c, v, err);
 	if (rc) {
