@@ -18,6 +18,8 @@
 
 #define BUDGET 8192u /* blocks per run: 32 MiB */
 #define BATCH 256u /* blocks moved at once */
+#define GAP                                                                                                            \
+	32u /* slots: what lies between two blocks is read as well, up to here; one large read beats two small ones */
 
 struct found {
 	uint64_t key;
@@ -33,6 +35,8 @@ struct mover {
 	struct volume *v[BATCH];
 	uint64_t block[BATCH];
 	unsigned n; /* locked; their plans are t->plan[0 .. n) */
+	struct iovec iov[2 * BATCH];
+	char *junk; /* GAP blocks */
 };
 
 bool compact_in_background = true;
@@ -116,7 +120,8 @@ static void read_all(struct mover *m)
 {
 	struct io_thread *t = m->t;
 	struct bdev_io *io = NULL;
-	unsigned ios = 0, at = 0;
+	struct iovec *iov = m->iov;
+	unsigned ios = 0, io_of[BATCH];
 
 	for (unsigned i = 0; i < m->n; i++) {
 		struct block_plan *p = &t->plan[i];
@@ -128,30 +133,29 @@ static void read_all(struct mover *m)
 			continue;
 		}
 		p->data = t->bounce + (size_t)i * CACHE_BLOCK;
-		t->iov[i] = (struct iovec){ p->data, CACHE_BLOCK };
-		if (io && io->offset + io->length == off && io->iov + io->iovcnt == &t->iov[i]) {
-			io->length += CACHE_BLOCK;
+		if (io && off - (io->offset + io->length) <= GAP * CACHE_BLOCK &&
+		    off + CACHE_BLOCK - io->offset <= BATCH * CACHE_BLOCK) {
+			if (off > io->offset + io->length) {
+				*iov++ = (struct iovec){ m->junk, off - (io->offset + io->length) };
+				io->iovcnt++;
+			}
 			io->iovcnt++;
-			continue;
+			io->length = off + CACHE_BLOCK - io->offset;
+		} else {
+			io = &t->ios[ios++];
+			*io = (struct bdev_io){
+				.type = BDEV_READ, .offset = off, .length = CACHE_BLOCK, .iov = iov, .iovcnt = 1
+			};
 		}
-		io = &t->ios[ios++];
-		*io = (struct bdev_io){
-			.type = BDEV_READ, .offset = off, .length = CACHE_BLOCK, .iov = &t->iov[i], .iovcnt = 1
-		};
+		*iov++ = (struct iovec){ p->data, CACHE_BLOCK };
+		io_of[i] = ios - 1;
 	}
 	if (ios)
 		bdev_rw_wait(t->data_ch, t->ios, ios);
-	for (unsigned i = 0, k = 0; i < m->n; i++) {
+	for (unsigned i = 0; i < m->n; i++) {
 		struct block_plan *p = &t->plan[i];
 
-		if (p->source != FROM_SLOT)
-			continue;
-		if (at == t->ios[k].length) {
-			k++;
-			at = 0;
-		}
-		at += CACHE_BLOCK;
-		if (t->ios[k].result || crc32c(p->data, CACHE_BLOCK) != p->crc)
+		if (p->source == FROM_SLOT && (t->ios[io_of[i]].result || crc32c(p->data, CACHE_BLOCK) != p->crc))
 			p->source = NOT_WANTED;
 	}
 }
@@ -236,11 +240,15 @@ void compact_run(struct cache *c)
 		m->c = c;
 		m->t = io_thread_get(c);
 		m->found = malloc(BUDGET * sizeof m->found[0]);
+		m->junk = aligned_alloc(CACHE_BLOCK, GAP * CACHE_BLOCK);
 	}
-	while (m && m->t && m->found && !c->failed && !GET(c->stopping) && slots_free_words(&c->slots) < enough(c))
+	while (m && m->t && m->found && m->junk && !c->failed && !GET(c->stopping) &&
+	       slots_free_words(&c->slots) < enough(c))
 		if (!compact_once(m))
 			break;
-	if (m)
+	if (m) {
 		free(m->found);
+		free(m->junk);
+	}
 	free(m);
 }

@@ -35,7 +35,7 @@
 
 #define EPOCH_MAX_CHANGES 262144u /* entries; beyond, writers commit before they go on */
 #define INLINE_MAX_BLOCKS 16u /* in one row: up to 64 KiB, about where a second sync costs the same */
-#define INLINE_MAX_TOTAL 1024u /* in rows not yet superseded by a full epoch: bounds recovery and the WAL */
+#define INLINE_MAX_TOTAL 2048u /* in rows not yet superseded by a full epoch: bounds recovery and the WAL */
 
 static int vec_push(struct u32vec *v, uint32_t x)
 {

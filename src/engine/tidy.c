@@ -62,11 +62,17 @@ static void move_all(struct io_thread *t, struct volume *v, uint64_t first, unsi
 {
 	struct cache *c = v->cache;
 	unsigned want = 0, used = 0;
+	uint16_t which[MAX_BLOCKS]; /* decided once: the writer makes dirty buffers clean meanwhile */
 
 	for (unsigned i = 0; i < n; i++)
-		want += movable(&t->plan[i]);
+		if (movable(&t->plan[i]))
+			which[want++] = (uint16_t)i;
+	if (!want || want > c->alloc_max)
+		return;
 	/* all or nothing, and not where writers are short of slots */
-	if (!want || want > c->alloc_max || GET(c->epoch.nheld) > GET(c->slots.nfree))
+	if (GET(c->epoch.nheld) > GET(c->slots.nfree) / 2)
+		background_kick(c, JOB_MAINTAIN);
+	if (GET(c->epoch.nheld) > GET(c->slots.nfree))
 		return;
 	if (GET(c->slots.nfree) < want + c->slots_low || !slots_take_run(&c->slots, t->slots, want)) {
 		compact_ask(c);
@@ -76,17 +82,12 @@ static void move_all(struct io_thread *t, struct volume *v, uint64_t first, unsi
 		slots_give(&c->slots, t->slots, want);
 		return;
 	}
-	for (unsigned i = 0, k = 0; i < n; i++)
-		if (movable(&t->plan[i]))
-			memcpy(buffer_data(t->bufs[k++]), t->plan[i].data, CACHE_BLOCK);
+	for (unsigned k = 0; k < want; k++)
+		memcpy(buffer_data(t->bufs[k]), t->plan[which[k]].data, CACHE_BLOCK);
 	epoch_enter(c);
-	if (!c->failed && epoch_open_id(c) == t->tidy_epoch) {
-		for (unsigned i = 0, k = 0; i < n; i++) {
-			if (!movable(&t->plan[i]))
-				continue;
-			used += block_move(c, v, first + i, &t->plan[i], t->bufs[k++], t->slots[used]);
-		}
-	}
+	if (!c->failed && epoch_open_id(c) == t->tidy_epoch)
+		for (unsigned k = 0; k < want; k++)
+			used += block_move(c, v, first + which[k], &t->plan[which[k]], t->bufs[k], t->slots[used]);
 	epoch_leave(c);
 	slots_give(&c->slots, t->slots + used, want - used);
 	buffer_release_many(t->bufs, want);

@@ -4,6 +4,7 @@
  * the data stays what it is, dirty stays dirty and clean clean, over restarts too, and order comes.
  */
 #include <criterion/criterion.h>
+#include <pthread.h>
 
 #include "engine_util.h"
 
@@ -117,6 +118,54 @@ Test(tidy, can_be_switched_off, .timeout = 120)
 	read_all();
 	read_all();
 	cr_assert_eq(GET(r.v[0]->n.cache_written), written);
+	rig_close(&r);
+	rig_destroy(&r);
+}
+
+/* ---- beside a writer ---- */
+
+static atomic_bool enough;
+
+static void *reader(void *arg)
+{
+	char *mem = aligned_alloc(4096, READ * CACHE_BLOCK);
+	uint64_t rng = (uint64_t)(uintptr_t)arg;
+
+	while (!atomic_load(&enough)) {
+		uint64_t b = rnd(&rng, BLOCKS / READ) * READ;
+
+		must(!volume_pread(r.v[0], mem, READ * CACHE_BLOCK, b * CACHE_BLOCK), "read");
+		for (uint32_t i = 0; i < READ; i++)
+			must(stamp_read(mem + (size_t)i * CACHE_BLOCK, b + i) > 0, "block %u", (unsigned)b + i);
+	}
+	free(mem);
+	return NULL;
+}
+
+/* Buffers become clean, blocks move and change, epochs end, while others read and move. */
+Test(tidy, beside_a_writer, .timeout = 120)
+{
+	pthread_t t[6];
+	uint64_t rng, until;
+
+	scatter(4096, MODE_WB);
+	rng = engine_seed();
+	atomic_store(&enough, false);
+	for (uintptr_t i = 0; i < 6; i++)
+		must(!pthread_create(&t[i], NULL, reader, (void *)(i + 1)), "pthread_create");
+	for (until = now_ns() + 3000000000u; now_ns() < until;) {
+		for (unsigned i = 0; i < 256; i++)
+			write_block((uint32_t)rnd(&rng, BLOCKS));
+		if (rnd(&rng, 4) == 0)
+			must(!volume_flush(r.v[0]), "flush");
+	}
+	atomic_store(&enough, true);
+	for (unsigned i = 0; i < 6; i++)
+		pthread_join(t[i], NULL);
+	read_all();
+	rig_close(&r);
+	rig_open(&r);
+	read_all();
 	rig_close(&r);
 	rig_destroy(&r);
 }
