@@ -142,11 +142,17 @@ static uint32_t take_from(struct slots *s, uint32_t word, uint32_t *out, uint32_
 	return got;
 }
 
+/* Atomic for slots_is_held. */
+static void set_held(struct slots *s, uint32_t i, uint64_t bits)
+{
+	__atomic_store_n(&s->held[i], bits, __ATOMIC_RELAXED);
+}
+
 static void __unhold(struct slots *s)
 {
 	for (uint32_t i = 0; s->nheld && i < s->map_words; i++) {
 		for (uint64_t w = s->held[i]; w; w &= w - 1) {
-			s->held[i] &= ~(w & -w);
+			set_held(s, i, s->held[i] & ~(w & -w));
 			s->nheld--;
 			class_put_back(s, i * 64 + (uint32_t)__builtin_ctzll(w));
 		}
@@ -228,7 +234,7 @@ uint32_t slots_hold(struct slots *s, uint32_t max_used)
 			uint32_t word = class_next(s, level, s->hand);
 
 			class_del(s, word, level);
-			s->held[word / 64] |= 1ull << (word % 64);
+			set_held(s, word / 64, s->held[word / 64] | 1ull << (word % 64));
 			s->nheld++;
 			used += 64 - bits_of(s->free[word]);
 		}
@@ -240,7 +246,7 @@ uint32_t slots_hold(struct slots *s, uint32_t max_used)
 
 bool slots_is_held(const struct slots *s, uint32_t slot)
 {
-	return slot < s->n && s->held[slot / 4096] >> (slot / 64 % 64) & 1;
+	return slot < s->n && __atomic_load_n(&s->held[slot / 4096], __ATOMIC_RELAXED) >> (slot / 64 % 64) & 1;
 }
 
 void slots_unhold(struct slots *s)

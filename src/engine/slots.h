@@ -52,7 +52,7 @@ bool slots_take_run(struct slots *s, uint32_t *out, uint32_t n);
  * words, or the fullest.
  */
 uint32_t slots_hold(struct slots *s, uint32_t max_used);
-bool slots_is_held(const struct slots *s, uint32_t slot); /* by the one who holds them, without the lock */
+bool slots_is_held(const struct slots *s, uint32_t slot); /* a hint, without the lock */
 void slots_unhold(struct slots *s);
 uint32_t slots_take_full(struct slots *s, uint32_t *out, uint32_t n, uint32_t keep);
 uint32_t slots_free_words(struct slots *s); /* entirely free */
