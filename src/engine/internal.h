@@ -364,7 +364,7 @@ int volume_fill(struct volume *v, uint64_t off, uint32_t len);
 /* After a read of n blocks that took `pieces` reads from slots: sets t->tidy if they should be moved together. */
 void tidy_note(struct io_thread *t, unsigned n, unsigned pieces);
 /* In the gate: the block's data, which is in buf, gets this slot; it stays dirty or clean as it was. False: it is not
- * the block of the plan (slot, crc) any more. */
+ * in the plan's slot any more, or was written in the open epoch. */
 bool block_move(struct cache *c, struct volume *v, uint64_t block, const struct block_plan *p, struct buffer *buf,
 		uint32_t slot);
 /* After the reply: does it, if nobody else wants the blocks at the moment. The plan still holds them. */

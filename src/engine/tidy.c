@@ -11,9 +11,11 @@
  * For the journal this is a write of the same data: a new slot, `fresh`, the old one free when the epoch is durable
  * (rules 1 and 2 in epoch.c). Only that what was clean stays clean.
  *
- * The data was read under a range lock that is gone by now. It is still the blocks' data if each still has the slot and
- * crc it was read from, and that slot cannot have been given to anything else meanwhile: by rule 2 that takes the end
- * of an epoch, so it is the same open epoch as before the read, or nothing is done.
+ * The data was read under a range lock that is gone by now. It is still the block's data if the block has the slot that
+ * it was read from, that slot was not given to anything else meanwhile, and was not written in place. The former takes
+ * the end of an epoch (rule 2), so it is the same open epoch as before the read, or nothing is done. The latter happens
+ * to blocks of the open epoch only (rule 1), so they are left alone: it must not rest on a checksum, which may be
+ * equal.
  */
 #include "survive.h"
 
@@ -41,8 +43,8 @@ bool block_move(struct cache *c, struct volume *v, uint64_t block, const struct 
 	uint16_t bit = (uint16_t)(1u << b);
 	struct line_chain ch = lines_lock(l, line_key(v->id, block >> l->bpl_shift));
 	uint32_t e = lines_find(&ch);
-	bool same = e != LINE_NONE && line_valid(l, e) & bit && line_block(l, e, b)->slot == p->slot &&
-		    line_block(l, e, b)->crc == p->crc;
+	bool same = e != LINE_NONE && line_valid(l, e) & bit && !(line_fresh(l, e) & bit) &&
+		    line_block(l, e, b)->slot == p->slot;
 
 	if (same) {
 		uint16_t dirty = line_dirty(l, e);

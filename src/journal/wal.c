@@ -37,7 +37,8 @@
  * What cannot be told. Damage of the log's last transaction, when not one whole frame follows it: that is what power
  * loss leaves of a commit. Damage that takes the head of the frame which ends the last but one: that one and the last
  * then look like one that was torn. A log that was cut off, or is zeros from some frame on: it was like that once.
- * The ring is no witness, since the ids of its epochs may have gaps and they do not say what the log was like.
+ * A later epoch in the ring is a witness, though: it names the epoch before it, and the load refuses if that is gone
+ * (ring.c).
  */
 #include <errno.h>
 #include <fcntl.h>
