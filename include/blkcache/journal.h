@@ -167,8 +167,8 @@ int journal_volume_delete(struct journal *j, uint16_t id, struct bc_error *err);
 int journal_setting_put(struct journal *j, const char *key, const char *value, struct bc_error *err);
 
 /* Background work, in steps of a few milliseconds, so that commits get their turn: folds epochs <= durable_upto into
- * snapshot rows, checkpoints the WAL. Returns 1 if there is more to do now, 0 if not, -errno. Call it from a
- * maintenance thread, about once a second. */
+ * snapshot rows, or merges them to free the ring, checkpoints the WAL. Returns 1 if there is more to do now, 0 if not,
+ * -errno. Call it from a maintenance thread, about once a second. */
 int journal_maintain(struct journal *j, uint64_t durable_upto, struct bc_error *err);
 
 /* So much has been committed since that journal_maintain() should be called before its time, after making what was
@@ -180,7 +180,7 @@ bool journal_fold_wanted(struct journal *j);
 int journal_check(struct journal *j, void (*report)(void *ctx, const char *what), void *ctx);
 
 struct journal_stats {
-	uint64_t commits, epochs_held, bytes_committed, folds, checkpoints, wal_bytes;
+	uint64_t commits, epochs_held, bytes_committed, folds, merges, checkpoints, wal_bytes;
 };
 void journal_get_stats(struct journal *j, struct journal_stats *s); /* never blocks */
 

@@ -35,7 +35,7 @@
 
 #define EPOCH_MAX_CHANGES 262144u /* entries; beyond, writers commit before they go on */
 #define INLINE_MAX_BLOCKS 16u /* in one row: up to 64 KiB, about where a second sync costs the same */
-#define INLINE_MAX_TOTAL 2048u /* in rows not yet superseded by a full epoch: bounds recovery and the WAL */
+#define INLINE_MAX_TOTAL 4096u /* in rows not yet superseded by a full epoch: bounds recovery and the WAL */
 
 static int vec_push(struct u32vec *v, uint32_t x)
 {
@@ -346,6 +346,7 @@ static int commit_one(struct cache *c, bool full)
 {
 	struct epoch *ep = &c->epoch;
 	struct sealed s;
+	uint32_t before = ep->inline_blocks;
 	bool sync_data;
 	int rc = c->failed ? -EIO : seal(c, &s, full);
 
@@ -364,8 +365,10 @@ static int commit_one(struct cache *c, bool full)
 	if (!ep->inline_blocks || MUTATE(DURABLE_UPTO))
 		ep->data_upto = s.id;
 	atomic_store_explicit(&ep->durable_id, s.id, memory_order_release);
-	/* a full one is maintenance's own, or more of them are coming */
-	if (!full && journal_fold_wanted(c->journal))
+	/* a full one is maintenance's own, or more of them are coming. Well before their number forces a full one here,
+	 * with all the data to write while flushes wait. */
+	if (!full && ((before <= INLINE_MAX_TOTAL / 2 && ep->inline_blocks > INLINE_MAX_TOTAL / 2) ||
+		      journal_fold_wanted(c->journal)))
 		background_kick(c, JOB_MAINTAIN);
 	if (c->log)
 		writelog_durable(c->log, s.id);

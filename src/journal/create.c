@@ -35,8 +35,8 @@ static int fill(sqlite3 *db, const struct journal_geometry *geo)
 	int rc;
 
 	snprintf(sql, sizeof(sql),
-		 "INSERT INTO state VALUES(1, 0, 0, 0, 1, 0, %u); INSERT INTO epoch VALUES(1, zeroblob(%u));",
-		 state_crc((const uint64_t[STATE_VALUES]){ 0, 0, 0, 1, 0 }, STATE_VALUES), epoch_reserve(geo));
+		 "INSERT INTO state VALUES(1, 0, 0, 0, 0, 1, 0, %u); INSERT INTO epoch VALUES(1, zeroblob(%u));",
+		 state_crc((const uint64_t[STATE_VALUES]){ 0, 0, 0, 0, 1, 0 }, STATE_VALUES), epoch_reserve(geo));
 	rc = sqlite3_exec(db, sql, NULL, NULL, NULL);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_prepare_v2(db, "INSERT INTO geometry VALUES(1, ?1)", -1, &s, NULL);

@@ -35,14 +35,14 @@ static const char *const stmt_sql[STMT_COUNT] = {
 	[STMT_COMMIT] = "COMMIT",
 	[STMT_EPOCH_PUT] = "INSERT INTO epoch(id, body) VALUES(?1, ?2)",
 	[STMT_EPOCH_IDS] = "SELECT id FROM epoch ORDER BY id",
-	[STMT_EPOCH_DELETE_UPTO] = "DELETE FROM epoch WHERE id <= ?1",
+	[STMT_EPOCH_DELETE_RANGE] = "DELETE FROM epoch WHERE id BETWEEN ?1 AND ?2",
 	[STMT_EPOCH_DELETE_SOME] =
 		"DELETE FROM epoch WHERE id IN (SELECT id FROM epoch WHERE id <= ?1 ORDER BY id LIMIT ?2)",
 	[STMT_EPOCH_DELETE_FROM] = "DELETE FROM epoch WHERE id >= ?1",
-	[STMT_STATE_GET] = "SELECT durable_upto, folded_upto, last_id, void_from, void_upto, crc FROM state "
+	[STMT_STATE_GET] = "SELECT durable_upto, folded_upto, ring_upto, last_id, void_from, void_upto, crc FROM state "
 			   "WHERE one = 1",
-	[STMT_STATE_PUT] = "UPDATE state SET durable_upto = ?1, folded_upto = ?2, last_id = ?3, void_from = ?4, "
-			   "void_upto = ?5, crc = ?6 WHERE one = 1",
+	[STMT_STATE_PUT] = "UPDATE state SET durable_upto = ?1, folded_upto = ?2, ring_upto = ?3, last_id = ?4, "
+			   "void_from = ?5, void_upto = ?6, crc = ?7 WHERE one = 1",
 	[STMT_SNAPSHOT_ALL] = "SELECT row, body FROM snapshot ORDER BY row",
 	[STMT_DISCARD_ALL] = "SELECT id, body FROM discard ORDER BY id",
 	[STMT_DISCARD_PUT] = "INSERT OR REPLACE INTO discard(id, body) VALUES(?1, ?2)",
@@ -59,8 +59,8 @@ static const char *const stmt_sql[STMT_COUNT] = {
 };
 
 const char jdb_schema[] = "CREATE TABLE geometry(one INTEGER PRIMARY KEY, body BLOB);"
-			  "CREATE TABLE state(one INTEGER PRIMARY KEY, durable_upto, folded_upto, last_id, "
-			  "void_from, void_upto, crc);"
+			  "CREATE TABLE state(one INTEGER PRIMARY KEY, durable_upto, folded_upto, ring_upto, "
+			  "last_id, void_from, void_upto, crc);"
 			  "CREATE TABLE volume(id INTEGER PRIMARY KEY, body BLOB);"
 			  "CREATE TABLE setting(key TEXT PRIMARY KEY, value TEXT, crc INTEGER) WITHOUT ROWID;"
 			  "CREATE TABLE mark(key INTEGER PRIMARY KEY, crc INTEGER);"
@@ -672,6 +672,7 @@ void journal_get_stats(struct journal *j, struct journal_stats *s)
 	s->commits = atomic_load_explicit(&j->commits, memory_order_relaxed);
 	s->epochs_held = atomic_load_explicit(&j->epochs_held, memory_order_relaxed);
 	s->bytes_committed = atomic_load_explicit(&j->bytes_committed, memory_order_relaxed);
+	s->merges = atomic_load_explicit(&j->merges, memory_order_relaxed);
 	s->folds = atomic_load_explicit(&j->folds, memory_order_relaxed);
 	s->checkpoints = atomic_load_explicit(&j->checkpoints, memory_order_relaxed);
 	s->wal_bytes = atomic_load_explicit(&j->wal_bytes, memory_order_relaxed);

@@ -29,7 +29,7 @@
 #include "util/mutate.h"
 
 #define JOURNAL_APPLICATION_ID 0x626c6b63 /* "blkc" */
-#define JOURNAL_FORMAT 3
+#define JOURNAL_FORMAT 4
 
 /* The WAL is restarted from its beginning after a checkpoint; these bound how far it runs before one. Soft: at the next
  * maintenance step. A checkpoint of so many frames takes a few milliseconds. Hard: inside a commit, when maintenance
@@ -44,7 +44,7 @@ enum jdb_stmt {
 	STMT_COMMIT,
 	STMT_EPOCH_PUT,
 	STMT_EPOCH_IDS,
-	STMT_EPOCH_DELETE_UPTO,
+	STMT_EPOCH_DELETE_RANGE,
 	STMT_EPOCH_DELETE_SOME,
 	STMT_EPOCH_DELETE_FROM,
 	STMT_STATE_GET,
@@ -69,6 +69,7 @@ enum jdb_stmt {
 struct jdb_state {
 	uint64_t durable_upto; /* as in struct journal_epoch; never falls */
 	uint64_t folded_upto; /* the snapshot holds every epoch up to here: rows of these count no more */
+	uint64_t ring_upto; /* >= folded_upto: rows of the ring up to here count no more, nor those of the table then */
 	uint64_t last_id; /* every id up to here may have been used */
 	uint64_t void_from, void_upto; /* epochs that a recovery dropped: none of these counts; 1, 0: none */
 };
@@ -114,7 +115,7 @@ struct journal {
 	size_t buf_size;
 	sqlite3_stmt *stmt[STMT_COUNT];
 	struct fold *fold;
-	_Atomic uint64_t commits, epochs_held, bytes_committed, folds, checkpoints, wal_bytes;
+	_Atomic uint64_t commits, epochs_held, bytes_committed, folds, merges, checkpoints, wal_bytes;
 };
 
 /* Seam for tests: the SQLite VFS that journals are opened with; NULL = SQLite's default. Set before any journal is
@@ -135,10 +136,12 @@ extern struct journal_fold_limits {
 	unsigned rows, read_epochs, delete_epochs; /* at most, per step */
 	/* Folding starts when the fronts of foldable epoch rows exceed start_meta and an eighth of the snapshot (the
 	 * more at once, the more records share a row); or their data exceeds start_body and an eighth of the data file,
-	 * or 64 MiB; or they fill half of the ring; or there are so many that recovery would feel it. */
+	 * or 64 MiB; or there are so many that recovery would feel it. Merging starts when they fill half of the ring.
+	 */
 	uint64_t start_meta, start_body;
 	unsigned start_epochs;
-	unsigned start_ring; /* journal_fold_wanted() only then: a fold is a few syncs, too many for a small ring */
+	unsigned start_ring; /* journal_fold_wanted() only then: a merge is a few syncs, too many for a small ring */
+	uint64_t merge_meta; /* merged at most; more is folded */
 } journal_fold_limits;
 
 /* Registers (once) and returns the name of a VFS over journal_vfs_name that cannot change anything on disk (rovfs.c).

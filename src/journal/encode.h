@@ -156,7 +156,7 @@ void volume_encode(const struct journal_volume *v, uint8_t *p);
 const char *volume_decode(uint64_t rowid, const uint8_t *p, size_t len, struct journal_volume *v, char **backing);
 uint32_t setting_crc(const char *key, const char *value);
 uint32_t mark_crc(uint64_t key);
-#define STATE_VALUES 5u
+#define STATE_VALUES 6u
 uint32_t state_crc(const uint64_t *values, unsigned n); /* n <= STATE_VALUES */
 
 /* Rules every entry in use must keep, from disk or from a caller. NULL or what is wrong. */

@@ -1,24 +1,31 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * fold.c - journal_maintain(): moving epochs into snapshot rows, and checkpoints.
+ * fold.c - journal_maintain(): moving epochs into snapshot rows, merging those of the ring, and checkpoints.
  *
  * One step per call, each a short transaction under `lock`, so that commits get their turn in between; `maint` is held
  * all the time and guards struct fold.
  *
  *   IDLE -> READ -> PATCH -> DELETE -> IDLE
+ *                \-> MERGE --------/
  *
  *   IDLE    Deletes rows that an earlier process folded and did not come to delete. When the epochs <= durable_upto
- *           have become many or large, chooses E, the last one of them to fold.
+ *           have become many or large, chooses E, the last one of them, to fold all up to it. When they only fill the
+ *           ring, chooses to merge all from the first one in the ring up to E.
  *
- *   READ    Reads the fronts of the epoch rows <= E. Then, without `lock`: the last record of each entry, ordered by
+ *   READ    Reads the fronts of the chosen epochs. Then, without `lock`: the last record of each entry, ordered by
  *           entry.
  *
  *   PATCH   Overwrites snapshot rows in place, a few hundred per step. The first step also raises the state row's
  *           durable_upto to E or more.
  *
  *   DELETE  The first step moves discards of these epochs that are still pending into their table, takes out the ended
- *           ones, and raises folded_upto to E. With that the epochs' rows in the ring are free. Each step deletes
- *           some of the others.
+ *           ones, and raises folded_upto and ring_upto to E. With that the epochs' rows in the ring are free. Each
+ *           step deletes some of the others.
+ *
+ *   MERGE   One transaction: those of the chosen epochs that have a row in the table lose it; one row with the number
+ *           E takes the place of all of them, with the last record of each entry and all discards in their order; and
+ *           ring_upto becomes E, which frees the ring. A few pages, where folding changes as many snapshot rows as
+ *           there are records: a flush stream of single blocks would rewrite half of the snapshot a few times a second.
  *
  * Why a crash between any two steps is harmless: recovery replays the epochs > folded_upto over the snapshot rows,
  * patched or not. Say the last record <= E of an entry is in epoch e. Before folded_upto is raised all epochs <= E are
@@ -29,7 +36,11 @@
  * This needs that epochs <= E are never dropped: they are <= durable_upto, and the state row says so on disk no later
  * than the first snapshot row changes.
  *
- * Data carried in epoch rows is not read: epochs <= durable_upto have it in the data file.
+ * Merging changes nothing about what replay comes to: the merged epochs follow each other without a gap (those between
+ * two of the ring are among them wherever they lie), none of them can be dropped, so no state between them is ever
+ * asked for, and it is one transaction. The next epoch in the ring names E as the one before it, which is there.
+ *
+ * Data carried in epochs is not read: epochs <= durable_upto have it in the data file.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -44,6 +55,7 @@ struct journal_fold_limits journal_fold_limits = {
 	.start_body = 4u << 20,
 	.start_epochs = 16384,
 	.start_ring = 512,
+	.merge_meta = 1u << 20,
 };
 
 #define FOLD_READ_BYTES (1u << 20)
@@ -52,13 +64,14 @@ struct journal_fold_limits journal_fold_limits = {
 /* Fronts read into memory for one fold; the rest is for the next one. */
 #define FOLD_MEMORY (64u << 20)
 
-enum fold_state { FOLD_IDLE, FOLD_READ, FOLD_PATCH, FOLD_DELETE };
+enum fold_state { FOLD_IDLE, FOLD_READ, FOLD_PATCH, FOLD_DELETE, FOLD_MERGE };
 
 struct fold {
 	enum fold_state state;
+	bool merge; /* or fold */
 	uint64_t upto; /* E */
 	uint64_t durable; /* what the caller said when the fold began */
-	size_t count; /* epochs to fold */
+	size_t first, count; /* epochs to fold: held[held_first + first] and so on */
 	size_t done; /* of them, read */
 	uint8_t **mem; /* their fronts, count of them */
 	struct record_list records;
@@ -66,6 +79,8 @@ struct fold {
 	bool state_written; /* of the first step of PATCH, then of DELETE */
 	struct journal_discard *discards; /* in order */
 	size_t ndiscards, discards_size;
+	uint8_t *row; /* of MERGE, encoded */
+	size_t row_size;
 };
 
 static void fold_reset(struct fold *f)
@@ -75,6 +90,7 @@ static void fold_reset(struct fold *f)
 	free(f->mem);
 	free(f->records.ref);
 	free(f->discards);
+	free(f->row);
 	memset(f, 0, sizeof(*f));
 }
 
@@ -95,9 +111,10 @@ static int fold_start(struct journal *j, struct fold *f, uint64_t durable_upto)
 {
 	uint64_t meta_limit = snapshot_rows(&j->geo) * JOURNAL_PAGE / 8;
 	uint64_t body_limit = clamp(j->geo.size_bytes / 8, journal_fold_limits.start_body, FOLD_BODY_MAX);
-	uint64_t meta = 0, body = 0;
-	size_t n = 0, fit = 0, ring = 0;
+	uint64_t meta = 0, body = 0, merge_meta = 0;
+	size_t n = 0, fit = 0, ring = 0, first = 0;
 	uint32_t waiting = 0;
+	bool merge;
 
 	if (durable_upto > j->last_id)
 		durable_upto = j->last_id;
@@ -107,17 +124,24 @@ static int fold_start(struct journal *j, struct fold *f, uint64_t durable_upto)
 		meta += j->held[i].meta;
 		body += j->held[i].body;
 		ring += j->held[i].row != RING_NONE;
+		if (ring) /* all from the first one there on */
+			merge_meta += j->held[i].meta;
+		else
+			first = n + 1;
 		if (meta <= FOLD_MEMORY || !fit)
 			fit = n + 1;
 	}
 	/* In-line data counts in `body` only; without it both grow alike and `meta` decides. */
-	if (!n || (meta <= meta_limit && body - meta <= body_limit && ring <= j->nring / 2 &&
-		   n <= journal_fold_limits.start_epochs))
+	merge = meta <= meta_limit && body - meta <= body_limit && n <= journal_fold_limits.start_epochs;
+	if (!n || (merge && ring <= j->nring / 2))
 		return 0;
-	f->mem = calloc(fit, sizeof(f->mem[0]));
+	merge &= merge_meta <= journal_fold_limits.merge_meta;
+	f->merge = merge;
+	f->first = merge ? first : 0;
+	f->count = fit - f->first;
+	f->mem = calloc(f->count, sizeof(f->mem[0]));
 	if (!f->mem)
 		return -ENOMEM;
-	f->count = fit;
 	f->upto = j->held[j->held_first + fit - 1].id;
 	f->durable = durable_upto;
 	f->state = FOLD_READ;
@@ -151,7 +175,7 @@ static int fold_read(struct journal *j, struct fold *f, struct bc_error *err)
 
 	for (unsigned n = 0; f->done < f->count && n < journal_fold_limits.read_epochs && bytes < FOLD_READ_BYTES;
 	     n++) {
-		const struct held_epoch *h = &j->held[j->held_first + f->done];
+		const struct held_epoch *h = &j->held[j->held_first + f->first + f->done];
 		uint64_t id = h->id;
 		struct epoch_view v;
 		const char *why;
@@ -160,6 +184,8 @@ static int fold_read(struct journal *j, struct fold *f, struct bc_error *err)
 		code = jdb_epoch_read(j, &blobs, h, &f->mem[f->done], &v, &body, &why);
 		if (code == -EBADMSG)
 			code = jdb_damaged(j, err, "epoch %llu: %s", (unsigned long long)id, why);
+		else if (!code && f->merge && h->row == RING_NONE && MUTATE(MERGE_TABLE))
+			;
 		else if (!code && (record_list_add(&f->records, &v, j->geo.blocks_per_line) || keep_discards(f, &v)))
 			code = bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
 		else if (code)
@@ -174,8 +200,43 @@ static int fold_read(struct journal *j, struct fold *f, struct bc_error *err)
 	return code;
 }
 
+/* Encodes the row of MERGE. Needs no lock. */
+static int merge_encode(struct journal *j, struct fold *f, struct bc_error *err)
+{
+	const struct record_list *rl = &f->records;
+	size_t stride = journal_line_stride(j->geo.blocks_per_line), meta;
+	uint8_t *lines = malloc(rl->n * stride + 1);
+	struct journal_epoch e = {
+		.id = f->upto,
+		.durable_upto = f->upto,
+		.lines = (const void *)lines,
+		.nlines = (uint32_t)rl->n,
+		.discards = f->discards,
+		.ndiscards = (uint32_t)f->ndiscards,
+	};
+	int code = lines ? 0 : -ENOMEM;
+
+	for (size_t i = 0; lines && i < rl->n; i++) {
+		union line_buf lb;
+
+		record_decode(j->geo.blocks_per_line, rl->ref[i].p, &lb.line);
+		lb.line.fresh = 0; /* in the data file since long */
+		memcpy(lines + i * stride, &lb, stride);
+	}
+	if (!code)
+		code = epoch_measure(&j->geo, &e, &meta, &f->row_size);
+	if (!code) {
+		f->row = malloc(f->row_size);
+		code = f->row ? 0 : -ENOMEM;
+	}
+	if (!code)
+		epoch_encode(&j->geo, &e, meta, f->row);
+	free(lines);
+	return code ? bc_fail(err, code, "%s: epochs cannot be merged: %s", j->path, strerror(-code)) : 0;
+}
+
 /* Keeps the last record of each entry. Needs no lock. */
-static void fold_sort(struct fold *f)
+static int fold_sort(struct journal *j, struct fold *f, struct bc_error *err)
 {
 	struct record_list *rl = &f->records;
 	size_t n = 0;
@@ -186,7 +247,8 @@ static void fold_sort(struct fold *f)
 			rl->ref[n++] = rl->ref[i];
 	}
 	rl->n = n;
-	f->state = FOLD_PATCH;
+	f->state = f->merge ? FOLD_MERGE : FOLD_PATCH;
+	return f->merge ? merge_encode(j, f, err) : 0;
 }
 
 /* Patches one row with the records from *pos on that belong to it. SQLite result; *why if the row is damaged. */
@@ -277,6 +339,16 @@ static int move_discards(struct journal *j, const struct fold *f)
 	return rc;
 }
 
+/* Of the table. SQLite result. */
+static int delete_range(struct journal *j, uint64_t from, uint64_t upto)
+{
+	sqlite3_stmt *s = j->stmt[STMT_EPOCH_DELETE_RANGE];
+
+	sqlite3_bind_int64(s, 1, (int64_t)from);
+	sqlite3_bind_int64(s, 2, (int64_t)upto);
+	return jdb_step_reset(s);
+}
+
 static int fold_delete(struct journal *j, struct fold *f, struct bc_error *err)
 {
 	struct jdb_state st = j->state;
@@ -288,6 +360,8 @@ static int fold_delete(struct journal *j, struct fold *f, struct bc_error *err)
 		return code;
 	if (!f->state_written) {
 		st.folded_upto = f->upto;
+		if (st.ring_upto < f->upto)
+			st.ring_upto = f->upto;
 		st.last_id = j->last_id;
 		rc = jdb_state_put(j, &st);
 		if (rc == SQLITE_OK)
@@ -298,8 +372,7 @@ static int fold_delete(struct journal *j, struct fold *f, struct bc_error *err)
 	     end++)
 		bytes += j->held[end].row == RING_NONE ? j->held[end].body : 0;
 	if (rc == SQLITE_OK && end > j->held_first) {
-		sqlite3_bind_int64(j->stmt[STMT_EPOCH_DELETE_UPTO], 1, (int64_t)j->held[end - 1].id);
-		rc = jdb_step_reset(j->stmt[STMT_EPOCH_DELETE_UPTO]);
+		rc = delete_range(j, j->held[j->held_first].id, j->held[end - 1].id);
 	}
 	code = jdb_end(j, rc, false, "cannot delete folded epochs", err);
 	if (code)
@@ -312,6 +385,43 @@ static int fold_delete(struct journal *j, struct fold *f, struct bc_error *err)
 		fold_reset(f);
 		atomic_fetch_add_explicit(&j->folds, 1, memory_order_relaxed);
 	}
+	return 0;
+}
+
+static int fold_merge(struct journal *j, struct fold *f, struct bc_error *err)
+{
+	struct held_epoch *first = &j->held[j->held_first + f->first];
+	sqlite3_stmt *put = j->stmt[STMT_EPOCH_PUT];
+	struct jdb_state st = j->state;
+	int code, rc;
+
+	code = jdb_begin(j, err);
+	if (code)
+		return code;
+	if (st.durable_upto < f->durable)
+		st.durable_upto = f->durable;
+	st.ring_upto = f->upto;
+	st.last_id = j->last_id;
+	rc = jdb_state_put(j, &st);
+	if (rc == SQLITE_OK)
+		rc = delete_range(j, first->id, f->upto);
+	if (rc == SQLITE_OK && !MUTATE(MERGE_PUT)) {
+		sqlite3_bind_int64(put, 1, (int64_t)f->upto);
+		sqlite3_bind_blob64(put, 2, f->row, f->row_size, SQLITE_STATIC);
+		rc = jdb_step_reset(put);
+	}
+	code = jdb_end(j, rc, false, "cannot merge epochs", err);
+	if (code)
+		return code;
+	j->state = st;
+	*first = (struct held_epoch){
+		.id = f->upto, .row = RING_NONE, .meta = (uint32_t)f->row_size, .body = (uint32_t)f->row_size
+	};
+	memmove(first + 1, first + f->count, (j->held_end - j->held_first - f->first - f->count) * sizeof(*first));
+	j->held_end -= f->count - 1;
+	atomic_store_explicit(&j->epochs_held, j->held_end - j->held_first, memory_order_relaxed);
+	fold_reset(f);
+	atomic_fetch_add_explicit(&j->merges, 1, memory_order_relaxed);
 	return 0;
 }
 
@@ -356,12 +466,14 @@ static int maintain_step(struct journal *j, struct fold *f, uint64_t durable_upt
 		code = fold_patch(j, f, err);
 	else if (f->state == FOLD_DELETE)
 		code = fold_delete(j, f, err);
+	else if (f->state == FOLD_MERGE)
+		code = fold_merge(j, f, err);
 	/* After a checkpoint there may be folding to begin; only an idle step that did nothing ends a round. */
 	more = checkpoint || leftover || j->wal_frames > WAL_SOFT_FRAMES || f->state != FOLD_IDLE;
 	sort = !code && f->state == FOLD_READ && f->done == f->count;
 	pthread_mutex_unlock(&j->lock);
 	if (sort)
-		fold_sort(f);
+		code = fold_sort(j, f, err);
 	return code ? code : more;
 }
 

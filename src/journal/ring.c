@@ -14,11 +14,12 @@
  *         16  u64 id of the epoch before it, in the ring or in the table; 0: all before were in the snapshot
  *         24  u32 len            28  u32 crc32c of all before
  *
- * Rows are used in turn. A row is in use while its id is > folded_upto (of the state row) and not in the state row's
- * range of void ids: whatever it says is in the database otherwise. Nothing is written to free it. An epoch that does
- * not fit, or whose turn comes at a row in use, becomes a row of table `epoch`; recovery merges both by id.
+ * Rows are used in turn. A row is in use while its id is > ring_upto (of the state row) and not in the state row's
+ * range of void ids: whatever it says is in the database otherwise, in the snapshot or merged into a row of the table
+ * (fold.c). Nothing is written to free it. An epoch that does not fit, or whose turn comes at a row in use, becomes a
+ * row of table `epoch`; recovery merges both by id.
  *
- * Power loss. A row is overwritten only after folded_upto has passed its old epoch in a commit of its own, so the old
+ * Power loss. A row is overwritten only after ring_upto has passed its old epoch in a commit of its own, so the old
  * one is not needed. One row is being written at a time, and its epoch counts for nobody before the sync. What may be
  * left of it, sector by sector: the old head, then the row is not in use; or the new head, then this is the newest
  * epoch, nobody was told that it is durable, and its checksums decide whether it is there. For heads are within a
@@ -177,7 +178,7 @@ static bool in_use(const struct journal *j, uint64_t id)
 {
 	const struct jdb_state *st = &j->state;
 
-	return id > st->folded_upto && !(id >= st->void_from && id <= st->void_upto);
+	return id > st->ring_upto && !(id >= st->void_from && id <= st->void_upto);
 }
 
 /* Which epoch is in row k? -EUCLEAN if that cannot be told. *keep: it is in use. *empty: it is void and still there. */
@@ -186,7 +187,7 @@ static int look_at_row(struct journal *j, uint32_t k, const uint8_t *row, bool *
 	struct head h = { 0 }, copy_h;
 	bool good = head_decode(row, k, &h);
 
-	if (!good || h.id > j->state.folded_upto) {
+	if (!good || h.id > j->state.ring_upto) {
 		bool copy = head_decode(row + RING_ROW - RING_HEAD, k, &copy_h);
 
 		if (!good && !copy)
@@ -196,8 +197,8 @@ static int look_at_row(struct journal *j, uint32_t k, const uint8_t *row, bool *
 	}
 	j->ring_id[k] = h.id;
 	if (!in_use(j, h.id)) {
-		*empty |= h.id > j->state.folded_upto;
-		if (h.id > j->state.folded_upto)
+		*empty |= h.id > j->state.ring_upto;
+		if (h.id > j->state.ring_upto)
 			j->ring_id[k] = 0;
 		return 0;
 	}
@@ -312,7 +313,7 @@ bool jdb_ring_fits(const struct journal *j, const struct journal_epoch *e, size_
 {
 	/* Without data, waiting is for no single block, and a row of the table takes as much room as it needs. */
 	return e->ninlines && meta <= RING_META && body <= RING_ROOM && j->nring &&
-	       j->ring_id[j->ring_next] <= j->state.folded_upto;
+	       j->ring_id[j->ring_next] <= j->state.ring_upto;
 }
 
 int jdb_ring_put(struct journal *j, const struct journal_epoch *e, size_t meta, size_t body)

@@ -131,6 +131,7 @@ static void commit_random(bool carried)
 {
 	size_t stride = journal_line_stride(m.bpl);
 	unsigned n = 1 + rnd(!carried ? 12 : rnd(2) ? 3 : 1), nin = 0, nd = 0;
+	unsigned room = rnd(3) ? 1 : 64; /* one goes to the ring */
 	static uint8_t lines[12 * 200], data[64][4096];
 	struct journal_inline in[64];
 	struct journal_discard d[2];
@@ -180,7 +181,7 @@ static void commit_random(bool carried)
 				}
 				continue;
 			}
-			if (!m.nfree || (carried && nin == 64))
+			if (!m.nfree || (carried && nin == room))
 				continue;
 			if (!(carried && had && rnd(2))) { /* a new slot */
 				if (had)
@@ -312,7 +313,7 @@ static void run_model(unsigned bpl, unsigned epochs)
 	uint64_t seed = getenv("SEED") ? strtoull(getenv("SEED"), NULL, 0) : (uint64_t)time(NULL);
 	size_t stride = journal_line_stride(bpl);
 	struct journal_stats stats;
-	uint64_t folds = 0;
+	uint64_t folds = 0, merges = 0;
 	int more;
 
 	cr_log_info("SEED=%lu", seed);
@@ -329,12 +330,13 @@ static void run_model(unsigned bpl, unsigned epochs)
 	for (uint32_t s = 0; s < m.nslots; s++)
 		m.free_slots[m.nfree++] = s;
 	/* Many small steps, so that power is lost between any two of them. */
-	journal_fold_limits = (struct journal_fold_limits){ 1, 2, 2, UINT64_MAX, 4 << 20, 5 };
+	journal_fold_limits =
+		(struct journal_fold_limits){ 1, 2, 2, UINT64_MAX, 4 << 20, 16, .merge_meta = rnd(2) ? 4000 : 1 << 20 };
 	journal_wal_reserve = 1 << 20;
-	journal_ring_max = 6; /* soon full, soon used again */
+	journal_ring_max = 5; /* soon full, soon used again */
 	m.j = fresh_journal(&m.geo);
 	while (m.id < epochs) {
-		commit_random(rnd(3) == 0);
+		commit_random(rnd(2));
 		if (!rnd(6))
 			flush();
 		if (!rnd(5))
@@ -349,6 +351,7 @@ static void run_model(unsigned bpl, unsigned epochs)
 			flush();
 			journal_get_stats(m.j, &stats);
 			folds += stats.folds;
+			merges += stats.merges;
 			journal_close(m.j);
 			ok(journal_open(scratch, false, &m.j, err));
 			cr_assert_eq(load_into(m.j, &c), 0, "%s", c.err.msg);
@@ -357,6 +360,7 @@ static void run_model(unsigned bpl, unsigned epochs)
 	}
 	journal_get_stats(m.j, &stats);
 	folds += stats.folds;
+	merges += stats.merges;
 	journal_close(m.j);
 	for (uint64_t id = 0; id <= m.id; id++)
 		free(m.history[id]);
@@ -365,9 +369,10 @@ static void run_model(unsigned bpl, unsigned epochs)
 	free(m.crashed);
 	free(m.free_slots);
 	free(m.freed_at);
-	cr_log_info("bpl %u: %u power losses, %u dropped epochs, %u blocks redone, %lu folds", bpl, m.seen.crashes,
-		    m.seen.dropped, m.seen.redone, folds);
+	cr_log_info("bpl %u: %u power losses, %u dropped epochs, %u blocks redone, %lu folds, %lu merges", bpl,
+		    m.seen.crashes, m.seen.dropped, m.seen.redone, folds, merges);
 	cr_assert_gt(folds, 3);
+	cr_assert_gt(merges, 0);
 	cr_assert_gt(m.seen.dropped, 0, "the test has to reach dropped epochs");
 	cr_assert_gt(m.seen.redone, 0, "and redo");
 }
