@@ -423,6 +423,8 @@ static int check_identity(struct journal *j, struct bc_error *err)
 {
 	int rc;
 	int64_t app, version;
+	uint8_t versions[2]; /* of the format, to write and to read */
+	sqlite3_file *f;
 
 	app = query_int(j->db, "PRAGMA application_id", &rc);
 	if (rc == SQLITE_NOTADB)
@@ -445,6 +447,10 @@ static int check_identity(struct journal *j, struct bc_error *err)
 			       "%s: has format version %lld, this program knows version %d; use the blkcache release "
 			       "that made it",
 			       j->path, (long long)version, JOURNAL_FORMAT);
+	/* A write version that SQLite does not know makes it read only, which would show at the first write. */
+	if (sqlite3_file_control(j->db, "main", SQLITE_FCNTL_FILE_POINTER, &f) != SQLITE_OK ||
+	    f->pMethods->xRead(f, versions, 2, 18) != SQLITE_OK || versions[0] != 2 || versions[1] != 2)
+		return jdb_damaged(j, err, "its header is not that of a database with a log");
 	return 0;
 }
 

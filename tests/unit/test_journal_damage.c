@@ -540,6 +540,24 @@ Test(journal_damage, dropped_epochs_of_the_ring_are_void_first)
 	}
 }
 
+/* SQLite would open it for reading only, and the first write would fail. */
+Test(journal_damage, write_version_in_the_header_is_looked_at)
+{
+	struct journal_geometry geo = geometry(100, 100, 1);
+	struct journal *j = fresh_journal(&geo);
+	const uint8_t version = 9;
+	int fd;
+
+	journal_close(j);
+	fd = open(path_of(JOURNAL_FILE), O_WRONLY | O_CLOEXEC);
+	cr_assert_eq(pwrite(fd, &version, 1, 18), 1);
+	close(fd);
+	for (int read_only = 0; read_only < 2; read_only++) {
+		cr_assert_eq(journal_open(scratch, read_only, &j, err), -EUCLEAN);
+		cr_assert(strstr(err->msg, "damaged"), "%s", err->msg);
+	}
+}
+
 /* Records that are in order on the outside but contradict each other or the geometry. */
 Test(journal_damage, senseless_records_are_refused)
 {
