@@ -66,10 +66,8 @@ static void *maintain_main(void *arg)
 		struct bc_error err;
 		int rc = 1;
 
-		/* most of the data before the commit, so that flushes wait for the rest only; what fails here fails there */
-		if (!c->failed)
-			buffer_write_dirty(c->buffers);
-		if (c->failed || epoch_commit(c, true))
+		/* most of the data before the commit: flushes then wait for the rest of it only */
+		if (epoch_write_data(c) || epoch_commit(c, true))
 			continue;
 		cache_volume_foreach(c, clear_marks, NULL);
 		while (rc == 1 && !stopping(c) && !c->failed)

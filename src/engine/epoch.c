@@ -297,20 +297,33 @@ out:
 	return rc;
 }
 
+/* ch: NULL for the writer thread's. */
+static int write_data(struct cache *c, struct bdev_channel *ch)
+{
+	int rc = MUTATE(DATA_WRITE) ? 0 : buffer_write_dirty_on(c->buffers, ch);
+
+	if (!rc)
+		return 0;
+	cache_fail(c, "writing the data file failed: %s", strerror(-rc));
+	return -EIO;
+}
+
+int epoch_write_data(struct cache *c)
+{
+	return c->failed ? -EIO : write_data(c, NULL);
+}
+
 /* Makes the sealed epoch durable. Leader only. */
 static int write_epoch(struct cache *c, struct sealed *s, bool sync_data)
 {
 	struct epoch *ep = &c->epoch;
 	struct bdev_io flush = { .type = BDEV_FLUSH, .result = 0 };
 	struct bc_error err = { 0 };
-	int rc = 0, jrc = 0;
+	int jrc = 0;
 
 	if (sync_data) {
-		rc = MUTATE(DATA_WRITE) ? 0 : buffer_write_dirty_on(c->buffers, ep->flush_ch);
-		if (rc) {
-			cache_fail(c, "writing the data file failed: %s", strerror(-rc));
+		if (write_data(c, ep->flush_ch))
 			return -EIO;
-		}
 		/* beside the commit: the epoch counts only when both are done */
 		if (!MUTATE(DATA_FLUSH))
 			bdev_submit(ep->flush_ch, &flush);

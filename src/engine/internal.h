@@ -227,6 +227,7 @@ struct cache {
 	counter last_log, unlogged; /* of cache_degrade */
 	uint32_t slots_low, slots_high; /* reclaim below low, up to high */
 	uint32_t write_piece; /* blocks a write may take at once */
+	_Atomic uint32_t stream_blocks; /* written by large writes since the writer was last sent after them */
 	_Atomic bool failed; /* P6: nothing is promised durable any more */
 	_Atomic bool bypass_noted; /* bypass.h */
 	_Atomic bool degraded, stopping;
@@ -310,6 +311,8 @@ int epoch_commit_to(struct cache *c, uint64_t id);
 /* Makes every change whose caller has left the gate durable. full: also the data that rows carry reaches the data file.
  * 0 or -EIO. */
 int epoch_commit(struct cache *c, bool full);
+/* Writes what is dirty in RAM to the data file, and neither flushes nor commits. 0 or -EIO. */
+int epoch_write_data(struct cache *c);
 
 /* ---- io.c ---- */
 int io_init(struct cache *c);

@@ -93,6 +93,13 @@ static int put_dirty(struct cache *c, struct volume *v, uint64_t block, struct b
 }
 
 #define NO_ROOM 1
+/*
+ * Blocks of a write that is part of a stream, and how many of those wait in RAM before the device gets them. Small
+ * writes wait for their epoch: some are written again until then. A stream comes back late if at all, fills whatever
+ * room there is, and then depends on the device: it should not have been idle until then.
+ */
+#define STREAM_WRITE 16u
+#define STREAM_DIRTY 2048u
 
 /* Puts blocks into the map. 0, -errno, or NO_ROOM for all of them. *done: how many were put. */
 static int put_all(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, const uint32_t *crc,
@@ -121,6 +128,10 @@ static int put_all(struct io_thread *t, struct volume *v, uint64_t first, unsign
 	epoch_leave(c);
 	slots_give(&c->slots, t->slots + k, n - k);
 	ADD(v->n.cache_written, (uint64_t)*done * CACHE_BLOCK);
+	if (n >= STREAM_WRITE && ADD(c->stream_blocks, n) + n > STREAM_DIRTY) {
+		atomic_store_explicit(&c->stream_blocks, 0, memory_order_relaxed);
+		buffer_write_dirty_async(c->buffers);
+	}
 	if (GET(c->slots.nfree) < c->slots_low || GET(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
 		background_kick(c, JOB_RECLAIM);
 	/* a third of what there is for writing is held: back with it, before the next third is used up (epoch_enter) */
