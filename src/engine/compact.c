@@ -168,7 +168,7 @@ static bool move_all(struct mover *m)
 	uint32_t got = slots_take_full(&c->slots, t->slots, m->n, c->slots_low);
 	unsigned used = 0;
 
-	if (got < m->n || buffer_alloc(c->buffers, t->bufs, m->n, false)) {
+	if (got < m->n) {
 		slots_give(&c->slots, t->slots, got);
 		return false;
 	}
@@ -186,7 +186,6 @@ static bool move_all(struct mover *m)
 	}
 	epoch_leave(c);
 	slots_give(&c->slots, t->slots + used, got - used);
-	buffer_release_many(t->bufs, m->n);
 	return true;
 }
 
@@ -202,6 +201,9 @@ static bool compact_once(struct mover *m)
 		return false;
 	n = scan(c, m->found);
 	for (uint32_t i = 0; i < n && room && !c->failed && !GET(c->stopping);) {
+		/* waited for before anything is locked */
+		if (buffer_alloc(c->buffers, m->t->bufs, batch, true))
+			break;
 		pthread_rwlock_rdlock(&c->volumes_lock);
 		while (i < n && m->n < batch)
 			take_block(m, &m->found[i++]);
@@ -211,6 +213,7 @@ static bool compact_once(struct mover *m)
 		}
 		release(m);
 		pthread_rwlock_unlock(&c->volumes_lock);
+		buffer_release_many(m->t->bufs, batch);
 	}
 	/* their slots come free with the epoch; until then the words must not be used again */
 	if (epoch_commit(c, false))

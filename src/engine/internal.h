@@ -111,6 +111,7 @@ struct block_plan {
 	uint8_t source;
 	bool cached; /* valid in the cache when looked up */
 	bool dirty;
+	uint16_t io; /* in io_thread.ios: the read it is part of */
 	uint32_t slot, crc;
 	struct buffer *buf; /* pinned: its data (RAM), or the place where it is read to; NULL: bounce memory */
 	char *data;

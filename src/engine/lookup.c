@@ -167,6 +167,7 @@ static unsigned build_reads(struct io_thread *t, struct volume *v, uint64_t firs
 			struct iovec *last = &io->iov[io->iovcnt - 1];
 
 			io->length += bytes;
+			p->io = (uint16_t)(at + count - 1);
 			if ((char *)last->iov_base + last->iov_len == p->data) {
 				last->iov_len += bytes;
 				(*iov_at)--;
@@ -175,7 +176,8 @@ static unsigned build_reads(struct io_thread *t, struct volume *v, uint64_t firs
 			}
 			continue;
 		}
-		io = &t->ios[at + count++];
+		p->io = (uint16_t)(at + count++);
+		io = &t->ios[p->io];
 		*io = (struct bdev_io){ .type = BDEV_READ, .offset = off, .length = bytes, .iov = iov, .iovcnt = 1 };
 	}
 	return count;
@@ -232,15 +234,26 @@ void plan_repair(struct io_thread *t, struct volume *v, uint64_t first, unsigned
 			drop_bad(v, first + i, t->plan[i].slot);
 }
 
+/* A read of several blocks failed: is this one at fault? Reads it again if not. */
+static bool readable_alone(struct io_thread *t, struct block_plan *p)
+{
+	struct iovec iov = { .iov_base = p->data, .iov_len = CACHE_BLOCK };
+	struct bdev_io io = { .type = BDEV_READ,
+			      .offset = (uint64_t)p->slot * CACHE_BLOCK,
+			      .length = CACHE_BLOCK,
+			      .iov = &iov,
+			      .iovcnt = 1 };
+
+	return t->ios[p->io].length > CACHE_BLOCK && !bdev_rw_wait(t->data_ch, &io, 1);
+}
+
 /*
  * P9: after the reads from slots. A clean block that could not be read or fails its checksum becomes a block to read
  * from backing (its `cached` stays true, by which plan_repair finds it). A dirty one has no other copy: -EIO for this
  * request.
  */
-static int check_slots(struct io_thread *t, struct volume *v, unsigned n, unsigned ios)
+static int check_slots(struct io_thread *t, struct volume *v, unsigned n)
 {
-	unsigned io = 0;
-	uint64_t io_bytes = 0;
 	int rc = 0;
 
 	for (unsigned i = 0; i < n; i++) {
@@ -249,12 +262,7 @@ static int check_slots(struct io_thread *t, struct volume *v, unsigned n, unsign
 
 		if (p->source != FROM_SLOT)
 			continue;
-		if (io_bytes == t->ios[io].length) {
-			io++;
-			io_bytes = 0;
-		}
-		io_bytes += CACHE_BLOCK;
-		io_failed = io >= ios || t->ios[io].result;
+		io_failed = t->ios[p->io].result && !readable_alone(t, p);
 		if (!io_failed && crc32c(p->data, CACHE_BLOCK) == p->crc)
 			continue;
 		if (io_failed)
@@ -316,7 +324,7 @@ int plan_read(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
 			if (t->plan[i].source == FROM_BACKING)
 				t->plan[i].source = FROM_BACKING_DONE;
 		if (!rc)
-			rc = check_slots(t, v, n, ios_slot);
+			rc = check_slots(t, v, n);
 		for (unsigned i = 0; i < n; i++)
 			bad += t->plan[i].source == FROM_BACKING;
 		if (!rc && bad)

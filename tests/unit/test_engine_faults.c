@@ -375,6 +375,33 @@ static void rot(uint32_t line) /* P9 */
 	rig_destroy(&r);
 }
 
+/* A read of several blocks side by side that fails as a whole: only the bad block of them is bad. */
+Test(engine_faults, bad_block_fails_alone) /* P9 */
+{
+	uint32_t first = 0, slot = 0;
+	char path[PATH_MAX + 8];
+	struct volume_stats s;
+	struct volume *v;
+	struct rig r;
+	bool dirty;
+
+	v = faulty_rig(&r, MODE_WB, 4096);
+	must(!write_version(v, 0, 7, 2), "write");
+	must(read_version(v, 7) == STAMP_ZERO, "a miss");
+	must(!epoch_commit(r.c, true), "commit");
+	must(rig_slot(v, 0, &first, &dirty) && dirty && rig_slot(v, 7, &slot, &dirty) && !dirty && slot == first + 7,
+	     "block 7 does not lie where it should");
+	buffer_forget(r.c->buffers, 0, r.c->geo.nslots);
+	snprintf(path, sizeof path, "%s/%s", r.dir, CACHE_DATA_FILE);
+	must(!truncate(path, (off_t)slot * CACHE_BLOCK), "truncate");
+	must(!volume_pread(v, block_buf, 8 * CACHE_BLOCK, 0), "read");
+	for (unsigned b = 0; b < 8; b++)
+		must(stamp_read(block_buf + (size_t)b * CACHE_BLOCK, b) == (b < 7 ? 2 : STAMP_ZERO), "block %u", b);
+	volume_get_stats(v, &s);
+	must(s.errors.cache_read == 1, "%llu errors counted", (unsigned long long)s.errors.cache_read);
+	rig_destroy(&r);
+}
+
 Test(engine_faults, rot_in_small_lines)
 {
 	rot(4096);
