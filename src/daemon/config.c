@@ -159,11 +159,22 @@ static int handle(void *user, const char *section, const char *name, const char 
 static char *read_line(char *buf, int size, void *stream)
 {
 	struct parse *p = stream;
+	int end = size - 1;
 
+	memset(buf, 1, (size_t)size); /* the last zero in it is then the one that fgets puts behind what it has read */
 	if (!fgets(buf, size, p->file))
 		return NULL;
+	while (buf[end])
+		end--;
 	if (!p->in_line)
 		p->line++;
+	if ((int)strlen(buf) != end && !p->ret) {
+		/* libinih would not see what follows it. */
+		p->error_line = p->line;
+		p->ret = bc_fail(p->err, -EINVAL,
+				 "%s:%u: a zero byte: the file is damaged, or no text file; write it anew", p->path,
+				 p->line);
+	}
 	p->in_line = !strchr(buf, '\n');
 	if (p->in_line && (int)strlen(buf) == size - 1 && !p->ret) {
 		/* libinih would take the rest of the line for another one. */

@@ -146,3 +146,94 @@ Test(config, missing_file_is_fine_and_the_variable_names_it)
 	cr_assert_eq(load("[cache]\nmode = ow\n"), -EINVAL);
 	cr_assert_eq(config_load(&cfg, &err), -EINVAL);
 }
+
+/* ---- damage ---- */
+
+static const char whole[] =
+	"[cache]\nsize = 10G\nline-size = 16K\nmode = wb\nram = 256M ; much\n\n[daemon]\nthreads = 64\n"
+	"max-background = 200\nallow-other = no\nsurvive = no\nlog-level = info\n# the end\n";
+
+static void load_bytes(const char *text, size_t len, int *code)
+{
+	FILE *f = fopen(path, "w");
+
+	cr_assert(f);
+	cr_assert_eq(fwrite(text, 1, len, f), len);
+	fclose(f);
+	memset(&cfg, 0xff, sizeof(cfg));
+	err = (struct bc_error){ 0 };
+	*code = config_load_file(path, &cfg, &err);
+}
+
+static uint64_t rnd_state;
+
+static size_t rnd(size_t n)
+{
+	rnd_state = rnd_state * 6364136223846793005u + 1442695040888963407u;
+	return (size_t)(rnd_state >> 33) % n;
+}
+
+/* A zeroed line would otherwise be one that is not there: its key silently at its default. */
+Test(config, zero_bytes_are_refused)
+{
+	char text[sizeof(whole)];
+	int code;
+
+	for (size_t i = 0; i + 1 < sizeof(whole); i++) {
+		memcpy(text, whole, sizeof(whole));
+		text[i] = '\0';
+		load_bytes(text, sizeof(whole) - 1, &code);
+		cr_assert_eq(code, -EINVAL, "byte %zu", i);
+		cr_assert(strstr(err.msg, path) == err.msg && err.msg[strlen(path)] == ':', "%s", err.msg);
+	}
+}
+
+/* Whatever happens to the file, it is refused with a message that names it, or what comes of it is in range. (A value
+ * that has become another valid one cannot be told.) */
+Test(config, damage_is_refused_or_harmless, .timeout = 60)
+{
+	unsigned refused = 0, taken = 0;
+
+	rnd_state = getenv("SEED") ? strtoull(getenv("SEED"), NULL, 0) : (uint64_t)getpid();
+	fprintf(stderr, "SEED=%llu\n", (unsigned long long)rnd_state);
+	for (unsigned round = 0; round < 5000; round++) {
+		char text[2 * sizeof(whole)];
+		size_t len = sizeof(whole) - 1, at = rnd(len), n = 1 + rnd(len - at), to;
+		int code;
+
+		memcpy(text, whole, len);
+		switch (rnd(5)) {
+		case 0: /* a bit */
+			text[at] ^= (char)(1 << rnd(8));
+			break;
+		case 1: /* cut off */
+			len = at;
+			break;
+		case 2: /* noise */
+			for (size_t i = 0; i < n; i++)
+				text[at + i] = (char)rnd(256);
+			break;
+		case 3: /* a piece is somewhere else, too */
+			to = rnd(len - n + 1);
+			memmove(text + to, whole + at, n);
+			break;
+		default: /* the same piece twice */
+			memmove(text + at + n, whole + at, len - at);
+			len += n;
+			break;
+		}
+		load_bytes(text, len, &code);
+		if (code) {
+			refused++;
+			cr_assert_eq(code, -EINVAL);
+			cr_assert(strstr(err.msg, path) == err.msg, "%s", err.msg);
+			continue;
+		}
+		taken++;
+		cr_assert(!cfg.line_size || (cfg.line_size >= 4096 && cfg.line_size <= 65536));
+		cr_assert(cfg.mode >= MODE_WT && cfg.mode <= MODE_PT);
+		cr_assert(cfg.threads <= 4096 && cfg.max_background <= 4096);
+		cr_assert((unsigned)cfg.log_level <= LOG_LEVEL_DEBUG);
+	}
+	cr_assert(refused > 100 && taken > 100, "%u refused, %u taken", refused, taken);
+}
