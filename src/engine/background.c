@@ -72,7 +72,9 @@ static void *maintain_main(void *arg)
 		cache_volume_foreach(c, clear_marks, NULL);
 		while (rc == 1 && !stopping(c) && !c->failed)
 			rc = journal_maintain(c->journal, GET(c->epoch.data_upto), &err);
-		if (rc < 0 && !c->failed)
+		if (rc == -ENOSPC) /* nothing was promised of it, and commits have room of their own */
+			cache_degrade(c, "the journal cannot be maintained: %s", err.msg);
+		else if (rc < 0 && !c->failed)
 			cache_fail(c, "the journal cannot be maintained: %s", err.msg);
 	}
 	return NULL;

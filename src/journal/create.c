@@ -20,9 +20,10 @@
 /* Bytes of free pages: what may be held before it is folded, and one epoch more, at its largest. */
 static unsigned epoch_reserve(const struct journal_geometry *geo)
 {
-	uint64_t entries = geo->nlines < 300000 ? geo->nlines : 300000;
+	uint64_t entries = geo->nlines < 300000 ? geo->nlines : 300000, held = snapshot_rows(geo) * JOURNAL_PAGE / 8;
 
-	return (unsigned)((4u << 20) + entries * 24);
+	held = held < 4u << 20 ? 4u << 20 : held < 64u << 20 ? held : 64u << 20;
+	return (unsigned)(held + entries * 24);
 }
 
 static int fill(sqlite3 *db, const struct journal_geometry *geo)

@@ -69,7 +69,7 @@ enum jdb_stmt {
 struct jdb_state {
 	uint64_t durable_upto; /* as in struct journal_epoch; never falls */
 	uint64_t folded_upto; /* the snapshot holds every epoch up to here: rows of these count no more */
-	uint64_t ring_upto; /* >= folded_upto: rows of the ring up to here count no more, nor those of the table then */
+	uint64_t ring_upto; /* >= folded_upto: rows of the ring up to here count no more; those of the table do */
 	uint64_t last_id; /* every id up to here may have been used */
 	uint64_t void_from, void_upto; /* epochs that a recovery dropped: none of these counts; 1, 0: none */
 };
@@ -142,6 +142,7 @@ extern struct journal_fold_limits {
 	unsigned start_epochs;
 	unsigned start_ring; /* journal_fold_wanted() only then: a merge is a few syncs, too many for a small ring */
 	uint64_t merge_meta; /* merged at most; more is folded */
+	uint64_t memory; /* fronts read into memory for one fold; the rest is for the next one */
 } journal_fold_limits;
 
 /* Registers (once) and returns the name of a VFS over journal_vfs_name that cannot change anything on disk (rovfs.c).

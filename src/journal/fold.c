@@ -56,13 +56,12 @@ struct journal_fold_limits journal_fold_limits = {
 	.start_epochs = 16384,
 	.start_ring = 512,
 	.merge_meta = 1u << 20,
+	.memory = 64u << 20,
 };
 
 #define FOLD_READ_BYTES (1u << 20)
 #define FOLD_DELETE_BYTES (4u << 20)
 #define FOLD_BODY_MAX (64u << 20)
-/* Fronts read into memory for one fold; the rest is for the next one. */
-#define FOLD_MEMORY (64u << 20)
 
 enum fold_state { FOLD_IDLE, FOLD_READ, FOLD_PATCH, FOLD_DELETE, FOLD_MERGE };
 
@@ -111,8 +110,8 @@ static int fold_start(struct journal *j, struct fold *f, uint64_t durable_upto)
 {
 	uint64_t meta_limit = snapshot_rows(&j->geo) * JOURNAL_PAGE / 8;
 	uint64_t body_limit = clamp(j->geo.size_bytes / 8, journal_fold_limits.start_body, FOLD_BODY_MAX);
-	uint64_t meta = 0, body = 0, merge_meta = 0;
-	size_t n = 0, fit = 0, ring = 0, first = 0;
+	uint64_t meta = 0, body = 0, merge_meta = 0, merge_delete = 0;
+	size_t n = 0, fit = 0, ring = 0, first = 0, rows = 0;
 	uint32_t waiting = 0;
 	bool merge;
 
@@ -124,28 +123,34 @@ static int fold_start(struct journal *j, struct fold *f, uint64_t durable_upto)
 		meta += j->held[i].meta;
 		body += j->held[i].body;
 		ring += j->held[i].row != RING_NONE;
-		if (ring) /* all from the first one there on */
-			merge_meta += j->held[i].meta;
-		else
+		if (!ring)
 			first = n + 1;
-		if (meta <= FOLD_MEMORY || !fit)
+		else /* all from the first one there on */
+			merge_meta += j->held[i].meta;
+		if (ring && j->held[i].row == RING_NONE) {
+			merge_delete += j->held[i].body;
+			rows++;
+		}
+		if (meta <= journal_fold_limits.memory || !fit)
 			fit = n + 1;
 	}
 	/* In-line data counts in `body` only; without it both grow alike and `meta` decides. */
 	merge = meta <= meta_limit && body - meta <= body_limit && n <= journal_fold_limits.start_epochs;
 	if (!n || (merge && ring <= j->nring / 2))
 		return 0;
-	merge &= merge_meta <= journal_fold_limits.merge_meta;
+	/* it is all of these or none, in one transaction */
+	merge &= merge_meta <= journal_fold_limits.merge_meta && merge_delete <= FOLD_DELETE_BYTES &&
+		 rows <= journal_fold_limits.delete_epochs;
 	f->merge = merge;
 	f->first = merge ? first : 0;
-	f->count = fit - f->first;
+	f->count = merge ? n - first : fit;
 	f->mem = calloc(f->count, sizeof(f->mem[0]));
 	if (!f->mem)
 		return -ENOMEM;
-	f->upto = j->held[j->held_first + fit - 1].id;
+	f->upto = j->held[j->held_first + f->first + f->count - 1].id;
 	f->durable = durable_upto;
 	f->state = FOLD_READ;
-	for (size_t i = j->held_first + fit; i < j->held_end; i++)
+	for (size_t i = j->held_first + f->first + f->count; i < j->held_end; i++)
 		waiting += j->held[i].row != RING_NONE;
 	atomic_store_explicit(&j->ring_waiting, waiting, memory_order_relaxed);
 	return 0;

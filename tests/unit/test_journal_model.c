@@ -314,10 +314,12 @@ static void run_model(unsigned bpl, unsigned epochs)
 	size_t stride = journal_line_stride(bpl);
 	struct journal_stats stats;
 	uint64_t folds = 0, merges = 0;
+	bool few;
 	int more;
 
 	cr_log_info("SEED=%lu", seed);
 	rnd_state = seed * 2654435761u + bpl;
+	few = rnd(2); /* then folding begins before there is anything to merge, mostly */
 	m.bpl = bpl;
 	m.nslots = NLINES * bpl + 64 * bpl;
 	m.geo = geometry(NLINES, m.nslots, bpl);
@@ -330,8 +332,14 @@ static void run_model(unsigned bpl, unsigned epochs)
 	for (uint32_t s = 0; s < m.nslots; s++)
 		m.free_slots[m.nfree++] = s;
 	/* Many small steps, so that power is lost between any two of them. */
-	journal_fold_limits =
-		(struct journal_fold_limits){ 1, 2, 2, UINT64_MAX, 4 << 20, 16, .merge_meta = rnd(2) ? 4000 : 1 << 20 };
+	journal_fold_limits = (struct journal_fold_limits){ .rows = 1,
+							    .read_epochs = 2,
+							    .delete_epochs = few ? 2 : 8,
+							    .start_meta = UINT64_MAX,
+							    .start_body = 4 << 20,
+							    .start_epochs = 16,
+							    .merge_meta = rnd(2) ? 4000 : 1 << 20,
+							    .memory = few ? 600 : 64 << 20 };
 	journal_wal_reserve = 1 << 20;
 	journal_ring_max = 5; /* soon full, soon used again */
 	m.j = fresh_journal(&m.geo);
@@ -372,7 +380,7 @@ static void run_model(unsigned bpl, unsigned epochs)
 	cr_log_info("bpl %u: %u power losses, %u dropped epochs, %u blocks redone, %lu folds, %lu merges", bpl,
 		    m.seen.crashes, m.seen.dropped, m.seen.redone, folds, merges);
 	cr_assert_gt(folds, 3);
-	cr_assert_gt(merges, 0);
+	cr_assert(few || merges);
 	cr_assert_gt(m.seen.dropped, 0, "the test has to reach dropped epochs");
 	cr_assert_gt(m.seen.redone, 0, "and redo");
 }
