@@ -428,7 +428,9 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 	if (rc)
 		goto out;
 	lines_rebuild_free(&c->lines);
-	if (r.redone && !MUTATE(INLINE_FLUSH) && (rc = bdev_flush(r.ch))) {
+	/* also what was only found there: the last owner may have been killed between writing and flushing it, and from
+	 * now on it counts as durable (data_upto) */
+	if ((r.redone || jr.epochs_replayed) && !MUTATE(INLINE_FLUSH) && (rc = bdev_flush(r.ch))) {
 		bc_fail(err, rc, "%s/%s cannot be flushed: %s", c->dir, CACHE_DATA_FILE, strerror(-rc));
 		goto out;
 	}
