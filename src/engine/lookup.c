@@ -234,17 +234,54 @@ void plan_repair(struct io_thread *t, struct volume *v, uint64_t first, unsigned
 			drop_bad(v, first + i, t->plan[i].slot);
 }
 
-/* A read of several blocks failed: is this one at fault? Reads it again if not. */
-static bool readable_alone(struct io_thread *t, struct block_plan *p)
-{
-	struct iovec iov = { .iov_base = p->data, .iov_len = CACHE_BLOCK };
-	struct bdev_io io = { .type = BDEV_READ,
-			      .offset = (uint64_t)p->slot * CACHE_BLOCK,
-			      .length = CACHE_BLOCK,
-			      .iov = &iov,
-			      .iovcnt = 1 };
+/*
+ * Which blocks could not be read? Those of reads of one block that failed, and those of reads of several that fail once
+ * more, each alone. All at once, for a device may take its time to fail. plan[].io is NO_IO then, of the others
+ * anything.
+ */
+#define NO_IO UINT16_MAX
 
-	return t->ios[p->io].length > CACHE_BLOCK && !bdev_rw_wait(t->data_ch, &io, 1);
+static void find_unreadable(struct io_thread *t, struct volume *v, unsigned n, unsigned ios)
+{
+	bool retried[MAX_BLOCKS] = { false };
+	unsigned again = 0, good = 0;
+
+	while (good < ios && !t->ios[good].result)
+		good++;
+	if (good == ios)
+		return;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct block_plan *p = &t->plan[i];
+
+		if (p->source != FROM_SLOT || !t->ios[p->io].result)
+			continue;
+		if (t->ios[p->io].length == CACHE_BLOCK)
+			p->io = NO_IO;
+		else
+			retried[i] = true;
+	}
+	for (unsigned i = 0; i < n; i++) {
+		struct block_plan *p = &t->plan[i];
+
+		if (!retried[i])
+			continue;
+		p->io = (uint16_t)again;
+		t->iov[again] = (struct iovec){ .iov_base = p->data, .iov_len = CACHE_BLOCK };
+		t->ios[again] = (struct bdev_io){ .type = BDEV_READ,
+						  .offset = (uint64_t)p->slot * CACHE_BLOCK,
+						  .length = CACHE_BLOCK,
+						  .iov = &t->iov[again],
+						  .iovcnt = 1 };
+		again++;
+	}
+	if (!again)
+		return;
+	if (!bdev_rw_wait(t->data_ch, t->ios, again))
+		ADD(v->n.err_cache_read, 1); /* of what failed together none did alone */
+	for (unsigned i = 0; i < n; i++)
+		if (retried[i] && t->ios[t->plan[i].io].result)
+			t->plan[i].io = NO_IO;
 }
 
 /*
@@ -252,17 +289,18 @@ static bool readable_alone(struct io_thread *t, struct block_plan *p)
  * from backing (its `cached` stays true, by which plan_repair finds it). A dirty one has no other copy: -EIO for this
  * request.
  */
-static int check_slots(struct io_thread *t, struct volume *v, unsigned n)
+static int check_slots(struct io_thread *t, struct volume *v, unsigned n, unsigned ios)
 {
 	int rc = 0;
 
+	find_unreadable(t, v, n, ios);
 	for (unsigned i = 0; i < n; i++) {
 		struct block_plan *p = &t->plan[i];
 		bool io_failed;
 
 		if (p->source != FROM_SLOT)
 			continue;
-		io_failed = t->ios[p->io].result && !readable_alone(t, p);
+		io_failed = p->io == NO_IO;
 		if (!io_failed && crc32c(p->data, CACHE_BLOCK) == p->crc)
 			continue;
 		if (io_failed)
@@ -324,7 +362,7 @@ int plan_read(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
 			if (t->plan[i].source == FROM_BACKING)
 				t->plan[i].source = FROM_BACKING_DONE;
 		if (!rc)
-			rc = check_slots(t, v, n);
+			rc = check_slots(t, v, n, ios_slot);
 		for (unsigned i = 0; i < n; i++)
 			bad += t->plan[i].source == FROM_BACKING;
 		if (!rc && bad)
