@@ -430,7 +430,8 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 	lines_rebuild_free(&c->lines);
 	/* also what was only found there: the last owner may have been killed between writing and flushing it, and from
 	 * now on it counts as durable (data_upto) */
-	if ((r.redone || jr.epochs_replayed) && !MUTATE(INLINE_FLUSH) && (rc = bdev_flush(r.ch))) {
+	if ((r.redone || (jr.epochs_replayed && !MUTATE(FOUND_FLUSH))) && !MUTATE(INLINE_FLUSH) &&
+	    (rc = bdev_flush(r.ch))) {
 		bc_fail(err, rc, "%s/%s cannot be flushed: %s", c->dir, CACHE_DATA_FILE, strerror(-rc));
 		goto out;
 	}

@@ -32,6 +32,7 @@
 	X(DISCARD_DROP, "discard-drop", "recovery repeats a discard and keeps the cached blocks")                      \
 	X(INLINE_REDO, "inline-redo", "recovery does not write the rows' blocks to their slots")                       \
 	X(INLINE_FLUSH, "inline-flush", "recovery does not flush what it wrote to the slots")                          \
+	X(FOUND_FLUSH, "found-flush", "recovery does not flush what it found in the slots after a kill")               \
 	X(DURABLE_UPTO, "durable-upto", "rows claim that epochs are in the data file that are in rows only")           \
 	X(RECOVER_COMMIT, "recover-commit", "marks are cleared before what recovery dropped is recorded")              \
 	X(DROPPED_ROWS, "dropped-rows", "recovery leaves the rows of dropped epochs in the journal")                   \

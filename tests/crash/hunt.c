@@ -39,11 +39,43 @@ static void set_failure(struct failure *f, const char *why, uint32_t at, const u
 
 /* ---- a second power loss ---- */
 
-static void nested(const struct run *r, uint32_t p, struct world *crashed, struct rng *rng, struct failure *f)
+/*
+ * What a process that dies leaves: everything it has written is there, and goes on to be unsure if the power fails
+ * after its successor has begun. That a successor's log does not know of; `before` are the changes to put in front of
+ * it.
+ */
+struct death {
+	struct world *durable; /* what no power loss takes away */
+	struct log before;
+};
+
+/* The log to sweep over: as if both processes had been one. Shares the events' data. */
+static struct log joined(const struct death *d, const struct log *log)
+{
+	struct log both = { .n = d->before.n + log->n };
+
+	both.ev = malloc((both.n + 1) * sizeof both.ev[0]);
+	if (!both.ev)
+		abort();
+	memcpy(both.ev, d->before.ev, d->before.n * sizeof both.ev[0]);
+	for (uint32_t i = 0; i < log->n; i++) {
+		struct event *e = &both.ev[d->before.n + i];
+
+		*e = log->ev[i];
+		if (e->type != EV_SYNC && e->end != UINT32_MAX)
+			e->end += d->before.n;
+	}
+	return both;
+}
+
+/* After a power loss at p, or the process's death there (d); `crashed` is what it left. */
+static void nested(const struct run *r, uint32_t p, struct world *crashed, const struct death *d, struct rng *rng,
+		   struct failure *f)
 {
 	struct run c = { .cfg = r->cfg, .seed = rng_next(rng) };
+	uint32_t step, shift = d ? d->before.n : 0;
+	struct log log;
 	struct sweep s;
-	uint32_t step;
 	uint8_t *choice;
 
 	c.cfg.min_ops = 3;
@@ -59,8 +91,9 @@ static void nested(const struct run *r, uint32_t p, struct world *crashed, struc
 		return;
 	}
 	step = 1 + c.log->n / 12;
-	sweep_begin(&s, c.start, c.log);
-	choice = malloc(c.log->n + 1);
+	log = d ? joined(d, c.log) : *c.log;
+	sweep_begin(&s, d ? d->durable : c.start, &log);
+	choice = malloc(log.n + 1);
 	if (!choice)
 		abort();
 	for (uint32_t q = 1 + rng_below(rng, step); q <= c.log->n && !f->found; q += 1 + rng_below(rng, step * 2)) {
@@ -68,7 +101,7 @@ static void nested(const struct run *r, uint32_t p, struct world *crashed, struc
 		bool ok;
 
 		alarm(stuck_seconds);
-		sweep_to(&s, q);
+		sweep_to(&s, shift + q);
 		choose(&s, rng_below(rng, STYLES), rng, choice);
 		check_stats.nested++;
 		/* before recovery had returned, what counts is what was promised before the first power loss */
@@ -77,15 +110,77 @@ static void nested(const struct run *r, uint32_t p, struct world *crashed, struc
 		else
 			ok = check_state(&c, q, crash(&s, choice), rng_below(rng, 4) == 0, why, sizeof why);
 		if (!ok) {
-			snprintf(f->why, sizeof f->why, "after a second power loss at %u (recovery ended at %u): %s", q,
-				 c.opened, why);
+			snprintf(f->why, sizeof f->why, "after a %spower loss at %u (recovery ended at %u): %s",
+				 d ? "kill and a " : "second ", q, c.opened, why);
 			f->found = f->nested = true;
 			f->at2 = q;
 		}
 	}
 	free(choice);
 	sweep_end(&s);
+	if (d)
+		free(log.ev);
 	run_free(&c);
+}
+
+static const char *name_of(const struct world *w, int file)
+{
+	for (int i = 0; i < MAX_NAMES; i++)
+		if (w->name[i].name[0] && w->name[i].file == file)
+			return w->name[i].name;
+	return NULL;
+}
+
+/*
+ * The process dies at s->pos, another one loads the cache, and then power is lost. Of the backing devices all is taken
+ * for durable at the death: that somebody has read a write through that nobody flushed is no promise that it stays.
+ * Nothing is done where names are unsure, or the order of what is (few places).
+ */
+static void killed(const struct run *r, const struct sweep *s, struct rng *rng, uint8_t *choice, struct failure *f)
+{
+	struct death d = { .durable = world_clone(s->base) };
+	struct world *left;
+	bool clear = true;
+
+	memset(choice, CHOICE_KEEP, s->nunsure);
+	left = crash(s, choice);
+	world_settle(d.durable);
+	d.before.ev = malloc((s->npending + 1) * sizeof d.before.ev[0]);
+	if (!d.before.ev)
+		abort();
+	for (uint32_t i = 0; i < s->npending && clear; i++) {
+		const struct event *e = &s->log->ev[s->pending[i].event];
+		const char *name =
+			e->file == FOLDER || e->type == EV_LINK || e->type == EV_UNLINK || e->type == EV_RENAME
+				? NULL
+				: name_of(d.durable, e->file);
+
+		clear = name && !s->pending[i].durable;
+		if (clear && name[0] == 'b') {
+			world_apply(d.durable, e, NULL);
+		} else if (clear) {
+			d.before.ev[d.before.n] = *e;
+			d.before.ev[d.before.n].end = d.before.n + 1;
+			d.before.n++;
+		}
+	}
+	for (int i = 0; i < left->nfiles; i++) {
+		const char *name = name_of(left, i);
+
+		left->file[i].mtime = s->mtime[i];
+		if (name && name[0] == 'b')
+			d.durable->file[i].mtime = s->mtime[i];
+	}
+	if (clear) {
+		check_stats.kills++;
+		nested(r, s->pos, left, &d, rng, f);
+		if (f->found)
+			set_failure(f, f->why, s->pos, choice, s->nunsure);
+	} else {
+		world_free(left);
+	}
+	world_free(d.durable);
+	free(d.before.ev);
 }
 
 /* ---- all power losses of a run ---- */
@@ -126,7 +221,7 @@ static void try_state(const struct run *r, const struct sweep *s, unsigned style
 	odds = check_stats.dropped_epochs > dropped && lim->nested_every > 3 ? 3 : lim->nested_every;
 	if (!odds || rng_below(rng, odds) || !oracle_cache_must_exist(&r->oracle, r->ops, r->nops, s->pos))
 		return;
-	nested(r, s->pos, crash(s, choice), rng, f);
+	nested(r, s->pos, crash(s, choice), NULL, rng, f);
 	if (f->found)
 		set_failure(f, f->why, s->pos, choice, s->nunsure);
 }
@@ -163,6 +258,9 @@ static void all_states(const struct run *r, const struct limits *lim, struct fai
 		for (unsigned k = 0; k < states_at(&s) && !f->found; k++)
 			if (want == total || rng_below(&rng, total) < want)
 				try_state(r, &s, k, &rng, lim, choice, f);
+		if (!f->found && lim->nested_every && !rng_below(&rng, total / want * lim->nested_every / 4 + 1) &&
+		    oracle_cache_must_exist(&r->oracle, r->ops, r->nops, p))
+			killed(r, &s, &rng, choice, f);
 	}
 	sweep_end(&s);
 	free(choice);

@@ -191,6 +191,7 @@ static void report(const struct options *o, double seconds)
 
 		s.states += w->states;
 		s.nested += w->nested;
+		s.kills += w->kills;
 		s.dropped_epochs += w->dropped_epochs;
 		s.redone += w->redone;
 		s.dropped_clean += w->dropped_clean;
@@ -205,9 +206,10 @@ static void report(const struct options *o, double seconds)
 			       ? ""
 			       : "not ",
 		       ++test);
-	printf("# %llu states (%llu after a second power loss, %llu before there was a cache) in %.0f s, seed %llu\n",
-	       (unsigned long long)s.states, (unsigned long long)s.nested, (unsigned long long)s.absent, seconds,
-	       (unsigned long long)o->seed);
+	printf("# %llu states (%llu after a second power loss, or one after one of %llu kills; %llu before there was a "
+	       "cache) in %.0f s, seed %llu\n",
+	       (unsigned long long)s.states, (unsigned long long)s.nested, (unsigned long long)s.kills,
+	       (unsigned long long)s.absent, seconds, (unsigned long long)o->seed);
 	printf("# recoveries kept %llu clean and %llu dirty blocks, dropped %llu epochs and %llu clean lines, redid "
 	       "%llu "
 	       "blocks\n",
