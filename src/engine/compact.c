@@ -17,8 +17,7 @@
 #include <string.h>
 
 #define BUDGET 8192u /* blocks per run: 32 MiB */
-#define BATCH 128u /* blocks moved at once */
-#define MOVERS 4u /* threads: reading, copying and waiting for buffers take turns */
+#define BATCH 256u /* blocks moved at once */
 #define GAP                                                                                                            \
 	32u /* slots: what lies between two blocks is read as well, up to here; one large read beats two small ones */
 
@@ -28,24 +27,15 @@ struct found {
 	uint8_t b; /* block of the line */
 };
 
-struct run {
-	struct cache *c;
-	struct found found[BUDGET];
-	uint32_t n;
-	_Atomic uint32_t next; /* of `found`, for the mover that asks */
-	_Atomic uint32_t moved;
-	_Atomic bool room;
-};
-
-/* Of one thread. */
 struct mover {
-	struct run *run;
 	struct cache *c;
 	struct io_thread *t;
+	struct found *found; /* BUDGET */
 	struct range_lock range[BATCH];
 	struct volume *v[BATCH];
 	uint64_t block[BATCH];
 	unsigned n; /* locked; their plans are t->plan[0 .. n) */
+	uint32_t moved;
 	struct iovec iov[2 * BATCH];
 	char *junk; /* GAP blocks */
 };
@@ -193,7 +183,7 @@ static bool move_all(struct mover *m)
 		if (block_move(c, m->v[i], m->block[i], &t->plan[i], t->bufs[i], t->slots[used])) {
 			ADD(m->v[i]->n.cache_written, CACHE_BLOCK);
 			used++;
-			ADD(m->run->moved, 1);
+			m->moved++;
 		}
 	}
 	epoch_leave(c);
@@ -201,77 +191,40 @@ static bool move_all(struct mover *m)
 	return true;
 }
 
-static void *mover_main(void *arg)
+/* One run. False: there is nothing to be gained, or no room to do it. */
+static bool compact_once(struct mover *m)
 {
-	struct run *run = arg;
-	struct cache *c = run->c;
-	/* all movers together take what one request may: a quarter of the pool */
-	unsigned batch = BATCH < c->alloc_max / MOVERS ? BATCH : c->alloc_max / MOVERS;
-	struct mover *m = calloc(1, sizeof *m);
-	uint32_t i = 0;
+	struct cache *c = m->c;
+	unsigned batch = BATCH < c->alloc_max ? BATCH : c->alloc_max;
+	bool room = true;
+	uint32_t n;
 
-	if (m) {
-		m->run = run;
-		m->c = c;
-		m->t = io_thread_get(c);
-		m->junk = aligned_alloc(CACHE_BLOCK, GAP * CACHE_BLOCK);
-	}
-	while (m && m->t && m->junk && batch && run->room && !c->failed && !GET(c->stopping)) {
-		uint32_t end;
-
-		i = ADD(run->next, batch);
-		if (i >= run->n)
-			break;
-		end = run->n - i < batch ? run->n : i + batch;
+	if (!slots_hold(&c->slots, BUDGET))
+		return false;
+	n = scan(c, m->found);
+	m->moved = 0;
+	for (uint32_t i = 0; i < n && room && !c->failed && !GET(c->stopping);) {
 		/* waited for before anything is locked */
 		if (buffer_alloc(c->buffers, m->t->bufs, batch, true)) {
-			run->room = false;
+			room = false;
 			break;
 		}
 		pthread_rwlock_rdlock(&c->volumes_lock);
-		while (i < end)
-			take_block(m, &run->found[i++]);
+		while (i < n && m->n < batch)
+			take_block(m, &m->found[i++]);
 		if (m->n) {
 			read_all(m);
-			if (!move_all(m))
-				run->room = false;
+			room = move_all(m);
 		}
 		release(m);
 		pthread_rwlock_unlock(&c->volumes_lock);
 		buffer_release_many(m->t->bufs, batch);
 	}
-	if (m)
-		free(m->junk);
-	free(m);
-	return NULL;
-}
-
-/* One run. False: there is nothing to be gained, or no room to do it. */
-static bool compact_once(struct run *run)
-{
-	struct cache *c = run->c;
-	pthread_t thread[MOVERS];
-	unsigned threads = 0;
-	bool room;
-
-	if (!slots_hold(&c->slots, BUDGET))
-		return false;
-	run->n = scan(c, run->found);
-	run->next = run->moved = 0;
-	run->room = true;
-	/* in the power-loss tests alone, so that a seed gives the same run again */
-	while (compact_in_background && threads < MOVERS - 1 &&
-	       !pthread_create(&thread[threads], NULL, mover_main, run))
-		threads++;
-	mover_main(run);
-	while (threads)
-		pthread_join(thread[--threads], NULL);
-	room = run->room;
 	/* their slots come free with the epoch; until then the words must not be used again */
 	if (epoch_commit(c, false))
 		room = false;
 	slots_unhold(&c->slots);
-	return room && run->moved;
+	return room && m->moved;
 }
 
 /* Free words that are enough: a quarter of what is free. */
@@ -289,13 +242,21 @@ void compact_ask(struct cache *c)
 
 void compact_run(struct cache *c)
 {
-	struct run *run = malloc(sizeof *run);
+	struct mover *m = calloc(1, sizeof *m);
 
-	if (!run)
-		return;
-	run->c = c;
-	while (!c->failed && !GET(c->stopping) && slots_free_words(&c->slots) < enough(c))
-		if (!compact_once(run))
+	if (m) {
+		m->c = c;
+		m->t = io_thread_get(c);
+		m->found = malloc(BUDGET * sizeof m->found[0]);
+		m->junk = aligned_alloc(CACHE_BLOCK, GAP * CACHE_BLOCK);
+	}
+	while (m && m->t && m->found && m->junk && !c->failed && !GET(c->stopping) &&
+	       slots_free_words(&c->slots) < enough(c))
+		if (!compact_once(m))
 			break;
-	free(run);
+	if (m) {
+		free(m->found);
+		free(m->junk);
+	}
+	free(m);
 }
