@@ -17,7 +17,7 @@
 #include <string.h>
 
 #define BUDGET 8192u /* blocks per run: 32 MiB */
-#define BATCH 256u /* blocks moved at once */
+#define BATCH 128u /* blocks moved at once */
 #define GAP                                                                                                            \
 	32u /* slots: what lies between two blocks is read as well, up to here; one large read beats two small ones */
 
@@ -195,11 +195,12 @@ static bool move_all(struct mover *m)
 static bool compact_once(struct mover *m)
 {
 	struct cache *c = m->c;
-	unsigned batch = BATCH < c->alloc_max ? BATCH : c->alloc_max;
+	/* not all that one may take of the pool: writers wait for buffers, too */
+	unsigned batch = BATCH < c->alloc_max / 2 ? BATCH : c->alloc_max / 2;
 	bool room = true;
 	uint32_t n;
 
-	if (!slots_hold(&c->slots, BUDGET))
+	if (!batch || !slots_hold(&c->slots, BUDGET))
 		return false;
 	n = scan(c, m->found);
 	m->moved = 0;
