@@ -30,7 +30,7 @@ LIB      := $(BUILD)/libblkcache.a
 BIN      := $(BUILD)/blkcache
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 UNIT     := $(UNIT_SRC:tests/unit/%.c=$(BUILD)/tests/%)
-HELPERS  := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(wildcard tests/tools/*.c)) $(BUILD)/tools/failnth.so
+HELPERS  := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(wildcard tests/tools/*.c)) $(BUILD)/tools/failnth.so $(BUILD)/tools/mute.so
 BENCHES  := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))
 TSAN     := $(patsubst tests/tsan/%.c,$(BUILD)/tsan/%,$(wildcard tests/tsan/*.c))
 WHOLE    := -Wl,--whole-archive $(LIB) -Wl,--no-whole-archive
@@ -67,7 +67,7 @@ $(BUILD)/tsan/%: $(BUILD)/tests/tsan/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(OPT) $(LDFLAGS) -pthread $< $(WHOLE) $(LIBS) -o $@
 
-$(BUILD)/tools/failnth.so: tests/faults/failnth.c
+$(BUILD)/tools/%.so: tests/faults/%.c
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(CSTD) $(WARN) -O2 -g -fPIC -shared $< -o $@

@@ -106,11 +106,13 @@ struct export
 	atomic_int receiving; /* workers in the read of /dev/fuse or on their way to it */
 	int receivers; /* as many are enough for requests that do not wait */
 	pthread_mutex_t lock; /* guards what follows */
-	pthread_cond_t ended_cond;
+	pthread_cond_t ended_cond; /* also signalled for `answered` */
 	struct worker *workers; /* all ever started; freed when joined */
 	struct worker *parked; /* of them */
 	unsigned nworkers; /* in the list */
 	unsigned running; /* of them, not yet at their end */
+	bool agreed; /* libfuse took the kernel's INIT: set by the worker that is at it, before `answered` */
+	bool answered; /* and the answer has been given */
 	bool ending; /* start no more */
 	bool joined;
 };
@@ -129,6 +131,8 @@ int workers_start(struct export *e, struct bc_error *err);
 void workers_end(struct export *e); /* sends idle workers home, waits for busy ones */
 void workers_join(struct export *e); /* after the last has ended */
 bool workers_ended(struct export *e);
+/* Returns when the kernel's INIT has been answered: the mount works from then on. 0 or -errno. */
+int workers_wait_for_init(struct export *e, unsigned timeout_ms);
 bool workers_wait(struct export *e, unsigned timeout_ms); /* true when all have ended; 0 waits without limit */
 
 /* survive.c */

@@ -31,6 +31,7 @@ static void op_init(void *user, struct fuse_conn_info *conn)
 {
 	struct export *e = user;
 
+	e->agreed = true;
 	conn->want |= conn->capable & FUSE_CAP_ASYNC_DIO;
 	/* Splicing costs more than it saves on small requests, and the engine wants the data in memory anyway. */
 	conn->want &= ~(unsigned)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);

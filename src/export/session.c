@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -100,15 +99,19 @@ static int do_mount(struct export *e, bool allow_other, struct bc_error *err)
 	return 0;
 }
 
-/* The first answer to anybody waits for INIT; a stat of the mount proves that both work. */
+#define INIT_TIMEOUT_MS 60000
+
+/*
+ * The kernel answers nobody before INIT. Never by a stat of the mount: a process that waits for itself cannot be killed
+ * when its workers are, since it holds the device that would have to be closed for that.
+ */
 static int prove_ready(struct export *e, struct bc_error *err)
 {
-	struct statfs fs;
-	struct stat st;
+	int rc = workers_wait_for_init(e, INIT_TIMEOUT_MS);
 
-	if (stat(e->mountpoint, &st) != 0 || statfs(e->mountpoint, &fs) != 0)
-		return bc_fail(err, -errno, "%s: the new mount does not answer: %s", e->mountpoint, strerror(errno));
-	return 0;
+	return rc ? bc_fail(err, rc, "%s: the new mount does not work: %s", e->mountpoint,
+			    rc == -EPROTO ? "the kernel's FUSE protocol is none that libfuse knows" : strerror(-rc))
+		  : 0;
 }
 
 int export_start(struct cache *c, const char *mountpoint, const struct export_params *params, struct export **out,

@@ -38,6 +38,14 @@ static void on_kick(int sig)
 	(void)sig;
 }
 
+static void init_answered(struct export *e)
+{
+	pthread_mutex_lock(&e->lock);
+	e->answered = true;
+	pthread_cond_broadcast(&e->ended_cond);
+	pthread_mutex_unlock(&e->lock);
+}
+
 static void dispatch(struct worker *w)
 {
 	const struct fuse_in_header *in = w->buf.mem;
@@ -52,6 +60,10 @@ static void dispatch(struct worker *w)
 	case FUSE_INTERRUPT:
 		/* Requests are not interrupted half-way; the kernel then does not ask again. */
 		data_reply_error(w->export, in->unique, -ENOSYS);
+		break;
+	case FUSE_INIT:
+		fuse_session_process_buf(w->export->session, &w->buf);
+		init_answered(w->export);
 		break;
 	default: /* rare, and many of them wait */
 		about_to_wait();
@@ -253,11 +265,9 @@ bool workers_ended(struct export *e)
 	return ended;
 }
 
-bool workers_wait(struct export *e, unsigned timeout_ms)
+static struct timespec in_ms(unsigned timeout_ms)
 {
 	struct timespec until;
-	bool ended;
-	int rc = 0;
 
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += timeout_ms / 1000;
@@ -266,6 +276,28 @@ bool workers_wait(struct export *e, unsigned timeout_ms)
 		until.tv_sec++;
 		until.tv_nsec -= 1000000000;
 	}
+	return until;
+}
+
+int workers_wait_for_init(struct export *e, unsigned timeout_ms)
+{
+	struct timespec until = in_ms(timeout_ms);
+	int rc = 0;
+
+	pthread_mutex_lock(&e->lock);
+	while (!e->answered && e->running > 0 && rc != ETIMEDOUT)
+		rc = pthread_cond_timedwait(&e->ended_cond, &e->lock, &until);
+	rc = e->answered && !e->agreed ? -EPROTO : e->running == 0 ? -ENODEV : e->answered ? 0 : -ETIMEDOUT;
+	pthread_mutex_unlock(&e->lock);
+	return rc;
+}
+
+bool workers_wait(struct export *e, unsigned timeout_ms)
+{
+	struct timespec until = in_ms(timeout_ms);
+	bool ended;
+	int rc = 0;
+
 	pthread_mutex_lock(&e->lock);
 	while (e->running > 0 && rc != ETIMEDOUT)
 		rc = timeout_ms ? pthread_cond_timedwait(&e->ended_cond, &e->lock, &until)

@@ -54,6 +54,7 @@ own_mounts() { # [other]
 # Ends the connection of FUSE mounts below $T, for a daemon that does not die. The number is the minor of the mount's device.
 abort_connections() {
 	local minor
+	[ -n "$(ls /sys/fs/fuse/connections 2>/dev/null)" ] || mount -t fusectl none /sys/fs/fuse/connections 2>/dev/null
 	awk -v top="$T/" 'index($5, top) == 1 && / - fuse\.blkcache / { split($3, d, ":"); print d[2] }' /proc/self/mountinfo |
 		while read -r minor; do
 			echo 1 >"/sys/fs/fuse/connections/$minor/abort"

@@ -71,6 +71,15 @@ wait "$daemon"
 is $? 0 "load -f ends on SIGTERM with status 0"
 nok "and unmounts" mountpoint -q "$T/c.mnt"
 
+# A daemon that waited for an answer of its own mount could not be killed once its workers are dead.
+ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0 LD_PRELOAD=$TOOLS/mute.so "$BLKCACHE" load "$T/c" "$T/c.mnt" -f >"$T/mute.log" 2>&1 </dev/null &
+daemon=$!
+ok "load asks nothing of its own mount" wait_for 20 grep -q "serving at" "$T/mute.log"
+kill -9 "$daemon"
+ok "so it can always be killed" wait_for 20 eval '! grep -q "^State:.[^Z]" "/proc/$daemon/status"'
+abort_connections
+timeout -k 5 60 umount -l "$T/c.mnt"
+
 # unmounted by somebody
 load c
 ok "umount by hand" umount "$T/c.mnt"
