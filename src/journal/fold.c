@@ -376,9 +376,8 @@ static int fold_delete(struct journal *j, struct fold *f, struct bc_error *err)
 	       end - j->held_first < journal_fold_limits.delete_epochs && bytes < FOLD_DELETE_BYTES;
 	     end++)
 		bytes += j->held[end].row == RING_NONE ? j->held[end].body : 0;
-	if (rc == SQLITE_OK && end > j->held_first) {
+	if (rc == SQLITE_OK && end > j->held_first)
 		rc = delete_range(j, j->held[j->held_first].id, j->held[end - 1].id);
-	}
 	code = jdb_end(j, rc, false, "cannot delete folded epochs", err);
 	if (code)
 		return code;

@@ -123,14 +123,6 @@ static void nested(const struct run *r, uint32_t p, struct world *crashed, const
 	run_free(&c);
 }
 
-static const char *name_of(const struct world *w, int file)
-{
-	for (int i = 0; i < MAX_NAMES; i++)
-		if (w->name[i].name[0] && w->name[i].file == file)
-			return w->name[i].name;
-	return NULL;
-}
-
 /*
  * The process dies at s->pos, another one loads the cache, and then power is lost. Of the backing devices all is taken
  * for durable at the death: that somebody has read a write through that nobody flushed is no promise that it stays.
@@ -153,7 +145,7 @@ static void killed(const struct run *r, const struct sweep *s, struct rng *rng, 
 		const char *name =
 			e->file == FOLDER || e->type == EV_LINK || e->type == EV_UNLINK || e->type == EV_RENAME
 				? NULL
-				: name_of(d.durable, e->file);
+				: world_name(d.durable, e->file);
 
 		clear = name && !s->pending[i].durable;
 		if (clear && name[0] == 'b') {
@@ -165,7 +157,7 @@ static void killed(const struct run *r, const struct sweep *s, struct rng *rng, 
 		}
 	}
 	for (int i = 0; i < left->nfiles; i++) {
-		const char *name = name_of(left, i);
+		const char *name = world_name(left, i);
 
 		left->file[i].mtime = s->mtime[i];
 		if (name && name[0] == 'b')

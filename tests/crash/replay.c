@@ -201,20 +201,18 @@ void explain(const struct sweep *s, const uint8_t *choice)
 	for (uint32_t i = 0; i < s->npending; i++) {
 		uint32_t at = s->pending[i].event;
 		const struct event *e = &s->log->ev[at];
-		const char *file = "?";
+		const char *file;
 		uint8_t c;
 
 		if (s->pending[i].durable)
 			continue;
 		c = choice[k++];
-		for (int n = 0; n < MAX_NAMES; n++)
-			if (world && world->name[n].name[0] && world->name[n].file == e->file)
-				file = world->name[n].name;
+		file = world ? world_name(world, e->file) : NULL;
 		printf("#   %-5s event %u: %s file %d (%s) offset %llu length %llu %s%s%s\n",
 		       c == CHOICE_DROP   ? "lost"
 		       : c == CHOICE_KEEP ? "kept"
 					  : "torn",
-		       at, names[e->type], e->file, file, (unsigned long long)e->off, (unsigned long long)e->len,
-		       e->name, *e->name2 ? " -> " : "", e->name2);
+		       at, names[e->type], e->file, file ? file : "?", (unsigned long long)e->off,
+		       (unsigned long long)e->len, e->name, *e->name2 ? " -> " : "", e->name2);
 	}
 }

@@ -188,6 +188,14 @@ void world_free(struct world *w)
 	free(w);
 }
 
+const char *world_name(const struct world *w, int file)
+{
+	for (int i = 0; i < MAX_NAMES; i++)
+		if (w->name[i].name[0] && w->name[i].file == file)
+			return w->name[i].name;
+	return NULL;
+}
+
 void world_settle(struct world *w)
 {
 	bool named[MAX_FILES] = { false };

@@ -79,6 +79,7 @@ extern struct world *world; /* the current one */
 struct world *world_new(void);
 struct world *world_clone(const struct world *w);
 void world_free(struct world *w);
+const char *world_name(const struct world *w, int file); /* NULL: it has none */
 void world_settle(struct world *w); /* after a power loss: forgets files without a name */
 void log_free(struct log *log);
 uint32_t log_length(void); /* of the current world; 0 without a log */
