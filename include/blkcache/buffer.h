@@ -31,6 +31,10 @@
 #include "blkcache/bdev.h"
 #include "blkcache/error.h"
 
+/* Merged writes a client keeps in flight, and the depth that channels for buffer_write_dirty_on() should have.
+ * Scattered 4 KiB blocks need as many to keep an SSD busy; reads beside them wait the longer for it, so no more. */
+#define BUFFER_WRITE_DEPTH 64
+
 struct buffer_pool;
 struct buffer_client;
 struct buffer;

@@ -32,7 +32,7 @@ static size_t layout(struct buffer_client *c, uintptr_t base)
 	CARVE(d->tmp, batch);
 	CARVE(d->redo, batch);
 	CARVE(d->give, d->max_blocks);
-	for (unsigned i = 0; i < WRITE_DEPTH; i++) {
+	for (unsigned i = 0; i < BUFFER_WRITE_DEPTH; i++) {
 		CARVE(d->io[i].frames, d->max_blocks);
 		CARVE(d->io[i].iov, d->max_blocks);
 	}
@@ -66,7 +66,7 @@ static int client_memory(struct buffer_client *c, struct bc_error *err)
 	for (uint32_t i = 0; i < c->ngroups; i++)
 		memset(c->groups[i].head, 0xff, sizeof(c->groups[i].head)); /* NIL */
 	d->client = c;
-	for (unsigned i = 0; i < WRITE_DEPTH; i++) {
+	for (unsigned i = 0; i < BUFFER_WRITE_DEPTH; i++) {
 		d->io[i].drain = d;
 		d->io[i].next_free = d->free_io;
 		d->free_io = &d->io[i];

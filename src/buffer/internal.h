@@ -16,7 +16,6 @@
 #define NIL UINT32_MAX /* "no frame" in 32-bit links */
 #define HEADS 11 /* what fits in a cache line beside the lock and two counters */
 #define WRITE_BYTES (1u << 20) /* of one merged write: beyond it disks gain nothing, and a failure costs more */
-#define WRITE_DEPTH 32 /* merged writes in flight: 32 MiB, enough for any SSD; more only adds latency for reads */
 #define BATCH_FRAMES                                                                                                   \
 	(1u << 20) /* sorted at once: 4 GiB of 4 KiB blocks. Frames are in no order of blocks, so what lies            \
 		    * together on the device is found only within a batch. */
@@ -113,7 +112,7 @@ struct dirty_map {
 struct drain {
 	struct buffer_client *client;
 	struct bdev_channel *ch;
-	struct write_io io[WRITE_DEPTH], *free_io;
+	struct write_io io[BUFFER_WRITE_DEPTH], *free_io;
 	unsigned busy; /* ios in flight */
 	unsigned max_blocks; /* of one io */
 	struct entry *ent, *tmp; /* BATCH_FRAMES each at most */

@@ -259,7 +259,7 @@ static void io_send(struct drain *d, struct write_io *w)
 	w->io.ctx = w;
 	d->busy++;
 	bdev_submit(d->ch, &w->io);
-	if (d->busy % 8 == 0) /* the device shall work while we go on merging */
+	if (d->busy % 16 == 0) /* the device shall work while we go on merging, but not be told of each one alone */
 		bdev_poll(d->ch, 0);
 }
 

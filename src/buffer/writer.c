@@ -117,12 +117,12 @@ static void __run_prefetch(struct buffer_client *c, struct bdev_channel *ch)
 	c->draining = true;
 	pthread_mutex_unlock(&c->lock);
 	while (n) {
-		struct buffer *got[WRITE_DEPTH];
-		struct bdev_io ios[WRITE_DEPTH];
-		struct iovec iov[WRITE_DEPTH];
+		struct buffer *got[BUFFER_WRITE_DEPTH];
+		struct bdev_io ios[BUFFER_WRITE_DEPTH];
+		struct iovec iov[BUFFER_WRITE_DEPTH];
 		unsigned k = 0;
 
-		for (; n && k < WRITE_DEPTH; n--, block++) {
+		for (; n && k < BUFFER_WRITE_DEPTH; n--, block++) {
 			struct buffer *b;
 
 			if (block >= c->device_blocks || buffer_present(c, block))
@@ -180,7 +180,7 @@ static void writer_loop(struct buffer_client *c, struct bdev_channel *ch)
 static void *writer_main(void *arg)
 {
 	struct buffer_client *c = arg;
-	struct bdev_channel *ch = bdev_channel_open(c->bdev, WRITE_DEPTH);
+	struct bdev_channel *ch = bdev_channel_open(c->bdev, BUFFER_WRITE_DEPTH);
 
 	pthread_setname_np(pthread_self(), "buffer-writer");
 	pthread_mutex_lock(&c->lock);

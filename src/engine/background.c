@@ -67,10 +67,10 @@ static void *maintain_main(void *arg)
 		int rc = 1;
 
 		/* most of the data before the commit: flushes then wait for the rest of it only */
-		if (epoch_write_data(c) || epoch_commit(c, true))
+		if ((!epoch_holds_much(c) && epoch_write_data(c)) || epoch_commit(c, true))
 			continue;
 		cache_volume_foreach(c, clear_marks, NULL);
-		while (rc == 1 && !stopping(c) && !c->failed)
+		for (int n = 0; rc == 1 && !stopping(c) && !c->failed && (n < 8 || !epoch_holds_much(c)); n++)
 			rc = journal_maintain(c->journal, GET(c->epoch.data_upto), &err);
 		if (rc == -ENOSPC) /* nothing was promised of it, and commits have room of their own */
 			cache_degrade(c, "the journal cannot be maintained: %s", err.msg);
@@ -146,6 +146,7 @@ static void *clean_main(void *arg)
 int background_start(struct cache *c)
 {
 	static void *(*const mains[JOBS])(void *) = { reclaim_main, maintain_main, clean_main, compact_main };
+	static const char *const names[JOBS] = { "reclaim", "maintain", "clean", "compact" };
 	struct background *bg = &c->background;
 	pthread_condattr_t attr;
 
@@ -163,6 +164,7 @@ int background_start(struct cache *c)
 			background_stop(c);
 			return rc;
 		}
+		pthread_setname_np(bg->thread[i], names[i]); /* for top -H and perf */
 		bg->started++;
 	}
 	return 0;

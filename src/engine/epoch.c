@@ -73,7 +73,7 @@ int epoch_init(struct epoch *ep, struct cache *c)
 	pthread_mutex_init(&ep->lock, NULL);
 	pthread_cond_init(&ep->durable_cond, NULL);
 	ep->inline_data = aligned_alloc(CACHE_BLOCK, INLINE_MAX_BLOCKS * CACHE_BLOCK);
-	ep->flush_ch = bdev_channel_open(c->data, 32);
+	ep->flush_ch = bdev_channel_open(c->data, BUFFER_WRITE_DEPTH);
 	return ep->inline_data && ep->flush_ch ? 0 : -ENOMEM;
 }
 
@@ -110,6 +110,14 @@ static void wait_for_slots(struct cache *c)
 	pthread_mutex_unlock(&ep->lock);
 	if (!committing)
 		epoch_commit(c, false);
+}
+
+bool epoch_ends_early(struct cache *c)
+{
+	const struct epoch *ep = &c->epoch;
+	uint64_t third = (GET(ep->nheld) + GET(c->slots.nfree)) / 3;
+
+	return GET(ep->nfreed) * GET(c->tunables.epoch_interval_us) * 1000 > third * (now_ns() - GET(ep->opened_ns));
 }
 
 void epoch_enter(struct cache *c)
@@ -278,6 +286,8 @@ static int seal(struct cache *c, struct sealed *s, bool full)
 	vec_swap(&ep->freed, &ep->sealed_freed);
 	ep->changed.n = ep->freed.n = 0;
 	ep->nchanged = ep->nfreed = 0;
+	atomic_store_explicit(&c->unsent, 0, memory_order_relaxed);
+	atomic_store_explicit(&ep->opened_ns, now_ns(), memory_order_relaxed);
 	s->discards = ep->discards;
 	s->ndiscards = ep->ndiscards;
 	ep->discards = NULL;

@@ -152,6 +152,7 @@ struct epoch {
 	_Atomic uint32_t nheld; /* slots of `freed` and `sealed_freed`: given up, but not free yet */
 	struct journal_discard *discards;
 	uint32_t ndiscards, discards_cap;
+	counter opened_ns; /* when the open epoch was opened */
 	counter open_id, durable_id; /* durable_id: highest epoch that survives power loss */
 	counter data_upto; /* highest epoch durable in the data file too; written by the leader */
 	uint32_t inline_blocks; /* carried by rows after data_upto; the leader's */
@@ -228,7 +229,7 @@ struct cache {
 	counter last_log, unlogged; /* of cache_degrade */
 	uint32_t slots_low, slots_high; /* reclaim below low, up to high */
 	uint32_t write_piece; /* blocks a write may take at once */
-	_Atomic uint32_t stream_blocks; /* written by large writes since the writer was last sent after them */
+	counter unsent; /* since the writer was last sent, in this epoch: slots taken; << 32: blocks that had one */
 	_Atomic bool failed; /* P6: nothing is promised durable any more */
 	_Atomic bool bypass_noted; /* bypass.h */
 	_Atomic bool degraded, stopping;
@@ -305,6 +306,14 @@ static inline uint64_t epoch_open_id(struct cache *c)
 {
 	return atomic_load_explicit(&c->epoch.open_id, memory_order_acquire);
 }
+/* A third of the slots there are for writing is held by epochs that are not durable: they should be back before the
+ * next third is used up (epoch_enter). */
+static inline bool epoch_holds_much(struct cache *c)
+{
+	return GET(c->epoch.nheld) > GET(c->slots.nfree) / 2;
+}
+/* At the rate of the open epoch so far, that will be before its interval is over. */
+bool epoch_ends_early(struct cache *c);
 /* Changes made up to this epoch are durable: the open one's id if there are none in it. */
 uint64_t epoch_durable_upto(struct cache *c);
 /* Returns when epoch `id` and all before are durable; the caller may do the work for others. 0 or -EIO. */

@@ -94,12 +94,25 @@ static int put_dirty(struct cache *c, struct volume *v, uint64_t block, struct b
 
 #define NO_ROOM 1
 /*
- * Blocks of a write that is part of a stream, and how many of those wait in RAM before the device gets them. Small
- * writes wait for their epoch: some are written again until then. A stream comes back late if at all, fills whatever
- * room there is, and then depends on the device: it should not have been idle until then.
+ * When the writer is sent before the epoch ends: after so many slots were taken, by
+ * - large writes. A stream comes back late if at all, fills whatever room there is, and then depends on the device;
+ * - an epoch that slots will end early. The device must not be idle until then, with everybody waiting for it in the
+ *   end.
+ * Not if more blocks were written again than for the first time in their epoch: waiting saves those a write each time.
  */
 #define STREAM_WRITE 16u
-#define STREAM_DIRTY 2048u
+#define SEND_SLOTS 2048u
+
+static void send_writer(struct cache *c, uint32_t n, uint32_t slots)
+{
+	uint64_t more = (uint64_t)(n - slots) << 32 | slots, now = ADD(c->unsent, more) + more;
+
+	if ((uint32_t)now < SEND_SLOTS || (uint32_t)now < now >> 32 ||
+	    !atomic_compare_exchange_strong(&c->unsent, &now, 0))
+		return;
+	if (n >= STREAM_WRITE || epoch_ends_early(c))
+		buffer_write_dirty_async(c->buffers);
+}
 
 /* Puts blocks into the map. 0, -errno, or NO_ROOM for all of them. *done: how many were put. */
 static int put_all(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, const uint32_t *crc,
@@ -128,14 +141,10 @@ static int put_all(struct io_thread *t, struct volume *v, uint64_t first, unsign
 	epoch_leave(c);
 	slots_give(&c->slots, t->slots + k, n - k);
 	ADD(v->n.cache_written, (uint64_t)*done * CACHE_BLOCK);
-	if (n >= STREAM_WRITE && ADD(c->stream_blocks, n) + n > STREAM_DIRTY) {
-		atomic_store_explicit(&c->stream_blocks, 0, memory_order_relaxed);
-		buffer_write_dirty_async(c->buffers);
-	}
+	send_writer(c, *done, k);
 	if (GET(c->slots.nfree) < c->slots_low || GET(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
 		background_kick(c, JOB_RECLAIM);
-	/* a third of what there is for writing is held: back with it, before the next third is used up (epoch_enter) */
-	if (GET(c->epoch.nheld) > GET(c->slots.nfree) / 2 && GET(c->epoch.nfreed) > c->slots_low / 2)
+	if (epoch_holds_much(c) && GET(c->epoch.nfreed) > c->slots_low / 2)
 		background_kick(c, JOB_MAINTAIN);
 	return put == -EAGAIN ? NO_ROOM : put < 0 ? put : 0;
 }
