@@ -8,20 +8,15 @@
 #include <errno.h>
 #include <string.h>
 
+#include "util/deadline.h"
+
 /* Sleeps until kicked or for `us`. False: stop. */
 static bool job_wait(struct cache *c, enum background_job job, uint64_t us)
 {
 	struct background *bg = &c->background;
-	struct timespec until;
+	struct timespec until = deadline_us(us);
 	bool go;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += (time_t)(us / 1000000);
-	until.tv_nsec += (long)(us % 1000000) * 1000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
 	pthread_mutex_lock(&bg->lock);
 	while (!bg->wanted[job] && !bg->stop)
 		if (pthread_cond_timedwait(&bg->wake[job], &bg->lock, &until))

@@ -2,12 +2,12 @@
 /* slots.c - see slots.h. */
 #include "slots.h"
 
+#include "util/deadline.h"
 #include "util/waits.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* Set bits: in line, as the baseline instruction set has no instruction for it and a library call costs more. */
 static unsigned bits_of(uint64_t w)
@@ -292,16 +292,9 @@ uint32_t slots_free_words(struct slots *s)
 
 bool slots_wait(struct slots *s, uint32_t n, unsigned timeout_ms)
 {
-	struct timespec until;
+	struct timespec until = deadline_us(timeout_ms * 1000ull);
 	bool alive;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += timeout_ms / 1000;
-	until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
 	about_to_wait();
 	pthread_mutex_lock(&s->lock);
 	s->waiting++;

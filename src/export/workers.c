@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "util/deadline.h"
 #include "util/log.h"
 
 #define KICK_SIGNAL (SIGRTMIN + 5)
@@ -265,23 +266,9 @@ bool workers_ended(struct export *e)
 	return ended;
 }
 
-static struct timespec in_ms(unsigned timeout_ms)
-{
-	struct timespec until;
-
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += timeout_ms / 1000;
-	until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
-	return until;
-}
-
 int workers_wait_for_init(struct export *e, unsigned timeout_ms)
 {
-	struct timespec until = in_ms(timeout_ms);
+	struct timespec until = deadline_us(timeout_ms * 1000ull);
 	int rc = 0;
 
 	pthread_mutex_lock(&e->lock);
@@ -294,7 +281,7 @@ int workers_wait_for_init(struct export *e, unsigned timeout_ms)
 
 bool workers_wait(struct export *e, unsigned timeout_ms)
 {
-	struct timespec until = in_ms(timeout_ms);
+	struct timespec until = deadline_us(timeout_ms * 1000ull);
 	bool ended;
 	int rc = 0;
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* test_units.c - sizes and times as users write them, error messages, checksums. */
+/* test_units.c - sizes and times as users write them, error messages, checksums, deadlines. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <string.h>
@@ -7,6 +7,7 @@
 #include "blkcache/error.h"
 #include "blkcache/units.h"
 #include "util/crc.h"
+#include "util/deadline.h"
 
 static void expect_size(const char *text, uint64_t want)
 {
@@ -111,4 +112,23 @@ Test(error, message_and_prefix)
 Test(crc, check_value)
 {
 	cr_expect_eq(crc32c("123456789", 9), 0xe3069283u);
+}
+
+static int64_t us_of(struct timespec t)
+{
+	return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+Test(deadline, is_so_far_from_now)
+{
+	static const int64_t wait[] = { 0, 1, 999, 500000, 999999, 1000000, 1999999, 86400000000 };
+
+	for (size_t i = 0; i < sizeof(wait) / sizeof(*wait); i++) {
+		int64_t before = us_of(deadline_us(0)), after;
+		struct timespec t = deadline_us((uint64_t)wait[i]);
+
+		after = us_of(deadline_us(0));
+		cr_expect(t.tv_nsec >= 0 && t.tv_nsec < 1000000000, "%ld ns", t.tv_nsec);
+		cr_expect(us_of(t) >= before + wait[i] && us_of(t) <= after + wait[i], "%ld us", (long)wait[i]);
+	}
 }
