@@ -5,6 +5,8 @@
  * used in each mode, managed and closed. During it an error has a message and no read gives wrong data; afterwards the
  * cache loads, `check` finds nothing, and every block has a value that P1 and P3 allow.
  *
+ * Also creation that fails, and a disk that is full when the journal is maintained.
+ *
  * FAULTS_SOAK=1: every mode with every error, instead of a share of the pairs.
  */
 #include "../faults/failnth.c"
@@ -641,6 +643,113 @@ Test(faults, void_journal)
 	for (unsigned t = 0; t < 2; t++)
 		fail_each(&targets[t], FAIL_WRITE | FAIL_SYNC, EIO, false);
 	drop_template();
+}
+
+/* ---- a full disk ---- */
+
+static void put_durably(struct volume *v, unsigned first, unsigned n, uint64_t version)
+{
+	for (unsigned i = 0; i < n; i++)
+		stamp(block_buf + (size_t)i * CACHE_BLOCK, first + i, version);
+	must(!volume_write(v, block_buf, n * CACHE_BLOCK, (uint64_t)first * CACHE_BLOCK, false), "write");
+	must(!volume_flush(v), "flush");
+}
+
+static void expect_version(struct volume *v, unsigned first, unsigned n, int64_t version)
+{
+	must(!volume_pread(v, block_buf, n * CACHE_BLOCK, (uint64_t)first * CACHE_BLOCK), "read");
+	for (unsigned i = 0; i < n; i++) {
+		int64_t got = stamp_read(block_buf + (size_t)i * CACHE_BLOCK, first + i);
+
+		must(got == version, "block %u reads as %lld, not %lld", first + i, (long long)got, (long long)version);
+	}
+}
+
+static void wait_more(unsigned *waited, const char *for_what)
+{
+	must(++*waited < 4000, "%s", for_what);
+	usleep(5000);
+}
+
+static void wait_for_failures(long n)
+{
+	for (unsigned waited = 0; failnth.injected < n;)
+		wait_more(&waited, "maintenance is not tried");
+}
+
+static uint64_t checkpoints(struct cache *c)
+{
+	struct journal_stats s;
+
+	journal_get_stats(c->journal, &s);
+	return s.checkpoints;
+}
+
+/* The database cannot grow. Its log can be written, as it has its room reserved: commits go on, and so does the cache
+ * (P6: nothing was promised of what failed). */
+Test(faults, maintenance_meets_a_full_disk, .timeout = 60)
+{
+	const size_t large = (size_t)(WAL_SOFT_FRAMES + 50) * JOURNAL_PAGE; /* in the log, it makes a checkpoint due */
+	char *value = malloc(large + 1);
+	struct cache_check_report check;
+	struct cache_info info = { 0 };
+	struct bc_error err = { 0 };
+	struct volume *v;
+	struct rig r;
+	unsigned waited = 0;
+	uint64_t done;
+
+	quiet();
+	snprintf(where, sizeof where, "full disk");
+	journal_wal_reserve = 0;
+	rig_create(&r, MIB, 4096, CACHE_MIN_RAM, MODE_WB);
+	rig_open(&r);
+	rig_set(&r, "clean-after", "86400s");
+	rig_set(&r, "dirty-high", "95");
+	rig_set(&r, "epoch-interval", "20ms");
+	v = rig_add(&r, "", BLOCKS * CACHE_BLOCK, MODE_WB);
+	put_durably(v, 0, BLOCKS, 1);
+	memset(value, 'x', large);
+	value[large] = 0;
+	failnth_arm(FAIL_WRITE, "*/cache/" JOURNAL_FILE, 1, ENOSPC, true);
+	must(!journal_setting_put(r.c->journal, "large", value, &err), "setting: %s", err.msg);
+	free(value);
+	wait_for_failures(1);
+	while (!r.c->degraded && !r.c->failed)
+		wait_more(&waited, "nobody is told");
+	cache_get_info(r.c, &info);
+	must(!r.c->failed && info.state == STATE_DEGRADED, "it has failed: %s", info.why);
+	must(strstr(info.why, "maintained") && strstr(info.why, "no space"), "why: %s", info.why);
+	put_durably(v, 3, 1, 2); /* its data in the journal's row, and not */
+	put_durably(v, 20, 30, 3);
+	wait_for_failures(failnth.injected + 2); /* and again */
+	put_durably(v, 20, 4, 4);
+	must(!r.c->failed, "it has failed");
+
+	failnth.armed = false;
+	for (done = checkpoints(r.c), waited = 0; checkpoints(r.c) == done;)
+		wait_more(&waited, "maintenance does not go on");
+	put_durably(v, 5, 1, 5);
+	for (unsigned opened = 0; opened < 2; opened++) {
+		v = r.v[0];
+		expect_version(v, 0, 3, 1);
+		expect_version(v, 3, 1, 2);
+		expect_version(v, 4, 1, 1);
+		expect_version(v, 5, 1, 5);
+		expect_version(v, 6, 14, 1);
+		expect_version(v, 20, 4, 4);
+		expect_version(v, 24, 26, 3);
+		expect_version(v, 50, BLOCKS - 50, 1);
+		if (!opened) {
+			rig_close(&r);
+			must(!cache_check(r.dir, &check, finding, NULL, NULL, &err), "check: %s", err.msg);
+			rig_open(&r);
+		}
+	}
+	cache_get_info(r.c, &info);
+	must(info.state == STATE_RUNNING && !info.why[0], "opened anew: %s", info.why);
+	rig_write_back(&r, r.v[0]);
+	rig_destroy(&r);
 }
 
 /* ---- creation ---- */
