@@ -84,6 +84,9 @@ void *buffer_aux(struct buffer *b);
 /* The pinned buffer of `block` if it is in memory (clean, dirty or writing), else NULL. Never blocks; the hot path: a
  * short lock at most. */
 struct buffer *buffer_get(struct buffer_client *c, uint64_t block);
+/* The block will be looked up, published or forgotten in a moment: starts loading what that needs into the processor's
+ * caches. Changes nothing. */
+void buffer_get_soon(const struct buffer_client *c, uint64_t block);
 
 /* Like buffer_get, but reads the block from the device if need be (on the caller's channel). 0 or -errno. */
 int buffer_read(struct buffer_client *c, struct bdev_channel *ch, uint64_t block, struct buffer **out);

@@ -202,6 +202,11 @@ struct buffer *buffer_get(struct buffer_client *c, uint64_t block)
 	return __get(c, g, block);
 }
 
+void buffer_get_soon(const struct buffer_client *c, uint64_t block)
+{
+	__builtin_prefetch(group_of(c, block), 1);
+}
+
 /* Drops HOLD if it is the calling thread's, or if `any`; `minus` pins go and `set` flags come in the same step. Returns
  * the old state. */
 static __attribute__((noinline)) uint64_t unhold(struct buffer *b, uint64_t s, unsigned minus, uint64_t set)

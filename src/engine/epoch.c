@@ -37,6 +37,8 @@
 #define INLINE_MAX_BLOCKS 16u /* in one row: up to 64 KiB, about where a second sync costs the same */
 #define INLINE_MAX_TOTAL 4096u /* in rows not yet superseded by a full epoch: bounds recovery and the WAL */
 
+#define PREFETCH 8u /* how far ahead a loop over entries or slots has memory loaded: all of them lie here and there */
+
 static int vec_push(struct u32vec *v, uint32_t x)
 {
 	if (v->n == v->cap) {
@@ -293,8 +295,11 @@ static int seal(struct cache *c, struct sealed *s, bool full)
 	ep->discards = NULL;
 	ep->ndiscards = ep->discards_cap = 0;
 	s->nlines = ep->sealed_changed.n;
-	for (uint32_t i = 0; i < s->nlines; i++)
+	for (uint32_t i = 0; i < s->nlines; i++) {
+		if (i + PREFETCH < s->nlines)
+			lines_prefetch_entry(&c->lines, ep->sealed_changed.v[i + PREFETCH]);
 		s->nfresh += record_entry(c, ep->sealed_changed.v[i], (void *)(ep->records + i * stride));
+	}
 	if (!full && s->nfresh && s->nfresh <= INLINE_MAX_BLOCKS && ep->inline_blocks + s->nfresh <= INLINE_MAX_TOTAL &&
 	    !gather_inlines(c, s, stride))
 		s->ninlines = 0;
@@ -396,8 +401,11 @@ static int commit_one(struct cache *c, bool full)
 	if (c->log)
 		writelog_durable(c->log, s.id);
 	/* rule 2: only now may the slots be used again */
-	for (uint32_t i = 0; i < ep->sealed_freed.n; i++)
+	for (uint32_t i = 0; i < ep->sealed_freed.n; i++) {
+		if (i + PREFETCH < ep->sealed_freed.n)
+			buffer_get_soon(c->buffers, ep->sealed_freed.v[i + PREFETCH]);
 		buffer_forget(c->buffers, ep->sealed_freed.v[i], 1);
+	}
 	slots_give(&c->slots, ep->sealed_freed.v, ep->sealed_freed.n);
 	SUB(ep->nheld, ep->sealed_freed.n);
 	ADD(c->slots_given, ep->sealed_freed.n);

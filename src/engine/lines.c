@@ -104,7 +104,7 @@ uint32_t lines_insert(struct line_chain *ch)
 	if (l->mask)
 		memset(l->mask[e], 0, sizeof l->mask[e]);
 	l->next[e] = l->head[ch->bucket];
-	l->head[ch->bucket] = e;
+	__atomic_store_n(&l->head[ch->bucket], e, __ATOMIC_RELAXED); /* lines_prefetch looks without the lock */
 	return e;
 }
 
@@ -115,7 +115,7 @@ void lines_remove(struct line_chain *ch, uint32_t e)
 
 	while (*link != e)
 		link = &l->next[*link];
-	*link = l->next[e];
+	__atomic_store_n(link, l->next[e], __ATOMIC_RELAXED);
 	/* volume 0 = free; keep CHANGED, its record is still owed */
 	lines_set_word(l, e, lines_word(l, e) & LINE_CHANGED);
 	if (l->mask)
@@ -133,7 +133,7 @@ void lines_insert_at(struct line_chain *ch, uint32_t e)
 
 	lines_set_word(l, e, ch->key);
 	l->next[e] = l->head[ch->bucket];
-	l->head[ch->bucket] = e;
+	__atomic_store_n(&l->head[ch->bucket], e, __ATOMIC_RELAXED);
 }
 
 void lines_rebuild_free(struct lines *l)

@@ -120,6 +120,25 @@ static inline void lines_set_word(struct lines *l, uint32_t e, uint64_t w)
 	atomic_store_explicit(&l->key[e], w, memory_order_relaxed);
 }
 
+/* Starts loading what a look at an entry needs into the processor's caches. Any thread, no lock. */
+static inline void lines_prefetch_entry(const struct lines *l, uint32_t e)
+{
+	__builtin_prefetch(&l->key[e], 1);
+	__builtin_prefetch(&l->blk[(size_t)e * l->bpl], 1);
+	if (l->mask)
+		__builtin_prefetch(&l->mask[e], 1);
+}
+
+/* The same for a line that will be looked up. Mostly it is the first of its chain; that may change meanwhile. */
+static inline void lines_prefetch(const struct lines *l, uint64_t key)
+{
+	uint32_t bucket = lines_bucket(l, key), e = __atomic_load_n(&l->head[bucket], __ATOMIC_RELAXED);
+
+	__builtin_prefetch(&l->stripes[(bucket >> 4) & (l->nstripes - 1)], 1);
+	if (e != LINE_NONE)
+		lines_prefetch_entry(l, e);
+}
+
 /* The entry of the chain's key, or LINE_NONE. */
 static inline uint32_t lines_find(const struct line_chain *ch)
 {

@@ -124,6 +124,8 @@ static int put_all(struct io_thread *t, struct volume *v, uint64_t first, unsign
 
 	if (!slots_take(&c->slots, t->slots, n))
 		return NO_ROOM;
+	for (unsigned i = 0; i < n; i++)
+		buffer_get_soon(c->buffers, t->slots[i]);
 	epoch_enter(c);
 	if (c->failed)
 		put = -EIO;
@@ -166,6 +168,9 @@ static int write_back_blocks(struct io_thread *t, struct volume *v, const char *
 	unsigned done = 0;
 	int rc;
 
+	/* by the time the data is copied, it is there */
+	for (uint64_t line = first >> c->lines.bpl_shift; line <= (first + n - 1) >> c->lines.bpl_shift; line++)
+		lines_prefetch(&c->lines, line_key(v->id, line));
 	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_WRITE);
 	rc = buffer_alloc(c->buffers, t->bufs, n, true);
 	if (rc)
