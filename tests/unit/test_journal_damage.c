@@ -15,7 +15,7 @@ static void setup(void)
 	journal_wal_reserve = 0;
 }
 
-TestSuite(journal_damage, .init = setup, .fini = scratch_remove, .timeout = 60);
+TestSuite(journal_damage, .init = setup, .fini = scratch_remove, .timeout = 300);
 
 static char *path_of(const char *name)
 {
