@@ -53,6 +53,8 @@ static int clear_marks(struct volume *v, void *ctx)
 	return 0;
 }
 
+#define MAINTAIN_STEPS 8 /* of a few milliseconds each */
+
 static void *maintain_main(void *arg)
 {
 	struct cache *c = arg;
@@ -61,11 +63,14 @@ static void *maintain_main(void *arg)
 		struct bc_error err;
 		int rc = 1;
 
-		/* most of the data before the commit: flushes then wait for the rest of it only */
+		/* most of the data before the commit: flushes then wait for the rest of it only. But not where writers
+		 * are about to wait for slots: the writer is at it anyway, and what comes meanwhile is the next's. */
 		if ((!epoch_holds_much(c) && epoch_write_data(c)) || epoch_commit(c, true))
 			continue;
 		cache_volume_foreach(c, clear_marks, NULL);
-		for (int n = 0; rc == 1 && !stopping(c) && !c->failed && (n < 8 || !epoch_holds_much(c)); n++)
+		/* in turns with commits that slots depend on, some steps at least, or the journal would grow */
+		for (int n = 0; rc == 1 && !stopping(c) && !c->failed && (n < MAINTAIN_STEPS || !epoch_holds_much(c));
+		     n++)
 			rc = journal_maintain(c->journal, GET(c->epoch.data_upto), &err);
 		if (rc == -ENOSPC) /* nothing was promised of it, and commits have room of their own */
 			cache_degrade(c, "the journal cannot be maintained: %s", err.msg);

@@ -117,9 +117,11 @@ static void wait_for_slots(struct cache *c)
 bool epoch_ends_early(struct cache *c)
 {
 	const struct epoch *ep = &c->epoch;
-	uint64_t third = (GET(ep->nheld) + GET(c->slots.nfree)) / 3;
+	uint64_t third = (GET(ep->nheld) + GET(c->slots.nfree)) / 3, interval = GET(c->tunables.epoch_interval_us);
+	uint64_t age = (now_ns() - GET(ep->opened_ns)) / 1000;
 
-	return GET(ep->nfreed) * GET(c->tunables.epoch_interval_us) * 1000 > third * (now_ns() - GET(ep->opened_ns));
+	/* one that nothing was changed in stays open however long */
+	return GET(ep->nfreed) * interval > third * (age < interval ? age : interval);
 }
 
 void epoch_enter(struct cache *c)

@@ -129,14 +129,20 @@ static inline void lines_prefetch_entry(const struct lines *l, uint32_t e)
 		__builtin_prefetch(&l->mask[e], 1);
 }
 
-/* The same for a line that will be looked up. Mostly it is the first of its chain; that may change meanwhile. */
-static inline void lines_prefetch(const struct lines *l, uint64_t key)
+/* The same for all lines of n blocks that will be looked up. Mostly a line is the first of its chain; that may change
+ * meanwhile. */
+static inline void lines_prefetch(const struct lines *l, unsigned volume, uint64_t first, unsigned n)
 {
-	uint32_t bucket = lines_bucket(l, key), e = __atomic_load_n(&l->head[bucket], __ATOMIC_RELAXED);
+	uint64_t line = first >> l->bpl_shift, last = (first + n - 1) >> l->bpl_shift;
 
-	__builtin_prefetch(&l->stripes[(bucket >> 4) & (l->nstripes - 1)], 1);
-	if (e != LINE_NONE)
-		lines_prefetch_entry(l, e);
+	for (; line <= last; line++) {
+		uint32_t bucket = lines_bucket(l, line_key(volume, line));
+		uint32_t e = __atomic_load_n(&l->head[bucket], __ATOMIC_RELAXED);
+
+		__builtin_prefetch(&l->stripes[(bucket >> 4) & (l->nstripes - 1)], 1);
+		if (e != LINE_NONE)
+			lines_prefetch_entry(l, e);
+	}
 }
 
 /* The entry of the chain's key, or LINE_NONE. */

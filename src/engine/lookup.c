@@ -22,22 +22,13 @@ void plan_release(struct io_thread *t, unsigned n)
 /* Of large requests all look-ups begin at once: each alone waits for memory some three times. */
 #define PREFETCH_BLOCKS 8u
 
-static void prefetch(struct cache *c, struct volume *v, uint64_t first, unsigned n)
-{
-	struct lines *l = &c->lines;
-	uint64_t line = first >> l->bpl_shift, last = (first + n - 1) >> l->bpl_shift;
-
-	for (; line <= last; line++)
-		lines_prefetch(l, line_key(v->id, line));
-}
-
 bool plan_from_ram(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
 {
 	struct cache *c = v->cache;
 	struct lines *l = &c->lines;
 
 	if (n >= PREFETCH_BLOCKS)
-		prefetch(c, v, first, n);
+		lines_prefetch(l, v->id, first, n);
 	for (unsigned i = 0; i < n;) {
 		uint64_t block = first + i;
 		unsigned b = block & (l->bpl - 1), end = l->bpl - b < n - i ? l->bpl : b + n - i, from = i;

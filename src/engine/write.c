@@ -169,8 +169,7 @@ static int write_back_blocks(struct io_thread *t, struct volume *v, const char *
 	int rc;
 
 	/* by the time the data is copied, it is there */
-	for (uint64_t line = first >> c->lines.bpl_shift; line <= (first + n - 1) >> c->lines.bpl_shift; line++)
-		lines_prefetch(&c->lines, line_key(v->id, line));
+	lines_prefetch(&c->lines, v->id, first, n);
 	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_WRITE);
 	rc = buffer_alloc(c->buffers, t->bufs, n, true);
 	if (rc)

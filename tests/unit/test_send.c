@@ -47,6 +47,15 @@ static void start(void)
 	usleep(1200000); /* until the interval before is over */
 }
 
+/* All blocks have a slot that a new epoch would give up. Returns what is written by then. */
+static uint64_t start_durable(void)
+{
+	start();
+	write_blocks(0, BLOCKS, 1);
+	must(!epoch_commit(r.c, true), "commit");
+	return written();
+}
+
 Test(send, streams_go_at_once, .timeout = 60)
 {
 	uint64_t id;
@@ -70,13 +79,8 @@ Test(send, small_writes_that_take_no_slots_from_others_wait, .timeout = 60)
 
 Test(send, the_device_is_busy_before_slots_run_out, .timeout = 60)
 {
-	uint64_t before, id;
+	uint64_t before = start_durable(), id = epoch_open_id(r.c);
 
-	start();
-	write_blocks(0, BLOCKS, 1);
-	must(!epoch_commit(r.c, true), "commit");
-	before = written();
-	id = epoch_open_id(r.c);
 	write_blocks(0, SEND_SLOTS + 1, 1);
 	cr_assert(written_soon(before + SEND_SLOTS), "%llu written", (unsigned long long)(written() - before));
 	cr_assert_eq(epoch_open_id(r.c), id);
@@ -85,13 +89,8 @@ Test(send, the_device_is_busy_before_slots_run_out, .timeout = 60)
 
 Test(send, what_is_written_again_waits, .timeout = 60)
 {
-	uint64_t before, id;
+	uint64_t before = start_durable(), id = epoch_open_id(r.c);
 
-	start();
-	write_blocks(0, BLOCKS, 1);
-	must(!epoch_commit(r.c, true), "commit");
-	before = written();
-	id = epoch_open_id(r.c);
 	for (int round = 0; round < 20; round++)
 		write_blocks(0, SEND_SLOTS + SEND_SLOTS / 2, 1);
 	usleep(200000);
