@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * background.c - the threads behind the requests: reclaim (free slots), maintenance (an epoch each second, marks,
- * journal folding), cleaning, and compaction. Each sleeps until kicked or its period is over.
+ * journal folding), cleaning, and compaction with what else is done when the cache is idle. Each sleeps until kicked or
+ * its period is over.
  */
 #include "internal.h"
 
@@ -68,6 +69,7 @@ static void *maintain_main(void *arg)
 		if ((!epoch_holds_much(c) && epoch_write_data(c)) || epoch_commit(c, true))
 			continue;
 		cache_volume_foreach(c, clear_marks, NULL);
+		idle_look(c);
 		/* in turns with commits that slots depend on, some steps at least, or the journal would grow */
 		for (int n = 0; rc == 1 && !stopping(c) && !c->failed && (n < MAINTAIN_STEPS || !epoch_holds_much(c));
 		     n++)
@@ -93,9 +95,12 @@ static void *compact_main(void *arg)
 {
 	struct cache *c = arg;
 
-	while (job_wait(c, JOB_COMPACT, 3600000000u))
+	while (job_wait(c, JOB_COMPACT, 3600000000u)) {
 		if (atomic_exchange(&c->compact_wanted, false))
-			compact_run(c);
+			compact_run(c, false);
+		if (atomic_exchange(&c->idle.wanted, false))
+			idle_run(c);
+	}
 	return NULL;
 }
 

@@ -1,22 +1,24 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * compact.c - makes room in large pieces: moves the blocks that are left in words of slots that are mostly free to
- * where the holes are, so that those words become free altogether. Runs on the background thread JOB_COMPACT, only when
- * tidy.c wants such room, and moves at most about a block for each slot it gains.
+ * where the holes are, so that those words become free altogether. Runs on the background thread JOB_COMPACT: when
+ * tidy.c wants such room, and thoroughly while nobody asks for anything (idle.c). At most three blocks are moved for
+ * four slots in free words.
  *
  * A move is what tidy.c does: a fresh slot for the same data. Here the range of each block is locked WRITE from before
  * its slot is looked up until it has moved, so nobody reads from the old slot or changes the block meanwhile; a block
  * somebody is using is passed over.
  *
- * There is no map from slots to blocks (it would cost 4 bytes a slot): the table of lines is scanned once for a run of
- * BUDGET blocks, without locks, as a hint.
+ * There is no map from slots to blocks (it would cost 4 bytes a slot): the table of lines is scanned once a run,
+ * without locks, as a hint. A run is large enough for that to be a small part of it: some 100 ns for each block moved.
  */
 #include "internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define BUDGET 8192u /* blocks per run: 32 MiB */
+#define BUDGET_MIN 8192u /* blocks per run: 32 MiB */
+#define BUDGET_MAX (1u << 20) /* takes 16 MiB of RAM meanwhile */
 #define BATCH 128u /* blocks moved at once */
 #define GAP                                                                                                            \
 	32u /* slots: what lies between two blocks is read as well, up to here; one large read beats two small ones */
@@ -30,7 +32,9 @@ struct found {
 struct mover {
 	struct cache *c;
 	struct io_thread *t;
-	struct found *found; /* BUDGET */
+	struct found *found; /* budget */
+	uint32_t budget;
+	bool idle; /* stops when requests come */
 	struct range_lock range[BATCH];
 	struct volume *v[BATCH];
 	uint64_t block[BATCH];
@@ -49,12 +53,14 @@ static int by_slot(const void *a, const void *b)
 	return x->slot < y->slot ? -1 : x->slot > y->slot;
 }
 
-static uint32_t scan(struct cache *c, struct found *out)
+static uint32_t scan(struct mover *m)
 {
+	struct cache *c = m->c;
 	struct lines *l = &c->lines;
+	struct found *out = m->found;
 	uint32_t n = 0;
 
-	for (uint32_t e = 0; e < l->n && n + l->bpl <= BUDGET; e++) {
+	for (uint32_t e = 0; e < l->n && n + l->bpl <= m->budget; e++) {
 		uint64_t w = lines_word(l, e);
 
 		if (!(w & LINE_KEY_MASK) || !(w & LINE_VALID0))
@@ -191,20 +197,26 @@ static bool move_all(struct mover *m)
 	return true;
 }
 
+static bool goes_on(struct mover *m)
+{
+	return !m->c->failed && !GET(m->c->stopping) && !(m->idle && idle_over(m->c));
+}
+
 /* One run. False: there is nothing to be gained, or no room to do it. */
 static bool compact_once(struct mover *m)
 {
 	struct cache *c = m->c;
 	/* not all that one may take of the pool: writers wait for buffers, too */
 	unsigned batch = BATCH < c->alloc_max / 2 ? BATCH : c->alloc_max / 2;
+	/* their places have to be elsewhere */
+	uint32_t most = GET(c->slots.nfree) / 3 < m->budget ? GET(c->slots.nfree) / 3 : m->budget, n;
 	bool room = true;
-	uint32_t n;
 
-	if (!batch || !slots_hold(&c->slots, BUDGET))
+	if (!batch || !slots_hold(&c->slots, most, m->idle ? 16 : 32))
 		return false;
-	n = scan(c, m->found);
+	n = scan(m);
 	m->moved = 0;
-	for (uint32_t i = 0; i < n && room && !c->failed && !GET(c->stopping);) {
+	for (uint32_t i = 0; i < n && room && goes_on(m);) {
 		/* waited for before anything is locked */
 		if (buffer_alloc(c->buffers, m->t->bufs, batch, true)) {
 			room = false;
@@ -228,10 +240,12 @@ static bool compact_once(struct mover *m)
 	return room && m->moved;
 }
 
-/* Free words that are enough: a quarter of what is free. */
-static uint32_t enough(struct cache *c)
+/* Free words that are enough: a quarter of what is free, or as much as can be had with some effort. */
+static uint32_t enough(const struct mover *m)
 {
-	return 1 + GET(c->slots.nfree) / 64 / 4;
+	uint32_t words = GET(m->c->slots.nfree) / 64;
+
+	return 1 + (m->idle ? words / 8 * 7 : words / 4);
 }
 
 void compact_ask(struct cache *c)
@@ -241,18 +255,23 @@ void compact_ask(struct cache *c)
 		background_kick(c, JOB_COMPACT);
 }
 
-void compact_run(struct cache *c)
+void compact_run(struct cache *c, bool idle)
 {
 	struct mover *m = calloc(1, sizeof *m);
 
 	if (m) {
 		m->c = c;
+		m->idle = idle;
+		m->budget = c->slots.n / 64;
+		if (m->budget < BUDGET_MIN)
+			m->budget = BUDGET_MIN;
+		if (m->budget > BUDGET_MAX)
+			m->budget = BUDGET_MAX;
 		m->t = io_thread_get(c);
-		m->found = malloc(BUDGET * sizeof m->found[0]);
+		m->found = malloc(m->budget * sizeof m->found[0]);
 		m->junk = aligned_alloc(CACHE_BLOCK, GAP * CACHE_BLOCK);
 	}
-	while (m && m->t && m->found && m->junk && !c->failed && !GET(c->stopping) &&
-	       slots_free_words(&c->slots) < enough(c))
+	while (m && m->t && m->found && m->junk && goes_on(m) && slots_free_words(&c->slots) < enough(m))
 		if (!compact_once(m))
 			break;
 	if (m) {

@@ -140,6 +140,7 @@ static void free_cache(struct cache *c)
 		readahead_stop(c);
 	io_destroy(c);
 	survive_end(c);
+	idle_destroy(c);
 	cleaner_destroy(c);
 	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES; i++)
 		if (c->volume[i])
@@ -232,7 +233,7 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 	rc = open_data(c, err);
 	if (!rc)
 		rc = setup_memory(c, err);
-	if (!rc && (epoch_init(&c->epoch, c) || cleaner_init(c)))
+	if (!rc && (epoch_init(&c->epoch, c) || cleaner_init(c) || idle_init(c)))
 		rc = bc_fail(err, -ENOMEM, "out of memory");
 	if (!rc)
 		rc = recover(c, report ? report : &dummy, err);

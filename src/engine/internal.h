@@ -184,6 +184,23 @@ struct background {
 	bool stop;
 };
 
+/* ---- what is left for when nobody asks for anything (idle.c) ---- */
+#define IDLE_RANGES 64
+
+struct idle_range {
+	unsigned volume;
+	uint64_t first, end; /* blocks */
+};
+
+struct idle {
+	_Atomic bool wanted; /* idle_run is */
+	counter seen; /* bytes that clients have read and written, at the last look */
+	counter compacted; /* slots_given when free space was last put together as far as it goes */
+	pthread_mutex_t lock; /* the ranges */
+	struct idle_range range[IDLE_RANGES]; /* to be tidied */
+	_Atomic unsigned nranges;
+};
+
 struct tunables {
 	counter clean_after_us, epoch_interval_us;
 	counter dirty_high_percent;
@@ -209,6 +226,7 @@ struct cache {
 	struct policy policy;
 	struct cleaner cleaner;
 	struct background background;
+	struct idle idle;
 	struct readahead_pool readahead;
 	struct tunables tunables;
 	uint64_t ram_bytes;
@@ -382,11 +400,27 @@ bool block_move(struct cache *c, struct volume *v, uint64_t block, const struct 
 		uint32_t slot);
 /* After the reply: does it, if nobody else wants the blocks at the moment. The plan still holds them. */
 void tidy_after_read(struct io_thread *t, struct volume *v);
+enum tidied { TIDIED /* or there was nothing to do */, TIDY_NO_SLOTS, TIDY_NO_BUFFERS, TIDY_IN_USE };
+/* Reads n blocks, as many as one may ask buffers for, and moves them together if they lie scattered. Blocks on the
+ * backing device are left there. */
+enum tidied tidy_range(struct io_thread *t, struct volume *v, uint64_t first, unsigned n);
 
 /* ---- compact.c ---- */
 void compact_ask(struct cache *c); /* by who found no slots side by side */
-void compact_run(struct cache *c);
-extern bool compact_in_background; /* Seam for the power-loss tests: false, compact_run is called by hand */
+/* Until there is enough room in large pieces. idle: more of it, and only as long as idle_over() says no. */
+void compact_run(struct cache *c, bool idle);
+extern bool compact_in_background; /* Seam for tests: false, compact_run and idle_run are called by hand */
+
+/* ---- idle.c ---- */
+int idle_init(struct cache *c);
+void idle_destroy(struct cache *c);
+/* By maintenance, each period: if hardly anything was asked for since the last look, sends JOB_COMPACT to work. */
+void idle_look(struct cache *c);
+bool idle_over(struct cache *c); /* requests have come since */
+/* For after idle_look: puts free space together, then tidies what was remembered. Returns when done or idle_over(). */
+void idle_run(struct cache *c);
+/* A sequential reader's blocks lie scattered and could not be moved now. Any thread, never waits; a hint. */
+void idle_tidy_later(struct volume *v, uint64_t first, unsigned n);
 
 /* ---- reclaim.c ---- */
 /* Waits until n slots and entries might be free. -EIO when the cache has failed or stops. */

@@ -224,12 +224,13 @@ bool slots_take_run(struct slots *s, uint32_t *out, uint32_t n)
 	return ok;
 }
 
-uint32_t slots_hold(struct slots *s, uint32_t max_used)
+uint32_t slots_hold(struct slots *s, uint32_t max_used, unsigned min_free)
 {
+	unsigned last = class_of((1ull << min_free) - 1);
 	uint32_t used = 0;
 
 	pthread_mutex_lock(&s->lock);
-	for (unsigned level = 1; level <= 2; level++) {
+	for (unsigned level = 1; level <= last; level++) {
 		while (s->count[level] && used < max_used) {
 			uint32_t word = class_next(s, level, s->hand);
 
@@ -258,15 +259,12 @@ void slots_unhold(struct slots *s)
 
 uint32_t slots_take_full(struct slots *s, uint32_t *out, uint32_t n, uint32_t keep)
 {
-	static const unsigned order[SLOTS_CLASSES] = { 0, 4, 3, 2, 1 };
 	uint32_t got = 0;
 
 	pthread_mutex_lock(&s->lock);
 	if (s->nfree < n + keep)
 		n = 0;
-	for (unsigned i = 0; i < SLOTS_CLASSES && got < n; i++) {
-		unsigned level = order[i];
-
+	for (unsigned level = SLOTS_CLASSES; level-- && got < n;) {
 		while (s->count[level] && got < n) {
 			uint32_t word = class_next(s, level, s->hand);
 

@@ -46,12 +46,12 @@ uint32_t slots_take_some(struct slots *s, uint32_t *out, uint32_t n, uint32_t ke
  * if there are too few. */
 bool slots_take_run(struct slots *s, uint32_t *out, uint32_t n);
 /*
- * For compaction. slots_hold: takes words that are at least half free, the emptiest class first, out of circulation,
- * until `max_used` slots in use lie in them: no slot of theirs is given out until slots_unhold, so that they become
- * free altogether. Returns how many words. slots_take_full: takes up to n slots where moved blocks should go: in free
- * words, or the fullest.
+ * For compaction. slots_hold: takes words of which at least `min_free` slots (48, 32, 16) are free, the emptiest class
+ * first, out of circulation, until `max_used` slots in use lie in them: no slot of theirs is given out until
+ * slots_unhold, so that they become free altogether. Returns how many words. slots_take_full: takes up to n slots where
+ * moved blocks should go: the holes of the fullest words first, so that as few blocks as possible have to move.
  */
-uint32_t slots_hold(struct slots *s, uint32_t max_used);
+uint32_t slots_hold(struct slots *s, uint32_t max_used, unsigned min_free);
 bool slots_is_held(const struct slots *s, uint32_t slot); /* a hint, without the lock */
 void slots_unhold(struct slots *s);
 uint32_t slots_take_full(struct slots *s, uint32_t *out, uint32_t n, uint32_t keep);

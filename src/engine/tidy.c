@@ -6,7 +6,8 @@
  * read of it is many small ones. Whoever has just done such a read has all the data in hand, verified. After the reply
  * is out, it becomes dirty RAM buffers for slots side by side, which the writer sends out in one piece. Sequential
  * readers thus put in order what they pass, and pay for it with one write; nothing is moved that nobody reads in
- * sequence.
+ * sequence. Where there is no room for it at the moment, the range is remembered for when nobody asks for anything
+ * (idle.c).
  *
  * For the journal this is a write of the same data: a new slot, `fresh`, the old one free when the epoch is durable
  * (rules 1 and 2 in epoch.c). Only that what was clean stays clean.
@@ -28,11 +29,16 @@ static bool movable(const struct block_plan *p)
 	return p->cached && (p->source == FROM_SLOT || (p->source == FROM_RAM && !buffer_is_dirty(p->buf)));
 }
 
+static bool scattered(unsigned n, unsigned pieces)
+{
+	return pieces > 1 && pieces * TIDY_PIECES > n;
+}
+
 void tidy_note(struct io_thread *t, unsigned n, unsigned pieces)
 {
 	uint64_t min = GET(t->cache->tunables.tidy_bytes);
 
-	t->tidy = min && (uint64_t)n * CACHE_BLOCK >= min && pieces > 1 && pieces * TIDY_PIECES > n;
+	t->tidy = min && (uint64_t)n * CACHE_BLOCK >= min && scattered(n, pieces);
 }
 
 bool block_move(struct cache *c, struct volume *v, uint64_t block, const struct block_plan *p, struct buffer *buf,
@@ -60,7 +66,7 @@ bool block_move(struct cache *c, struct volume *v, uint64_t block, const struct 
 }
 
 /* Range locked. */
-static void move_all(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+static enum tidied move_all(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
 {
 	struct cache *c = v->cache;
 	unsigned want = 0, used = 0;
@@ -70,19 +76,16 @@ static void move_all(struct io_thread *t, struct volume *v, uint64_t first, unsi
 		if (movable(&t->plan[i]))
 			which[want++] = (uint16_t)i;
 	if (!want || want > c->alloc_max)
-		return;
+		return TIDIED;
 	/* all or nothing, and not where writers are short of slots */
 	if (GET(c->epoch.nheld) > GET(c->slots.nfree) / 2)
 		background_kick(c, JOB_MAINTAIN);
-	if (GET(c->epoch.nheld) > GET(c->slots.nfree))
-		return;
-	if (GET(c->slots.nfree) < want + c->slots_low || !slots_take_run(&c->slots, t->slots, want)) {
-		compact_ask(c);
-		return;
-	}
+	if (GET(c->epoch.nheld) > GET(c->slots.nfree) || GET(c->slots.nfree) < want + c->slots_low ||
+	    !slots_take_run(&c->slots, t->slots, want))
+		return TIDY_NO_SLOTS;
 	if (buffer_alloc(c->buffers, t->bufs, want, false)) {
 		slots_give(&c->slots, t->slots, want);
-		return;
+		return TIDY_NO_BUFFERS;
 	}
 	for (unsigned k = 0; k < want; k++)
 		memcpy(buffer_data(t->bufs[k]), t->plan[which[k]].data, CACHE_BLOCK);
@@ -94,20 +97,80 @@ static void move_all(struct io_thread *t, struct volume *v, uint64_t first, unsi
 	slots_give(&c->slots, t->slots + used, want - used);
 	buffer_release_many(t->bufs, want);
 	ADD(v->n.cache_written, (uint64_t)used * CACHE_BLOCK);
+	return used == want ? TIDIED : TIDY_IN_USE;
 }
 
-void tidy_after_read(struct io_thread *t, struct volume *v)
+/* The blocks of t's plan, if nobody else wants them at the moment. */
+static enum tidied move_plan(struct io_thread *t, struct volume *v)
 {
 	struct cache *c = v->cache;
+	enum tidied done = TIDY_IN_USE;
 	struct range_lock rl;
 
 	t->tidy = false;
 	if (c->failed || pthread_rwlock_tryrdlock(&v->gate))
-		return;
+		return done;
 	/* WRITE: nobody else is reading from the old slots */
 	if (range_trylock(&c->ranges, &rl, v->id, t->tidy_first, t->nplan, RANGE_WRITE)) {
-		move_all(t, v, t->tidy_first, t->nplan);
+		done = move_all(t, v, t->tidy_first, t->nplan);
 		range_unlock(&c->ranges, &rl);
 	}
 	pthread_rwlock_unlock(&v->gate);
+	return done;
+}
+
+void tidy_after_read(struct io_thread *t, struct volume *v)
+{
+	enum tidied done = move_plan(t, v);
+
+	if (done == TIDY_NO_SLOTS)
+		compact_ask(v->cache);
+	if (done != TIDIED)
+		idle_tidy_later(v, t->tidy_first, t->nplan);
+}
+
+/* Only what lies in slots, and only if they are scattered. */
+static bool worth_reading(struct io_thread *t, unsigned n)
+{
+	const struct block_plan *last = NULL;
+	unsigned pieces = 0, have = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct block_plan *p = &t->plan[i];
+
+		if (!p->cached)
+			p->source = NOT_WANTED;
+		else if (++have && (!last || p->slot != last->slot + 1))
+			pieces++;
+		last = p->cached ? p : NULL;
+	}
+	return scattered(have, pieces);
+}
+
+enum tidied tidy_range(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+{
+	struct cache *c = v->cache;
+	struct range_lock rl;
+	enum tidied done = TIDIED;
+	bool go;
+
+	volume_enter(v);
+	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_READ);
+	t->tidy_first = first;
+	t->tidy_epoch = epoch_open_id(c);
+	t->nplan = n;
+	plan_lookup(t, v, first, n);
+	go = mode_fills(GET(v->mode)) && !c->failed && worth_reading(t, n);
+	if (go) {
+		t->no_promotion = true;
+		go = !plan_read(t, v, first, n);
+		t->no_promotion = false;
+	}
+	range_unlock(&c->ranges, &rl);
+	pthread_rwlock_unlock(&v->gate);
+	if (go)
+		done = move_plan(t, v);
+	plan_release(t, n);
+	t->nplan = 0;
+	return done;
 }

@@ -27,8 +27,9 @@ static const struct tunable table[] = {
 	  offsetof(struct tunables, dirty_high_percent), 70, 1, 95, NULL },
 	{ "read-ahead", "how far to read ahead of sequential readers from backing; 0: not at all", KIND_SIZE,
 	  offsetof(struct tunables, read_ahead), 0, 0, 64ull << 20, NULL },
-	{ "tidy", "reads from here on put what they find scattered on the SSD side by side; 0: never", KIND_SIZE,
-	  offsetof(struct tunables, tidy_bytes), 64ull << 10, 0, 1ull << 20, NULL },
+	{ "tidy",
+	  "reads from here on put what they find scattered on the SSD side by side, now or in a quiet moment; 0: never",
+	  KIND_SIZE, offsetof(struct tunables, tidy_bytes), 64ull << 10, 0, 1ull << 20, NULL },
 	{ "epoch-interval", "how much time may pass until unflushed write-back data is durable in the cache", KIND_TIME,
 	  offsetof(struct tunables, epoch_interval_us), 1000000, 10000, 60000000, NULL },
 };

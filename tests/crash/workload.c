@@ -163,7 +163,21 @@ static void went_wrong(struct exec *x, const struct op *op, const char *what)
 	pthread_mutex_unlock(&x->lock);
 }
 
-static int maintain(struct cache *c, struct bc_error *err)
+/* Whether it is worth it or not. */
+static void tidy_everything(struct cache *c)
+{
+	for (unsigned i = 1; i <= VOLUMES; i++) {
+		struct volume *v = cache_volume_get_id(c, i);
+
+		if (!v)
+			continue;
+		idle_tidy_later(v, 0, (unsigned)v->nblocks);
+		volume_put(v);
+	}
+	compact_run(c, true);
+}
+
+static int maintain(struct cache *c, bool tidy, struct bc_error *err)
 {
 	int rc = epoch_commit(c, true);
 
@@ -181,7 +195,12 @@ static int maintain(struct cache *c, struct bc_error *err)
 		volume_put(v);
 	}
 	if (!rc && atomic_exchange(&c->compact_wanted, false))
-		compact_run(c);
+		compact_run(c, false);
+	idle_look(c);
+	if (!rc && tidy)
+		tidy_everything(c);
+	if (!rc)
+		idle_run(c);
 	if (!rc)
 		while ((rc = journal_maintain(c->journal, GET(c->epoch.data_upto), err)) == 1)
 			;
@@ -272,7 +291,7 @@ static int run_op(struct exec *x, struct op *op, uint8_t *buf, struct bc_error *
 		rc = cache_write_back(c, op->type == OP_WRITE_BACK ? v : NULL, NULL, NULL, err);
 		break;
 	case OP_MAINTAIN:
-		rc = maintain(c, err);
+		rc = maintain(c, x->r->cfg.tidy, err);
 		break;
 	case OP_CLEAN:
 		rc = (int)cleaner_step(c, 1 + op->seed % 64, NULL);

@@ -23,6 +23,7 @@ struct config {
 	bool from_nothing; /* the cache is created by the workload */
 	bool busy; /* background threads at their fastest */
 	bool fold; /* the journal folds at every occasion */
+	bool tidy; /* idle work at every maintenance */
 	bool merge; /* the ring is small: its epochs are merged all the time */
 	unsigned threads; /* each with its own volume */
 	unsigned share; /* of all runs, relative */

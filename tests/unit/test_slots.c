@@ -245,7 +245,7 @@ Test(slots, words_held_are_not_given_out_but_for_want_of_others)
 	cr_assert(slots_take(&s, all, 640));
 	for (unsigned w = 0; w < 10; w++)
 		slots_give(&s, &all[w * 64], w < 3 ? 40 : 10);
-	cr_assert_eq(slots_hold(&s, 1000), 2 + (s.hand > 2), "those at least half free, but for the hand's");
+	cr_assert_eq(slots_hold(&s, 1000, 32), 2 + (s.hand > 2), "those at least half free, but for the hand's");
 	cr_assert_eq(slots_take_full(&s, a, 30, 0), 30);
 	for (unsigned i = 0; i < 30; i++)
 		cr_assert_not(slots_is_held(&s, a[i]));
@@ -253,7 +253,7 @@ Test(slots, words_held_are_not_given_out_but_for_want_of_others)
 	cr_assert_eq(slots_free_words(&s), 0, "word 0 is free, but held");
 	slots_unhold(&s);
 	cr_assert_eq(slots_free_words(&s), s.hand != 0);
-	cr_assert(slots_hold(&s, 1000));
+	cr_assert(slots_hold(&s, 1000, 32));
 	cr_assert(slots_take(&s, a, atomic_load(&s.nfree)), "who needs a slot comes before order");
 	cr_assert_eq(atomic_load(&s.nfree), 0);
 	slots_destroy(&s);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * test_tidy.c - large reads put scattered blocks in order (tidy.c), and compaction makes the room for it (compact.c):
- * the data stays what it is, dirty stays dirty and clean clean, over restarts too, and order comes.
+ * the data stays what it is, dirty stays dirty and clean clean, over restarts too, and order comes. So does what is
+ * done while nobody asks for anything (idle.c).
  */
 #include <criterion/criterion.h>
 #include <pthread.h>
@@ -131,6 +132,158 @@ Test(tidy, can_be_switched_off, .timeout = 120)
 	cr_assert_eq(GET(r.v[0]->n.cache_written), written);
 	rig_close(&r);
 	rig_destroy(&r);
+}
+
+/* ---- idle ---- */
+
+static uint32_t words_free_in_all(void)
+{
+	return slots_free_words(&r.c->slots) * 100 / (GET(r.c->slots.nfree) / 64);
+}
+
+static bool comes_true(bool (*what)(void))
+{
+	for (int i = 0; i < 2000 && !what(); i++)
+		usleep(10000);
+	return what();
+}
+
+static bool compacted(void)
+{
+	return words_free_in_all() >= 75;
+}
+
+Test(idle, free_space_is_put_together, .timeout = 120)
+{
+	for (uint32_t line = 4096; line <= 65536; line *= 16) {
+		uint64_t dirty, written;
+
+		scatter(line, MODE_WB);
+		dirty = GET(r.c->dirty_blocks);
+		written = GET(r.v[0]->n.cache_written);
+		cr_assert_lt(words_free_in_all(), 50, "nothing to do");
+		cr_assert(comes_true(compacted), "%u %%", words_free_in_all());
+		cr_assert_lt(GET(r.v[0]->n.cache_written) - written,
+			     slots_free_words(&r.c->slots) * 64ull * CACHE_BLOCK, "it moved more than it gained");
+		cr_assert_eq(GET(r.c->dirty_blocks), dirty);
+		read_all();
+		rig_close(&r);
+		rig_open(&r);
+		read_all();
+		rig_close(&r);
+		rig_destroy(&r);
+	}
+}
+
+/* What idle_run does is up to us. */
+static void scatter_by_hand(void)
+{
+	compact_in_background = false;
+	scatter(4096, MODE_WB);
+}
+
+static void end_by_hand(void)
+{
+	compact_in_background = true;
+	rig_close(&r);
+	rig_destroy(&r);
+}
+
+/* Asked for a run by idle_look? */
+static bool is_wanted(void)
+{
+	atomic_store(&r.c->idle.wanted, false);
+	idle_look(r.c);
+	return atomic_exchange(&r.c->idle.wanted, false);
+}
+
+Test(idle, readers_find_order_the_next_time, .timeout = 120)
+{
+	unsigned first, second;
+
+	scatter_by_hand();
+	first = read_all();
+	cr_assert_gt(GET(r.c->idle.nranges), 0, "there was room for all");
+	is_wanted();
+	cr_assert(is_wanted());
+	for (int runs = 0; is_wanted() && runs < 4; runs++)
+		idle_run(r.c);
+	cr_assert_not(is_wanted(), "it has no end");
+	cr_assert_eq(GET(r.c->idle.nranges), 0);
+	second = read_all();
+	cr_assert_lt(second, first / 8, "%u pieces, then %u", first, second);
+	end_by_hand();
+}
+
+Test(idle, requests_come_first, .timeout = 120)
+{
+	uint64_t written;
+
+	scatter_by_hand();
+	is_wanted();
+	cr_assert(is_wanted(), "quiet");
+	read_all();
+	written = GET(r.v[0]->n.cache_written);
+	idle_run(r.c);
+	cr_assert_eq(GET(r.v[0]->n.cache_written), written, "it is not idle any more");
+	cr_assert_not(is_wanted(), "nor was it just now");
+	cr_assert(is_wanted());
+	end_by_hand();
+}
+
+Test(idle, can_be_switched_off, .timeout = 120)
+{
+	scatter_by_hand();
+	rig_set(&r, "tidy", "0");
+	is_wanted();
+	cr_assert_not(is_wanted());
+	end_by_hand();
+}
+
+/* Not for each few blocks written: a quarter of the free slots at least have to have been given up since. */
+Test(idle, wears_the_device_in_proportion_to_writes, .timeout = 120)
+{
+	uint64_t rng, before, client = 0, moved = 0;
+
+	scatter_by_hand();
+	rng = engine_seed();
+	is_wanted();
+	cr_assert(is_wanted());
+	idle_run(r.c);
+	before = GET(r.v[0]->n.cache_written);
+	for (unsigned round = 0; round < 100; round++) {
+		for (unsigned i = 0; i < 256; i++)
+			write_block((uint32_t)rnd(&rng, BLOCKS));
+		client += 256ull * CACHE_BLOCK;
+		must(!epoch_commit(r.c, true), "commit");
+		is_wanted();
+		if (is_wanted())
+			idle_run(r.c);
+	}
+	moved = GET(r.v[0]->n.cache_written) - before - client;
+	cr_assert_gt(moved, 0);
+	cr_assert_lt(moved, client * 3 / 2, "%.2f blocks moved for each written", (double)moved / (double)client);
+	end_by_hand();
+}
+
+/* A volume that is gone, or another one with its number, is no harm. */
+Test(idle, what_is_to_be_tidied_may_be_gone, .timeout = 120)
+{
+	struct bc_error err = { 0 };
+
+	scatter_by_hand();
+	idle_tidy_later(r.v[0], BLOCKS - 8, 8);
+	for (unsigned i = 0; i < 2 * IDLE_RANGES; i++) /* more than are remembered */
+		idle_tidy_later(r.v[0], (uint64_t)i * 4096, 8);
+	cr_assert_leq(GET(r.c->idle.nranges), IDLE_RANGES);
+	volume_put(r.v[0]);
+	r.v[0] = NULL;
+	must(!cache_write_back(r.c, NULL, NULL, NULL, &err), "%s", err.msg);
+	must(!cache_volume_remove(r.c, "v0", false, &err), "%s", err.msg);
+	is_wanted();
+	idle_run(r.c);
+	cr_assert_eq(GET(r.c->idle.nranges), 0);
+	end_by_hand();
 }
 
 /* A multiple of crc32c's polynomial: added to data it leaves the checksum as it is. */
