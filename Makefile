@@ -16,7 +16,7 @@ WARN      := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-protot
 OPT_release := -O2 -g -DNDEBUG
 OPT_debug   := -O0 -g3
 OPT_asan    := -O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined
-OPT_tsan    := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
+OPT_tsan    := -O1 -g -fsanitize=thread -fno-omit-frame-pointer -Wno-tsan # fences: what they order is atomic
 OPT       := $(OPT_$(CONFIG))
 CPPFLAGS_ := $(CSTD) -Iinclude -Isrc $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 CFLAGS_   := $(WARN) $(OPT) -pthread -fno-strict-aliasing $(CFLAGS)

@@ -81,8 +81,8 @@ uint64_t buffer_block(const struct buffer *b); /* UINT64_MAX while anonymous */
 uint32_t buffer_frame(const struct buffer *b); /* its data lies at this times block_size in the pool's memory */
 void *buffer_aux(struct buffer *b);
 
-/* The pinned buffer of `block` if it is in memory (clean, dirty or writing), else NULL. Never blocks; the hot path: a
- * short lock at most. */
+/* The pinned buffer of `block` if it is in memory (clean, dirty or writing), else NULL. Never blocks; the hot path:
+ * takes no lock if it is there, a short one otherwise. */
 struct buffer *buffer_get(struct buffer_client *c, uint64_t block);
 /* The block will be looked up, published or forgotten in a moment: starts loading what that needs into the processor's
  * caches. Changes nothing. */

@@ -32,11 +32,12 @@
  * buffer_move, by address). None is held during I/O or callbacks.
  *
  * Who changes what:
- *     VISIBLE, LINKED,    under the group lock of the block
+ *     VISIBLE, LINKED,    under the group lock of the block; VISIBLE off by compare-and-swap
  *     READING, CANCELLED,
  *     block, next
- *     pins 0 -> 1         under the group lock (get), or by the owner of an invisible frame. Eviction holds the
- *                         group lock too, so it cannot race with a get.
+ *     pins 0 -> 1         under the group lock (get), or by compare-and-swap from a VISIBLE state (try_get), or by the
+ *                         owner of an invisible frame. So who makes a frame invisible decides by compare-and-swap
+ *                         whether it was pinned.
  *     pins down           by anyone, without lock. Who brings an invisible buffer that is not WRITING to 0 pins
  *                         gives it back.
  *     DIRTY on            compare-and-swap by who has it pinned
@@ -85,9 +86,10 @@ void __chain_link(struct buffer_client *c, struct buffer *b, uint64_t block)
 {
 	uint32_t *head = chain_of(group_of(c, block), block);
 
+	/* atomic: try_get goes along the chain without the lock */
 	atomic_store_explicit(&b->block, block, memory_order_relaxed);
-	b->next = *head;
-	*head = b->index;
+	__atomic_store_n(&b->next, *head, __ATOMIC_RELAXED);
+	__atomic_store_n(head, b->index, __ATOMIC_RELEASE);
 }
 
 void __chain_unlink(struct buffer_client *c, struct buffer *b)
@@ -97,7 +99,7 @@ void __chain_unlink(struct buffer_client *c, struct buffer *b)
 
 	while (*link != b->index)
 		link = &c->pool->desc[*link].next;
-	*link = b->next;
+	__atomic_store_n(link, b->next, __ATOMIC_RELAXED);
 }
 
 static struct buffer *__find_visible(struct buffer_client *c, struct group *g, uint64_t block)
@@ -161,8 +163,15 @@ static inline bool invisible_free(uint64_t s)
 	return !(s & (ST_PINS | ST_VISIBLE | ST_WRITING));
 }
 
+/* Two that count at once may be counted as one: nothing depends on it, and an atomic addition costs as much as the lock
+ * that try_get does without. */
+static inline void count_hit(struct group *g)
+{
+	atomic_store_explicit(&g->hits, atomic_load_explicit(&g->hits, memory_order_relaxed) + 1, memory_order_relaxed);
+}
+
 /* Takes the locked group and unlocks it. */
-static inline struct buffer *__get(struct buffer_client *c, struct group *g, uint64_t block)
+static struct buffer *__get(struct buffer_client *c, struct group *g, uint64_t block)
 {
 	struct buffer *desc = c->desc;
 
@@ -175,9 +184,10 @@ static inline struct buffer *__get(struct buffer_client *c, struct group *g, uin
 		s = atomic_load_explicit(&b->state, memory_order_relaxed);
 		if (!(s & ST_VISIBLE))
 			continue;
-		/* REF is set under the group lock only: it cannot be set between the load and this */
-		atomic_fetch_add_explicit(&b->state, s & ST_REF ? 1 : ST_REF + 1, memory_order_acq_rel);
-		g->hits++;
+		atomic_fetch_add_explicit(&b->state, 1, memory_order_acq_rel);
+		if (!(s & ST_REF))
+			atomic_fetch_or_explicit(&b->state, ST_REF, memory_order_relaxed);
+		count_hit(g);
 		group_unlock(g);
 		return b;
 	}
@@ -186,20 +196,53 @@ static inline struct buffer *__get(struct buffer_client *c, struct group *g, uin
 	return NULL;
 }
 
-static __attribute__((noinline)) struct buffer *get_contended(struct buffer_client *c, struct group *g, uint64_t block)
+/*
+ * Frames are never unmapped, so going along a chain that is changing leads at worst to another one: then the block is
+ * not found, or the steps are used up. A frame is pinned only in a VISIBLE state of this client; the word has the flags
+ * and the pins, so it cannot have been evicted or detached in between. It may have been given to another block though,
+ * and look the same: so its block is looked at again once it is pinned and cannot change any more.
+ */
+#define TRY_STEPS 16
+
+static inline struct buffer *try_get(struct buffer_client *c, struct group *g, uint64_t block)
 {
-	group_lock_slow(g);
+	uint32_t i = __atomic_load_n(chain_of(g, block), __ATOMIC_ACQUIRE);
+
+	for (unsigned step = 0; i != NIL && step < TRY_STEPS; step++) {
+		struct buffer *b = &c->desc[i];
+		uint64_t s;
+
+		i = __atomic_load_n(&b->next, __ATOMIC_RELAXED);
+		if (buffer_block_relaxed(b) != block)
+			continue;
+		s = atomic_load_explicit(&b->state, memory_order_relaxed);
+		while (s & ST_VISIBLE && state_client(s) == c->id) {
+			if (!atomic_compare_exchange_weak_explicit(&b->state, &s, (s | ST_REF) + 1,
+								   memory_order_acq_rel, memory_order_relaxed))
+				continue;
+			if (buffer_block_relaxed(b) == block) {
+				count_hit(g);
+				return b;
+			}
+			buffer_release(b);
+			return NULL;
+		}
+	}
+	return NULL;
+}
+
+static __attribute__((noinline)) struct buffer *get_locked(struct buffer_client *c, struct group *g, uint64_t block)
+{
+	group_lock(g);
 	return __get(c, g, block);
 }
 
 struct buffer *buffer_get(struct buffer_client *c, uint64_t block)
 {
 	struct group *g = group_of(c, block);
+	struct buffer *b = try_get(c, g, block);
 
-	/* the slow case as a tail call: the fast one needs no stack */
-	if (__builtin_expect(atomic_exchange_explicit(&g->lock, 1, memory_order_acquire) != 0, 0))
-		return get_contended(c, g, block);
-	return __get(c, g, block);
+	return b ? b : get_locked(c, g, block); /* the chain may have been changing */
 }
 
 void buffer_get_soon(const struct buffer_client *c, uint64_t block)

@@ -43,7 +43,7 @@ struct buffer {
 	_Atomic uint64_t block; /* changes under the group lock, while LINKED only there */
 	void *data;
 	struct buffer_client *client; /* set by alloc */
-	uint32_t next; /* hash chain; group lock */
+	uint32_t next; /* hash chain; changes under the group lock */
 	uint32_t index;
 	_Atomic(const void *) holder; /* of HOLD; NULL while there is none */
 	uint64_t pad[2];
@@ -54,7 +54,8 @@ _Static_assert(sizeof(struct buffer) == 64, "one cache line");
 struct group {
 	_Atomic uint32_t lock;
 	uint32_t head[HEADS];
-	uint64_t hits, misses;
+	_Atomic uint64_t hits;
+	uint64_t misses;
 };
 _Static_assert(sizeof(struct group) == 64, "one cache line");
 
@@ -250,7 +251,7 @@ void writer_stop(struct buffer_client *c);
 void writer_kick(struct buffer_client *c);
 void client_notify(struct buffer_client *c); /* if anybody waits for a write or a hold to end */
 void dirty_map_set(struct buffer_client *c, uint32_t frame);
-uint64_t now_ns(void);
+uint64_t clock_ns(void);
 
 /* round.c: by who has the `draining` role */
 void round_run(struct buffer_client *c, struct bdev_channel *ch);

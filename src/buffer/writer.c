@@ -18,7 +18,7 @@
 
 #include "buffer/internal.h"
 
-uint64_t now_ns(void)
+uint64_t clock_ns(void)
 {
 	struct timespec ts;
 
@@ -49,7 +49,7 @@ void round_wait_hold(struct buffer_client *c, uint64_t timeout_ns)
 	/* The hold may end before we wait, hence the short timeout instead of a search through the frames. */
 	pthread_mutex_lock(&c->lock);
 	atomic_fetch_add(&c->write_waiters, 1);
-	wait_until(&c->cond, &c->lock, now_ns() + timeout_ns);
+	wait_until(&c->cond, &c->lock, clock_ns() + timeout_ns);
 	atomic_fetch_sub(&c->write_waiters, 1);
 	pthread_mutex_unlock(&c->lock);
 }
@@ -94,7 +94,7 @@ static void __run_round(struct buffer_client *c, struct bdev_channel *ch)
 		c->backoff_ns = c->backoff_ns ? 2 * c->backoff_ns : BACKOFF_MIN_NS;
 		if (c->backoff_ns > BACKOFF_MAX_NS)
 			c->backoff_ns = BACKOFF_MAX_NS;
-		c->retry_at_ns = now_ns() + c->backoff_ns;
+		c->retry_at_ns = clock_ns() + c->backoff_ns;
 	} else {
 		c->backoff_ns = c->retry_at_ns = 0;
 	}
@@ -164,7 +164,7 @@ static void writer_loop(struct buffer_client *c, struct bdev_channel *ch)
 			atomic_store(&c->kick, false);
 			if (round_due(c)) /* whoever made it so may have seen our flag still set */
 				atomic_store(&c->kick, true);
-		} else if (atomic_load(&c->kick) && now_ns() >= c->retry_at_ns) {
+		} else if (atomic_load(&c->kick) && clock_ns() >= c->retry_at_ns) {
 			__run_round(c, ch);
 		} else if (c->prefetch_count) {
 			__run_prefetch(c, ch);

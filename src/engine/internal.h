@@ -351,8 +351,9 @@ void io_forget_volume(struct cache *c,
 		      struct volume *v); /* closes all threads' channels to it; nothing may be using them */
 
 /* ---- lookup.c ---- */
-/* If all n blocks are in RAM: pins them in t->plan. Needs no range lock: the map and the buffers change together under
- * the chain's lock, and a buffer in memory is never changed in place. */
+/* If all n blocks are in RAM: pins them in t->plan, without a lock unless something is changing there (lines_peek).
+ * Needs no range lock: the map and the buffers change together under the chain's lock, and a buffer in memory is never
+ * changed in place. */
 bool plan_from_ram(struct io_thread *t, struct volume *v, uint64_t first, unsigned n);
 /* Looks up n blocks from `first` on into t->plan: source RAM (pinned), SLOT or BACKING. Range locked. Returns how many
  * are cached. */

@@ -31,6 +31,12 @@ uint64_t lines_bytes(uint32_t n, uint32_t bpl)
 	       STRIPES_MAX * sizeof(struct lines_stripe);
 }
 
+static void stripe_init(struct lines_stripe *s)
+{
+	pthread_mutex_init(&s->lock, NULL);
+	atomic_init(&s->seq, 0);
+}
+
 int lines_init(struct lines *l, uint32_t n, uint32_t bpl)
 {
 	memset(l, 0, sizeof *l);
@@ -53,12 +59,12 @@ int lines_init(struct lines *l, uint32_t n, uint32_t bpl)
 	if (!l->key || !l->next || !l->head || !l->blk || (bpl > 1 && !l->mask) || !l->stripes) {
 		l->nstripes = l->stripes ? l->nstripes : 0;
 		for (uint32_t i = 0; i < l->nstripes; i++)
-			pthread_mutex_init(&l->stripes[i].lock, NULL);
+			stripe_init(&l->stripes[i]);
 		lines_destroy(l);
 		return -ENOMEM;
 	}
 	for (uint32_t i = 0; i < l->nstripes; i++)
-		pthread_mutex_init(&l->stripes[i].lock, NULL);
+		stripe_init(&l->stripes[i]);
 	memset(l->head, 0xff, (uint64_t)l->ngroups * 16 * sizeof *l->head);
 	for (uint32_t e = 0; e < n; e++)
 		l->next[e] = e + 1 < n ? e + 1 : LINE_NONE;
@@ -86,6 +92,20 @@ void lines_destroy(struct lines *l)
 	memset(l, 0, sizeof *l);
 }
 
+/* Looked at without the lock. */
+static void set_link(uint32_t *link, uint32_t e)
+{
+	__atomic_store_n(link, e, __ATOMIC_RELAXED);
+}
+
+static void clear_masks(struct lines *l, uint32_t e)
+{
+	if (!l->mask)
+		return;
+	__atomic_store_n(&l->mask[e][0], 0, __ATOMIC_RELAXED);
+	l->mask[e][1] = l->mask[e][2] = 0;
+}
+
 uint32_t lines_insert(struct line_chain *ch)
 {
 	struct lines *l = ch->l;
@@ -101,10 +121,9 @@ uint32_t lines_insert(struct line_chain *ch)
 	if (e == LINE_NONE)
 		return LINE_NONE;
 	lines_set_word(l, e, ch->key | (lines_word(l, e) & LINE_CHANGED));
-	if (l->mask)
-		memset(l->mask[e], 0, sizeof l->mask[e]);
-	l->next[e] = l->head[ch->bucket];
-	__atomic_store_n(&l->head[ch->bucket], e, __ATOMIC_RELAXED); /* lines_prefetch looks without the lock */
+	clear_masks(l, e);
+	set_link(&l->next[e], l->head[ch->bucket]);
+	set_link(&l->head[ch->bucket], e);
 	return e;
 }
 
@@ -115,13 +134,12 @@ void lines_remove(struct line_chain *ch, uint32_t e)
 
 	while (*link != e)
 		link = &l->next[*link];
-	__atomic_store_n(link, l->next[e], __ATOMIC_RELAXED);
+	set_link(link, l->next[e]);
 	/* volume 0 = free; keep CHANGED, its record is still owed */
 	lines_set_word(l, e, lines_word(l, e) & LINE_CHANGED);
-	if (l->mask)
-		memset(l->mask[e], 0, sizeof l->mask[e]);
+	clear_masks(l, e);
 	pthread_mutex_lock(&l->free_lock);
-	l->next[e] = l->free_head;
+	set_link(&l->next[e], l->free_head);
 	l->free_head = e;
 	atomic_fetch_add_explicit(&l->nfree, 1, memory_order_relaxed);
 	pthread_mutex_unlock(&l->free_lock);
@@ -132,8 +150,8 @@ void lines_insert_at(struct line_chain *ch, uint32_t e)
 	struct lines *l = ch->l;
 
 	lines_set_word(l, e, ch->key);
-	l->next[e] = l->head[ch->bucket];
-	__atomic_store_n(&l->head[ch->bucket], e, __ATOMIC_RELAXED);
+	set_link(&l->next[e], l->head[ch->bucket]);
+	set_link(&l->head[ch->bucket], e);
 }
 
 void lines_rebuild_free(struct lines *l)

@@ -14,6 +14,10 @@
  * are in no chain are guarded by the free list's lock. key[] may be read without a lock as a hint (scans) and is
  * checked again under it.
  *
+ * Hits in RAM look without the lock (lines_peek): a stripe's sequence number is odd while somebody has its lock, and
+ * another one afterwards. What was read between two looks at the same even number is as if read under the lock. What is
+ * read so (head, next, key, slots, the mask of valid blocks) is stored atomically.
+ *
  * The state's 12 bits share the word of the key:
  *      63..59 policy   58..57 freq   56 cleaning   55 changed   54..52 fresh, dirty, valid of a one-block line
  *      51..40 volume   39..0 line
@@ -44,6 +48,7 @@
 
 struct lines_stripe {
 	pthread_mutex_t lock;
+	_Atomic uint64_t seq;
 } __attribute__((aligned(64)));
 
 struct lines {
@@ -69,7 +74,7 @@ struct line_chain {
 	struct lines *l;
 	uint64_t key;
 	uint32_t bucket;
-	pthread_mutex_t *lock;
+	struct lines_stripe *stripe;
 };
 
 int lines_init(struct lines *l, uint32_t n, uint32_t bpl);
@@ -98,17 +103,29 @@ static inline uint32_t lines_bucket(const struct lines *l, uint64_t key)
 	return (uint32_t)((h >> 32) * l->ngroups >> 32) << 4 | (key & 15);
 }
 
+static inline struct lines_stripe *lines_stripe(const struct lines *l, uint32_t bucket)
+{
+	return &l->stripes[(bucket >> 4) & (l->nstripes - 1)];
+}
+
 static inline struct line_chain lines_lock(struct lines *l, uint64_t key)
 {
 	struct line_chain ch = { .l = l, .key = key, .bucket = lines_bucket(l, key) };
+	uint64_t seq;
 
-	ch.lock = &l->stripes[(ch.bucket >> 4) & (l->nstripes - 1)].lock;
-	pthread_mutex_lock(ch.lock);
+	ch.stripe = lines_stripe(l, ch.bucket);
+	pthread_mutex_lock(&ch.stripe->lock);
+	seq = atomic_load_explicit(&ch.stripe->seq, memory_order_relaxed);
+	atomic_store_explicit(&ch.stripe->seq, seq + 1, memory_order_relaxed);
+	atomic_thread_fence(memory_order_release); /* odd before anything changes */
 	return ch;
 }
 static inline void lines_unlock(struct line_chain *ch)
 {
-	pthread_mutex_unlock(ch->lock);
+	uint64_t seq = atomic_load_explicit(&ch->stripe->seq, memory_order_relaxed);
+
+	atomic_store_explicit(&ch->stripe->seq, seq + 1, memory_order_release);
+	pthread_mutex_unlock(&ch->stripe->lock);
 }
 
 static inline uint64_t lines_word(const struct lines *l, uint32_t e)
@@ -139,7 +156,7 @@ static inline void lines_prefetch(const struct lines *l, unsigned volume, uint64
 		uint32_t bucket = lines_bucket(l, line_key(volume, line));
 		uint32_t e = __atomic_load_n(&l->head[bucket], __ATOMIC_RELAXED);
 
-		__builtin_prefetch(&l->stripes[(bucket >> 4) & (l->nstripes - 1)], 1);
+		__builtin_prefetch(lines_stripe(l, bucket), 1);
 		if (e != LINE_NONE)
 			lines_prefetch_entry(l, e);
 	}
@@ -153,6 +170,55 @@ static inline uint32_t lines_find(const struct line_chain *ch)
 	while (e != LINE_NONE && (lines_word(ch->l, e) & LINE_KEY_MASK) != ch->key)
 		e = ch->l->next[e];
 	return e;
+}
+
+/* A look without the lock. */
+struct line_peek {
+	const struct lines_stripe *stripe;
+	uint64_t seq;
+	uint32_t e; /* the key's entry, or LINE_NONE */
+	uint64_t word; /* its word */
+};
+
+#define PEEK_STEPS 64 /* of a chain; while it changes, it might lead around in circles */
+
+/* False: somebody has the lock. */
+static inline bool lines_peek(const struct lines *l, uint64_t key, struct line_peek *p)
+{
+	uint32_t bucket = lines_bucket(l, key), e;
+
+	p->stripe = lines_stripe(l, bucket);
+	p->e = LINE_NONE;
+	p->seq = atomic_load_explicit(&p->stripe->seq, memory_order_acquire);
+	if (p->seq & 1)
+		return false;
+	e = __atomic_load_n(&l->head[bucket], __ATOMIC_ACQUIRE);
+	for (unsigned steps = 0; e != LINE_NONE && steps < PEEK_STEPS; steps++) {
+		p->word = atomic_load_explicit(&l->key[e], memory_order_acquire);
+		if ((p->word & LINE_KEY_MASK) == key) {
+			p->e = e;
+			break;
+		}
+		e = __atomic_load_n(&l->next[e], __ATOMIC_ACQUIRE);
+	}
+	return true;
+}
+
+/* Its blocks: which are valid, and their slots. Anything, if it is not true any more. */
+static inline uint16_t line_peek_valid(const struct lines *l, const struct line_peek *p)
+{
+	return l->mask ? __atomic_load_n(&l->mask[p->e][0], __ATOMIC_ACQUIRE) : (p->word & LINE_VALID0) != 0;
+}
+static inline uint32_t line_peek_slot(const struct lines *l, const struct line_peek *p, unsigned b)
+{
+	return __atomic_load_n(&l->blk[((uint64_t)p->e << l->bpl_shift) + b].slot, __ATOMIC_ACQUIRE);
+}
+
+/* All that was seen since lines_peek was true at one moment, when it was seen. All loads before are acquiring ones, so
+ * this one comes last. */
+static inline bool line_peek_is_true(const struct line_peek *p)
+{
+	return atomic_load_explicit(&p->stripe->seq, memory_order_relaxed) == p->seq;
 }
 
 /* Takes a free entry and links it under the chain's key, with nothing valid. LINE_NONE if none is free. */
@@ -198,7 +264,7 @@ static inline struct journal_block *line_block(const struct lines *l, uint32_t e
 static inline void line_set_masks(struct lines *l, uint32_t e, uint16_t valid, uint16_t dirty, uint16_t fresh)
 {
 	if (l->mask) {
-		l->mask[e][0] = valid;
+		__atomic_store_n(&l->mask[e][0], valid, __ATOMIC_RELAXED);
 		l->mask[e][1] = dirty;
 		l->mask[e][2] = fresh;
 		/* a scan without the lock sees from the word alone whether the line is worth a look */

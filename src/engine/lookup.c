@@ -9,49 +9,105 @@
 #include <errno.h>
 #include <string.h>
 
-void plan_release(struct io_thread *t, unsigned n)
+static void plan_drop(struct block_plan *p, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++) {
-		if (t->plan[i].buf) {
-			buffer_release(t->plan[i].buf);
-			t->plan[i].buf = NULL;
+		if (p[i].buf) {
+			buffer_release(p[i].buf);
+			p[i].buf = NULL;
 		}
 	}
+}
+
+void plan_release(struct io_thread *t, unsigned n)
+{
+	plan_drop(t->plan, n);
 }
 
 /* Of large requests all look-ups begin at once: each alone waits for memory some three times. */
 #define PREFETCH_BLOCKS 8u
 
+/* Pins the buffers of n of an entry's blocks from b on, all or none. */
+static inline bool pin_blocks(struct cache *c, struct block_plan *p, const struct line_peek *look, unsigned b,
+			      unsigned n)
+{
+	const struct lines *l = &c->lines;
+	uint16_t valid = line_peek_valid(l, look);
+	unsigned i = 0;
+
+	for (; i < n && valid >> (b + i) & 1; i++) {
+		p[i].buf = buffer_get(c->buffers, line_peek_slot(l, look, b + i));
+		if (!p[i].buf)
+			break;
+		p[i].source = FROM_RAM;
+		p[i].data = buffer_data(p[i].buf);
+	}
+	if (i == n)
+		return true;
+	plan_drop(p, i);
+	return false;
+}
+
+static __attribute__((noinline)) bool pin_locked(struct cache *c, struct block_plan *p, uint64_t key, unsigned b,
+						 unsigned n)
+{
+	struct lines *l = &c->lines;
+	struct line_chain ch = lines_lock(l, key);
+	struct line_peek look = { .e = lines_find(&ch) };
+	bool found = false;
+
+	if (look.e != LINE_NONE) {
+		look.word = lines_word(l, look.e);
+		found = pin_blocks(c, p, &look, b, n);
+	}
+	if (found)
+		c->policy.ops->hit(&c->policy, l, look.e);
+	lines_unlock(&ch);
+	return found;
+}
+
+/* How often to look without the lock, should somebody have it at the moment: a hit waits for nobody who can be passed.
+ */
+#define PEEK_TRIES 4
+
+/* The same for blocks of a line. */
+static bool pin_line(struct cache *c, struct block_plan *p, uint64_t key, unsigned b, unsigned n)
+{
+	struct lines *l = &c->lines;
+	struct line_peek look;
+
+	for (unsigned tries = 0; tries < PEEK_TRIES; tries++) {
+		bool found;
+
+		if (!lines_peek(l, key, &look))
+			continue;
+		found = look.e != LINE_NONE && pin_blocks(c, p, &look, b, n);
+		if (line_peek_is_true(&look)) {
+			if (found)
+				c->policy.ops->hit(&c->policy, l, look.e);
+			return found;
+		}
+		if (found)
+			plan_drop(p, n);
+	}
+	return pin_locked(c, p, key, b, n);
+}
+
 bool plan_from_ram(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
 {
-	struct cache *c = v->cache;
-	struct lines *l = &c->lines;
+	struct lines *l = &v->cache->lines;
 
 	if (n >= PREFETCH_BLOCKS)
 		lines_prefetch(l, v->id, first, n);
 	for (unsigned i = 0; i < n;) {
 		uint64_t block = first + i;
-		unsigned b = block & (l->bpl - 1), end = l->bpl - b < n - i ? l->bpl : b + n - i, from = i;
-		struct line_chain ch = lines_lock(l, line_key(v->id, block >> l->bpl_shift));
-		uint32_t e = lines_find(&ch);
-		uint16_t valid = e == LINE_NONE ? 0 : line_valid(l, e);
+		unsigned b = block & (l->bpl - 1), some = l->bpl - b < n - i ? l->bpl - b : n - i;
 
-		for (; b < end && valid >> b & 1; b++, i++) {
-			struct block_plan *p = &t->plan[i];
-
-			p->buf = buffer_get(c->buffers, line_block(l, e, b)->slot);
-			if (!p->buf)
-				break;
-			p->source = FROM_RAM;
-			p->data = buffer_data(p->buf);
-		}
-		if (i > from)
-			c->policy.ops->hit(&c->policy, l, e);
-		lines_unlock(&ch);
-		if (b < end) {
+		if (!pin_line(v->cache, &t->plan[i], line_key(v->id, block >> l->bpl_shift), b, some)) {
 			plan_release(t, i);
 			return false;
 		}
+		i += some;
 	}
 	return true;
 }

@@ -14,8 +14,11 @@ struct policy;
 
 struct policy_ops {
 	const char *name;
-	/* Chain locked. An entry was inserted / was hit. A hit writes at most the entry's own word. */
+	/* An entry was inserted; chain locked. */
 	void (*inserted)(struct policy *p, struct lines *l, uint32_t e);
+	/* An entry was hit. Any thread, locked or not: it may have been removed in the meantime. Changes at most the
+	 * policy's own bits of its word, by compare-and-swap; should somebody who has the chain locked be changing the
+	 * word, the hit may be lost. */
 	void (*hit)(struct policy *p, struct lines *l, uint32_t e);
 	/* The next entry to try; called by one thread (reclaim), which holds volumes_lock and the epoch's gate, both
 	 * shared: it must not wait, do I/O or commit. LINE_NONE: nothing suitable found in this many steps. */

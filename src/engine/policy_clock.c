@@ -2,7 +2,7 @@
 /*
  * policy_clock.c - CLOCK with a two-bit counter. A new entry starts at 0, so that what is read once goes first; each
  * hit adds one up to 3; the hand takes one away and evicts at 0. No memory besides the two bits in the entry's word,
- * and no lock on a hit beyond its chain's.
+ * and no lock on a hit.
  */
 #include "policy.h"
 
@@ -19,8 +19,10 @@ static void clock_hit(struct policy *p, struct lines *l, uint32_t e)
 	uint64_t w = lines_word(l, e);
 
 	(void)p;
-	if ((w & LINE_FREQ_MASK) != LINE_FREQ_MASK)
-		lines_set_word(l, e, w + (1ull << LINE_FREQ_SHIFT));
+	/* one try: if the word has changed meanwhile, so be it */
+	if ((w & LINE_FREQ_MASK) != LINE_FREQ_MASK && (w & LINE_KEY_MASK))
+		atomic_compare_exchange_strong_explicit(&l->key[e], &w, w + (1ull << LINE_FREQ_SHIFT),
+							memory_order_relaxed, memory_order_relaxed);
 }
 
 static uint32_t clock_victim(struct policy *p, struct lines *l)

@@ -62,7 +62,7 @@ void line_move_block(struct cache *c, uint32_t e, unsigned b, uint32_t slot, uin
 
 	if (line_valid(&c->lines, e) >> b & 1)
 		epoch_free_slot(c, blk->slot);
-	__atomic_store_n(&blk->slot, slot, __ATOMIC_RELAXED); /* compaction looks for hints without the lock */
+	__atomic_store_n(&blk->slot, slot, __ATOMIC_RELAXED); /* looked at without the lock */
 	blk->crc = crc;
 }
 

@@ -180,15 +180,26 @@ static void op_sync(struct worker *w, uint32_t block)
 	pthread_mutex_unlock(&m->lock[block]);
 }
 
-/* Lookups and prefetches without the range lock: only pins and states are exercised. */
+/* Lookups and prefetches without the range lock: frames are given to other blocks all the time, and the one that is
+ * found must be the block's, and stay so while it is pinned. */
 static void op_look(struct worker *w)
 {
 	struct buffer *b[16];
+	uint32_t block[16];
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < 16; i++) {
-		b[n] = buffer_get(w->m->client, rnd(w, BLOCKS));
+		block[n] = rnd(w, BLOCKS);
+		b[n] = buffer_get(w->m->client, block[n]);
 		n += b[n] != NULL;
+	}
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t word = __atomic_load_n((uint64_t *)buffer_data(b[i]), __ATOMIC_RELAXED);
+
+		expect(buffer_block(b[i]) == block[i], "asked for block %u, got %llu", block[i],
+		       (unsigned long long)buffer_block(b[i]));
+		expect(!word || word >> 40 == block[i], "block %u has the data of %llu", block[i],
+		       (unsigned long long)word >> 40);
 	}
 	buffer_release_many(b, n);
 	if (w->m->prefetch && rnd(w, 4) == 0)

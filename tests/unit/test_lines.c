@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* test_lines.c - the line table of the engine: insert, find, remove, the free list, masks, chains under many threads,
- * for lines of one block and of sixteen. */
+ * looks without the lock, for lines of one block and of sixteen. */
 #include <criterion/criterion.h>
 #include <stdlib.h>
 
@@ -225,5 +225,113 @@ Test(lines, many_threads)
 		for (uint64_t line = 0; line < 60; line++)
 			used += find(&l, line_key(i + 1, line)) != LINE_NONE;
 	cr_assert_eq(l.nfree, 240 - used);
+	lines_destroy(&l);
+}
+
+/* ---- looks without the lock ---- */
+
+#define PEEK_LINES 64u
+#define PEEK_OPS 300000u
+
+struct shaker {
+	struct lines l;
+	_Atomic bool stop;
+	_Atomic uint64_t seen, wrong, busy;
+};
+
+/* Lines come and go and change their slots. All slots of a line are the same at any moment, and tell the line. */
+static void *shake(void *arg)
+{
+	struct shaker *s = arg;
+	uint32_t state = 1;
+
+	for (unsigned i = 0; i < PEEK_OPS; i++) {
+		uint32_t line = (state = state * 1664525u + 1013904223u) >> 16 & (PEEK_LINES - 1);
+		struct line_chain ch = lines_lock(&s->l, line_key(1, line));
+		uint32_t e = lines_find(&ch);
+
+		if (e != LINE_NONE && state >> 30 == 0) {
+			lines_remove(&ch, e);
+		} else {
+			if (e == LINE_NONE)
+				e = lines_insert(&ch);
+			if (e == LINE_NONE)
+				abort();
+			for (unsigned b = 0; b < s->l.bpl; b++)
+				__atomic_store_n(&line_block(&s->l, e, b)->slot, line << 24 | i, __ATOMIC_RELAXED);
+			line_set_masks(&s->l, e, (uint16_t)((1u << s->l.bpl) - 1), 0, 0);
+		}
+		lines_unlock(&ch);
+	}
+	s->stop = true;
+	return NULL;
+}
+
+static void *peek(void *arg)
+{
+	struct shaker *s = arg;
+	uint32_t state = 7;
+
+	while (!s->stop) {
+		uint32_t line = (state = state * 1664525u + 1013904223u) >> 16 & (PEEK_LINES - 1), first, last;
+		struct line_peek p;
+		uint16_t valid;
+
+		if (!lines_peek(&s->l, line_key(1, line), &p)) {
+			s->busy++;
+			continue;
+		}
+		if (p.e == LINE_NONE)
+			continue;
+		valid = line_peek_valid(&s->l, &p);
+		first = line_peek_slot(&s->l, &p, 0);
+		last = line_peek_slot(&s->l, &p, s->l.bpl - 1);
+		if (!line_peek_is_true(&p))
+			continue;
+		s->seen++;
+		if (!valid || first != last || first >> 24 != line)
+			s->wrong++;
+	}
+	return NULL;
+}
+
+Test(lines, looks_without_the_lock, .timeout = 60)
+{
+	for (uint32_t bpl = 1; bpl <= 16; bpl *= 16) {
+		static struct shaker s;
+		pthread_t t[3];
+
+		memset(&s, 0, sizeof s);
+		cr_assert_eq(lines_init(&s.l, PEEK_LINES, bpl), 0);
+		cr_assert_eq(pthread_create(&t[0], NULL, shake, &s), 0);
+		for (unsigned i = 1; i < 3; i++)
+			cr_assert_eq(pthread_create(&t[i], NULL, peek, &s), 0);
+		for (unsigned i = 0; i < 3; i++)
+			pthread_join(t[i], NULL);
+		cr_assert_gt(s.seen, 0);
+		cr_assert_eq(s.wrong, 0, "%llu of %llu looks saw what never was", (unsigned long long)s.wrong,
+			     (unsigned long long)s.seen);
+		lines_destroy(&s.l);
+	}
+}
+
+Test(lines, a_look_fails_while_somebody_has_the_lock)
+{
+	struct line_peek p, before;
+	struct line_chain ch;
+	struct lines l;
+
+	cr_assert_eq(lines_init(&l, 16, 1), 0);
+	insert(&l, line_key(1, 3));
+	cr_assert(lines_peek(&l, line_key(1, 3), &before));
+	cr_assert_neq(before.e, LINE_NONE);
+	cr_assert(line_peek_is_true(&before));
+	ch = lines_lock(&l, line_key(1, 3));
+	cr_assert_not(lines_peek(&l, line_key(1, 3), &p));
+	cr_assert_not(line_peek_is_true(&before));
+	lines_unlock(&ch);
+	cr_assert_not(line_peek_is_true(&before), "it may have been changed");
+	cr_assert(lines_peek(&l, line_key(1, 3), &p));
+	cr_assert(lines_peek(&l, line_key(1, 4), &p) && p.e == LINE_NONE);
 	lines_destroy(&l);
 }
