@@ -131,6 +131,9 @@ void buffer_release_many(struct buffer **b, unsigned n);
 /* The block's contents are no longer needed: drop n buffers from `block` on, even dirty ones. A pinned one is detached
  * from its block and freed at release; one that is being written is waited for. */
 void buffer_forget(struct buffer_client *c, uint64_t block, unsigned n);
+/* Gives the memory of n blocks back, those that are clean and that nobody has pinned: for who reads or writes much
+ * once, and does not want to drive out what others use. */
+void buffer_evict(struct buffer_client *c, const uint32_t *blocks, unsigned n);
 
 /* Moves a pinned buffer to another block; it becomes dirty there. -EEXIST if new_block is in memory. */
 int buffer_move(struct buffer *b, uint64_t new_block);

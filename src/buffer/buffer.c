@@ -114,10 +114,10 @@ static struct buffer *__find_visible(struct buffer_client *c, struct group *g, u
 	return NULL;
 }
 
-bool buffer_present(struct buffer_client *c, uint64_t block)
+struct buffer *buffer_find(struct buffer_client *c, uint64_t block)
 {
 	struct group *g = group_of(c, block);
-	bool found;
+	struct buffer *found;
 
 	group_lock(g);
 	found = __find_visible(c, g, block);

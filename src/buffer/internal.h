@@ -260,7 +260,7 @@ void round_wait_hold(struct buffer_client *c, uint64_t timeout_ns);
 /* buffer.c */
 void wait_not_writing(struct buffer_client *c, uint64_t block);
 void read_begin(struct buffer *b, uint64_t block);
-bool buffer_present(struct buffer_client *c, uint64_t block);
+struct buffer *buffer_find(struct buffer_client *c, uint64_t block); /* not pinned: a hint */
 bool read_end(struct buffer *b, bool ok);
 
 /*

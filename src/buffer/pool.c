@@ -216,6 +216,22 @@ static bool evict(struct buffer_pool *pool, struct buffer *b)
 	return true;
 }
 
+void buffer_evict(struct buffer_client *c, const uint32_t *blocks, unsigned n)
+{
+	struct buffer_pool *pool = c->pool;
+
+	pthread_mutex_lock(&pool->lock);
+	for (unsigned i = 0; i < n; i++) {
+		struct buffer *b = buffer_find(c, blocks[i]);
+
+		if (b)
+			evict(pool, b); /* if it still is that block's, and may go */
+	}
+	if (pool->wait_head)
+		pool_serve(pool);
+	pthread_mutex_unlock(&pool->lock);
+}
+
 /* May a frame of `victim` serve `c`? Sharing: above its fair share; without: whatever is not another's reserve. */
 static bool may_evict(const struct buffer_pool *pool, const struct buffer_client *victim, const struct buffer_client *c,
 		      bool sharing)

@@ -125,7 +125,7 @@ static void __run_prefetch(struct buffer_client *c, struct bdev_channel *ch)
 		for (; n && k < BUFFER_WRITE_DEPTH; n--, block++) {
 			struct buffer *b;
 
-			if (block >= c->device_blocks || buffer_present(c, block))
+			if (block >= c->device_blocks || buffer_find(c, block))
 				continue;
 			if (buffer_alloc(c, &b, 1, false)) {
 				n = 1; /* no memory: this is no time for guesses */

@@ -54,11 +54,13 @@ static int clear_marks(struct volume *v, void *ctx)
 	return 0;
 }
 
+#define LOOK_NS 1000000000u /* between looks at whether it is quiet: we may be called more often, or less */
 #define MAINTAIN_STEPS 8 /* of a few milliseconds each */
 
 static void *maintain_main(void *arg)
 {
 	struct cache *c = arg;
+	uint64_t looked = now_ns();
 
 	while (job_wait(c, JOB_MAINTAIN, GET(c->tunables.epoch_interval_us))) {
 		struct bc_error err;
@@ -69,7 +71,10 @@ static void *maintain_main(void *arg)
 		if ((!epoch_holds_much(c) && epoch_write_data(c)) || epoch_commit(c, true))
 			continue;
 		cache_volume_foreach(c, clear_marks, NULL);
-		idle_look(c);
+		if (now_ns() - looked >= LOOK_NS) {
+			idle_look(c, now_ns() - looked);
+			looked = now_ns();
+		}
 		/* in turns with commits that slots depend on, some steps at least, or the journal would grow */
 		for (int n = 0; rc == 1 && !stopping(c) && !c->failed && (n < MAINTAIN_STEPS || !epoch_holds_much(c));
 		     n++)

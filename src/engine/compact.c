@@ -11,6 +11,8 @@
  *
  * There is no map from slots to blocks (it would cost 4 bytes a slot): the table of lines is scanned once a run,
  * without locks, as a hint. A run is large enough for that to be a small part of it: some 100 ns for each block moved.
+ *
+ * Every run has to gain a free word, or it is the last: there may be less to be had than what is asked for.
  */
 #include "internal.h"
 
@@ -19,6 +21,8 @@
 
 #define BUDGET_MIN 8192u /* blocks per run: 32 MiB */
 #define BUDGET_MAX (1u << 20) /* takes 16 MiB of RAM meanwhile */
+#define SCAN_MAX 1024u /* entries looked at for each block moved: beyond, the cache is all but full */
+#define SCAN_STEP 65536u /* entries between looks at whether to go on */
 #define BATCH 128u /* blocks moved at once */
 #define GAP                                                                                                            \
 	32u /* slots: what lies between two blocks is read as well, up to here; one large read beats two small ones */
@@ -35,11 +39,12 @@ struct mover {
 	struct found *found; /* budget */
 	uint32_t budget;
 	bool idle; /* stops when requests come */
+	bool interrupted;
+	struct cold_slots cold;
 	struct range_lock range[BATCH];
 	struct volume *v[BATCH];
 	uint64_t block[BATCH];
 	unsigned n; /* locked; their plans are t->plan[0 .. n) */
-	uint32_t moved;
 	struct iovec iov[2 * BATCH];
 	char *junk; /* GAP blocks */
 };
@@ -53,6 +58,12 @@ static int by_slot(const void *a, const void *b)
 	return x->slot < y->slot ? -1 : x->slot > y->slot;
 }
 
+static bool goes_on(struct mover *m)
+{
+	m->interrupted |= m->c->failed || GET(m->c->stopping) || (m->idle && idle_over(m->c));
+	return !m->interrupted;
+}
+
 static uint32_t scan(struct mover *m)
 {
 	struct cache *c = m->c;
@@ -63,6 +74,8 @@ static uint32_t scan(struct mover *m)
 	for (uint32_t e = 0; e < l->n && n + l->bpl <= m->budget; e++) {
 		uint64_t w = lines_word(l, e);
 
+		if (e % SCAN_STEP == 0 && !goes_on(m))
+			break;
 		if (!(w & LINE_KEY_MASK) || !(w & LINE_VALID0))
 			continue;
 		for (unsigned b = 0; b < l->bpl; b++) {
@@ -188,18 +201,12 @@ static bool move_all(struct mover *m)
 			continue;
 		if (block_move(c, m->v[i], m->block[i], &t->plan[i], t->bufs[i], t->slots[used])) {
 			ADD(m->v[i]->n.cache_written, CACHE_BLOCK);
-			used++;
-			m->moved++;
+			cold_add(&m->cold, t->slots[used++], t->plan[i].source == FROM_RAM);
 		}
 	}
 	epoch_leave(c);
 	slots_give(&c->slots, t->slots + used, got - used);
 	return true;
-}
-
-static bool goes_on(struct mover *m)
-{
-	return !m->c->failed && !GET(m->c->stopping) && !(m->idle && idle_over(m->c));
 }
 
 /* One run. False: there is nothing to be gained, or no room to do it. */
@@ -210,12 +217,12 @@ static bool compact_once(struct mover *m)
 	unsigned batch = BATCH < c->alloc_max / 2 ? BATCH : c->alloc_max / 2;
 	/* their places have to be elsewhere */
 	uint32_t most = GET(c->slots.nfree) / 3 < m->budget ? GET(c->slots.nfree) / 3 : m->budget, n;
+	uint32_t words = slots_free_words(&c->slots);
 	bool room = true;
 
-	if (!batch || !slots_hold(&c->slots, most, m->idle ? 16 : 32))
+	if (!batch || most < c->lines.n / SCAN_MAX || !slots_hold(&c->slots, most, m->idle ? 16 : 32))
 		return false;
 	n = scan(m);
-	m->moved = 0;
 	for (uint32_t i = 0; i < n && room && goes_on(m);) {
 		/* waited for before anything is locked */
 		if (buffer_alloc(c->buffers, m->t->bufs, batch, true)) {
@@ -232,12 +239,14 @@ static bool compact_once(struct mover *m)
 		release(m);
 		pthread_rwlock_unlock(&c->volumes_lock);
 		buffer_release_many(m->t->bufs, batch);
+		if (cold_settle(c, &m->cold, false))
+			room = false;
 	}
 	/* their slots come free with the epoch; until then the words must not be used again */
-	if (epoch_commit(c, false))
+	if (cold_settle(c, &m->cold, true))
 		room = false;
 	slots_unhold(&c->slots);
-	return room && m->moved;
+	return room && slots_free_words(&c->slots) > words;
 }
 
 /* Free words that are enough: a quarter of what is free, or as much as can be had with some effort. */
@@ -245,7 +254,7 @@ static uint32_t enough(const struct mover *m)
 {
 	uint32_t words = GET(m->c->slots.nfree) / 64;
 
-	return 1 + (m->idle ? words / 8 * 7 : words / 4);
+	return 1 + (m->idle ? words - words / 8 : words / 4);
 }
 
 void compact_ask(struct cache *c)
@@ -255,9 +264,10 @@ void compact_ask(struct cache *c)
 		background_kick(c, JOB_COMPACT);
 }
 
-void compact_run(struct cache *c, bool idle)
+bool compact_run(struct cache *c, bool idle)
 {
 	struct mover *m = calloc(1, sizeof *m);
+	bool done = true;
 
 	if (m) {
 		m->c = c;
@@ -275,8 +285,10 @@ void compact_run(struct cache *c, bool idle)
 		if (!compact_once(m))
 			break;
 	if (m) {
+		done = !m->interrupted;
 		free(m->found);
 		free(m->junk);
 	}
 	free(m);
+	return done;
 }

@@ -7,22 +7,29 @@
  * large ones again.
  * - What sequential readers met scattered and found no room for, or no time, is tidied (tidy.c).
  *
- * It wears the SSD, so it is bounded. Compaction begins when less than half of the free slots lie in free words and at
- * least a quarter as many have come free since it last got as far as it could; it moves at most three blocks for four
- * slots it gains, mostly one for two. So a block is moved for each one or two that clients wrote at most. Tidying
- * writes each block once that a client has read in sequence. The tunable `tidy` switches off both.
+ * It wears the SSD, so it is bounded. Compaction begins when less than half of the free slots lie in free words, and
+ * clients have written at least a quarter as much as is free since it last got as far as it could; it moves at most
+ * three blocks for four slots it gains, mostly one for two. Tidying writes what a client has read in sequence once. The
+ * tunable `tidy` switches off both.
  *
- * Work stops within some milliseconds when requests come (QUIET_BYTES), and goes on in the next quiet period.
+ * Work stops within some milliseconds when requests come (QUIET_*), and goes on in a quiet period after that. Each
+ * interruption makes it wait for a longer one, so that what cannot be done in the pauses of a busy client is not begun
+ * all the time.
  */
 #include "internal.h"
 
-#define QUIET_BYTES                                                                                                    \
-	(1u << 20) /* in a maintenance period: a machine on a volume that does nothing writes a log now and then */
+#include <stdlib.h>
+
+/* In a second: a machine on a volume that does nothing writes a log now and then. */
+#define QUIET_BYTES (1u << 20)
+#define QUIET_REQUESTS 64u
+#define PATIENCE_MAX 64u /* looks */
 #define PIECE 256u /* blocks tidied at once: reads enough to keep the SSD busy, and over soon */
-#define NEAR 256u /* blocks: ranges of a reader with some requests in flight arrive in any order */
+#define NEAR 64u /* blocks: ranges of a reader with some requests in flight arrive in any order */
 
 int idle_init(struct cache *c)
 {
+	atomic_store(&c->idle.patience, 1);
 	return -pthread_mutex_init(&c->idle.lock, NULL);
 }
 
@@ -31,40 +38,71 @@ void idle_destroy(struct cache *c)
 	pthread_mutex_destroy(&c->idle.lock);
 }
 
-static int add_bytes(struct volume *v, void *sum)
+static int add_activity(struct volume *v, void *ctx)
 {
-	*(uint64_t *)sum += GET(v->n.volume_read) + GET(v->n.volume_written);
+	struct activity *a = ctx;
+	const struct volume_counters *n = &v->n;
+
+	a->read += GET(n->volume_read);
+	a->written += GET(n->volume_written);
+	a->requests += GET(n->read_hits) + GET(n->read_partial_misses) + GET(n->read_misses) + GET(n->write_hits) +
+		       GET(n->write_partial_misses) + GET(n->write_misses) + GET(n->pass_through_reads) +
+		       GET(n->pass_through_writes) + GET(n->flushes) + GET(n->discards);
 	return 0;
 }
 
-static uint64_t bytes_so_far(struct cache *c)
+static struct activity activity(struct cache *c)
 {
-	uint64_t sum = 0;
+	struct activity a = { 0 };
 
-	cache_volume_foreach(c, add_bytes, &sum);
-	return sum;
+	cache_volume_foreach(c, add_activity, &a);
+	return a;
+}
+
+/* Of what came since the last look. A volume that is removed takes its share away: that is no quiet moment either. */
+static bool is_quiet(struct cache *c, const struct activity *a, uint64_t seconds)
+{
+	return a->read + a->written - GET(c->idle.bytes) <= QUIET_BYTES * seconds &&
+	       a->requests - GET(c->idle.requests) <= QUIET_REQUESTS * seconds;
+}
+
+static bool wanted_at_all(struct cache *c)
+{
+	return !c->failed && !GET(c->stopping) && !GET(c->flushing) && GET(c->tunables.tidy_bytes);
 }
 
 bool idle_over(struct cache *c)
 {
-	return bytes_so_far(c) - GET(c->idle.seen) > QUIET_BYTES;
+	struct activity a;
+
+	if (!wanted_at_all(c) || !GET(c->idle.quiet))
+		return true;
+	a = activity(c);
+	return !is_quiet(c, &a, 1);
 }
 
-static bool fragmented(struct cache *c)
+static bool fragmented(struct cache *c, const struct activity *a)
 {
 	uint32_t nfree = GET(c->slots.nfree);
 
-	return slots_free_words(&c->slots) < nfree / 64 / 2 && GET(c->slots_given) - GET(c->idle.compacted) > nfree / 4;
+	return slots_free_words(&c->slots) < nfree / 64 / 2 &&
+	       (a->written - GET(c->idle.compacted)) / CACHE_BLOCK > nfree / 4;
 }
 
-void idle_look(struct cache *c)
+void idle_look(struct cache *c, uint64_t ns)
 {
-	bool quiet = !idle_over(c);
+	struct idle *idle = &c->idle;
+	struct activity a = activity(c);
+	bool quiet = is_quiet(c, &a, ns < 1000000000 ? 1 : ns / 1000000000);
 
-	atomic_store(&c->idle.seen, bytes_so_far(c));
-	if (!quiet || c->failed || !GET(c->tunables.tidy_bytes) || !(fragmented(c) || GET(c->idle.nranges)))
+	atomic_store(&idle->bytes, a.read + a.written);
+	atomic_store(&idle->requests, a.requests);
+	atomic_store(&idle->quiet, quiet);
+	idle->looks = quiet ? idle->looks + 1 : 0;
+	if (idle->looks < GET(idle->patience) || !wanted_at_all(c) || !(fragmented(c, &a) || GET(idle->nranges)))
 		return;
-	atomic_store(&c->idle.wanted, true);
+	idle->looks = 0;
+	atomic_store(&idle->wanted, true);
 	if (compact_in_background)
 		background_kick(c, JOB_COMPACT);
 }
@@ -120,44 +158,84 @@ static void forget_all(struct cache *c)
 	pthread_mutex_unlock(&c->idle.lock);
 }
 
-static enum tidied tidy_piece(struct cache *c, struct io_thread *t, const struct idle_range *r)
+static enum tidied tidy_piece(struct cache *c, struct io_thread *t, const struct idle_range *r, struct cold_slots *cold)
 {
 	struct volume *v = volume_use(c, r->volume);
 	enum tidied done = TIDIED;
 
 	/* it may be another volume by now, and a smaller one */
 	if (v && r->end <= v->nblocks)
-		done = tidy_range(t, v, r->first, (unsigned)(r->end - r->first));
+		done = tidy_range(t, v, r->first, (unsigned)(r->end - r->first), cold);
 	if (v)
 		volume_unuse(v);
 	return done;
 }
 
-static void compact_all(struct cache *c)
+static void put_back(struct cache *c, const struct idle_range *r)
 {
-	compact_run(c, true);
-	if (!idle_over(c))
-		atomic_store(&c->idle.compacted, GET(c->slots_given));
+	struct volume *v = volume_use(c, r->volume);
+
+	if (!v)
+		return;
+	idle_tidy_later(v, r->first, (unsigned)(r->end - r->first));
+	volume_unuse(v);
+}
+
+/* False: interrupted. */
+static bool compact_all(struct cache *c)
+{
+	uint64_t written = activity(c).written;
+
+	if (!compact_run(c, true))
+		return false;
+	atomic_store(&c->idle.compacted, written);
+	return true;
+}
+
+/* False: interrupted. */
+static bool tidy_all(struct cache *c, struct io_thread *t, struct cold_slots *cold)
+{
+	struct idle_range r;
+
+	while (!idle_over(c)) {
+		enum tidied done;
+
+		if (!take_piece(c, &r))
+			return true;
+		done = tidy_piece(c, t, &r, cold);
+		if (done == TIDY_NO_BUFFERS && !epoch_write_data(c)) {
+			done = tidy_piece(c, t, &r, cold);
+		} else if (done == TIDY_NO_RUN && !cold_settle(c, cold, true)) {
+			/* what was moved so far has given slots back */
+			if (!compact_all(c)) {
+				put_back(c, &r);
+				return false;
+			}
+			done = tidy_piece(c, t, &r, cold);
+		}
+		if (done == TIDY_NO_RUN || done == TIDY_FULL) { /* then not before clients leave more room */
+			forget_all(c);
+			return true;
+		}
+		if (cold_settle(c, cold, false))
+			return false;
+	}
+	return false;
 }
 
 void idle_run(struct cache *c)
 {
 	struct io_thread *t = io_thread_get(c);
-	struct idle_range r;
+	struct cold_slots *cold = malloc(sizeof *cold);
+	struct activity a = activity(c);
+	unsigned patience = GET(c->idle.patience);
+	bool done = true;
 
-	if (fragmented(c))
-		compact_all(c);
-	while (t && !c->failed && !GET(c->stopping) && !idle_over(c) && take_piece(c, &r)) {
-		enum tidied done = tidy_piece(c, t, &r);
-
-		if (done == TIDY_NO_BUFFERS && !epoch_write_data(c)) {
-			done = tidy_piece(c, t, &r);
-		} else if (done == TIDY_NO_SLOTS && !epoch_commit(c, false)) {
-			/* what was moved so far has given slots back */
-			compact_all(c);
-			done = tidy_piece(c, t, &r);
-			if (done == TIDY_NO_SLOTS) /* then not before others are given back */
-				forget_all(c);
-		}
+	if (t && cold) {
+		cold->n = cold->moved = 0;
+		done = (!fragmented(c, &a) || compact_all(c)) && tidy_all(c, t, cold);
+		cold_settle(c, cold, true);
 	}
+	free(cold);
+	atomic_store(&c->idle.patience, done ? 1 : patience < PATIENCE_MAX ? patience * 2 : patience);
 }

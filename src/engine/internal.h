@@ -11,7 +11,7 @@
  *   epoch.committing (a flag under epoch.lock: who has set it commits, alone, and takes what follows)
  *   epoch.gate   (shared: changing line metadata; exclusive: sealing)
  *   stripe locks (lines.h), one at a time
- *   leaf locks: lines.free_lock, slots.lock, epoch.lock, buffer and journal internals
+ *   leaf locks: lines.free_lock, slots.lock, epoch.lock, idle.lock, buffer and journal internals
  * Nobody does I/O or waits for slots, buffers or a range while in epoch.gate; nobody waits for slots with a range
  * locked.
  */
@@ -192,10 +192,17 @@ struct idle_range {
 	uint64_t first, end; /* blocks */
 };
 
+struct activity {
+	uint64_t requests, written, read; /* bytes */
+};
+
 struct idle {
 	_Atomic bool wanted; /* idle_run is */
-	counter seen; /* bytes that clients have read and written, at the last look */
-	counter compacted; /* slots_given when free space was last put together as far as it goes */
+	_Atomic bool quiet; /* it was, at the last look */
+	counter requests, bytes; /* of clients, by then */
+	counter compacted; /* bytes written when free space was last put together as far as it goes */
+	unsigned looks; /* quiet ones in a row */
+	_Atomic unsigned patience; /* how many there have to be: grows when runs are interrupted */
 	pthread_mutex_t lock; /* the ranges */
 	struct idle_range range[IDLE_RANGES]; /* to be tidied */
 	_Atomic unsigned nranges;
@@ -401,24 +408,45 @@ bool block_move(struct cache *c, struct volume *v, uint64_t block, const struct 
 		uint32_t slot);
 /* After the reply: does it, if nobody else wants the blocks at the moment. The plan still holds them. */
 void tidy_after_read(struct io_thread *t, struct volume *v);
-enum tidied { TIDIED /* or there was nothing to do */, TIDY_NO_SLOTS, TIDY_NO_BUFFERS, TIDY_IN_USE };
+enum tidied {
+	TIDIED, /* or there was nothing to do */
+	TIDY_FULL, /* too few slots are free */
+	TIDY_NO_RUN, /* they do not lie side by side */
+	TIDY_NO_BUFFERS,
+	TIDY_IN_USE
+};
+struct cold_slots;
 /* Reads n blocks, as many as one may ask buffers for, and moves them together if they lie scattered. Blocks on the
  * backing device are left there. */
-enum tidied tidy_range(struct io_thread *t, struct volume *v, uint64_t first, unsigned n);
+enum tidied tidy_range(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, struct cold_slots *cold);
 
 /* ---- compact.c ---- */
 void compact_ask(struct cache *c); /* by who found no slots side by side */
-/* Until there is enough room in large pieces. idle: more of it, and only as long as idle_over() says no. */
-void compact_run(struct cache *c, bool idle);
+/* Until there is enough room in large pieces, or no more to be had. idle: more of it, and only as long as idle_over()
+ * says no. False: stopped before. */
+bool compact_run(struct cache *c, bool idle);
 extern bool compact_in_background; /* Seam for tests: false, compact_run and idle_run are called by hand */
+
+/* ---- cold.c ---- */
+/* Slots that background work has moved blocks to which were not in RAM: they are not to drive out what is. */
+#define COLD_SLOTS 2048u
+struct cold_slots {
+	uint32_t slot[COLD_SLOTS + MAX_BLOCKS];
+	unsigned n;
+	unsigned moved; /* with those that were in RAM */
+};
+void cold_add(struct cold_slots *cold, uint32_t slot, bool was_in_ram);
+/* If there are many, or `all`: what was moved is committed, and leaves RAM. 0 or -EIO. */
+int cold_settle(struct cache *c, struct cold_slots *cold, bool all);
 
 /* ---- idle.c ---- */
 int idle_init(struct cache *c);
 void idle_destroy(struct cache *c);
-/* By maintenance, each period: if hardly anything was asked for since the last look, sends JOB_COMPACT to work. */
-void idle_look(struct cache *c);
-bool idle_over(struct cache *c); /* requests have come since */
-/* For after idle_look: puts free space together, then tidies what was remembered. Returns when done or idle_over(). */
+/* By maintenance, `ns` after the last look: if hardly anything was asked for since then, sends JOB_COMPACT to work. */
+void idle_look(struct cache *c, uint64_t ns);
+/* It is not quiet any more, or was not at the last look; or somebody flushes, or switched this off. */
+bool idle_over(struct cache *c);
+/* Puts free space together, then tidies what was remembered, until all is done or idle_over(). */
 void idle_run(struct cache *c);
 /* A sequential reader's blocks lie scattered and could not be moved now. Any thread, never waits; a hint. */
 void idle_tidy_later(struct volume *v, uint64_t first, unsigned n);
@@ -449,6 +477,7 @@ int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_ba
 /* A reference for the engine's own short use: it does not make cache_volume_remove refuse, which waits for it. NULL:
  * there is none, or it is being removed. */
 struct volume *volume_use(struct cache *c, unsigned id);
+void volume_use_more(struct volume *v); /* another one, by who has one of any kind */
 void volume_unuse(struct volume *v);
 void volume_detach(struct volume *v); /* frees; not in the table any more */
 int volume_record(struct volume *v, bool in_use, struct bc_error *err); /* writes its row */

@@ -213,6 +213,8 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 			fill(t, v, first, n);
 		if (mode_fills(mode) && cached == n && !bad)
 			tidy_note(t, n, t->pieces);
+		if (t->tidy) /* after the reply the client may let go of the volume */
+			volume_use_more(v);
 	}
 	range_unlock(&c->ranges, &rl);
 	if (bad)
@@ -237,8 +239,10 @@ void volume_read_done(struct volume *v, struct volume_reply *reply)
 {
 	struct io_thread *t = reply->priv;
 
-	if (t->tidy)
+	if (t->tidy) {
 		tidy_after_read(t, v);
+		volume_unuse(v);
+	}
 	plan_release(t, t->nplan);
 	t->nplan = 0;
 }

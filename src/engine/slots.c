@@ -203,13 +203,28 @@ uint32_t slots_take_some(struct slots *s, uint32_t *out, uint32_t n, uint32_t ke
 
 #define RUN_RESERVE 16u /* free words that slots_take_run leaves to writers, in all but small caches */
 
+static bool __has_run(const struct slots *s, uint32_t n)
+{
+	return s->count[0] > n / 64 + (s->n / 64 / 64 < RUN_RESERVE ? s->n / 64 / 64 : RUN_RESERVE);
+}
+
+bool slots_has_run(struct slots *s, uint32_t n)
+{
+	bool ok;
+
+	pthread_mutex_lock(&s->lock);
+	ok = __has_run(s, n);
+	pthread_mutex_unlock(&s->lock);
+	return ok;
+}
+
 bool slots_take_run(struct slots *s, uint32_t *out, uint32_t n)
 {
 	uint32_t got = 0;
 	bool ok;
 
 	pthread_mutex_lock(&s->lock);
-	ok = s->count[0] > n / 64 + (s->n / 64 / 64 < RUN_RESERVE ? s->n / 64 / 64 : RUN_RESERVE);
+	ok = __has_run(s, n);
 	while (ok && got < n) {
 		if (s->run_hand == UINT32_MAX || !s->free[s->run_hand]) {
 			uint32_t word = class_next(s, 0, s->run_hand == UINT32_MAX ? 0 : s->run_hand);
@@ -231,7 +246,7 @@ uint32_t slots_hold(struct slots *s, uint32_t max_used, unsigned min_free)
 
 	pthread_mutex_lock(&s->lock);
 	for (unsigned level = 1; level <= last; level++) {
-		while (s->count[level] && used < max_used) {
+		while (s->count[level] && used < max_used && s->nheld < s->n / 64 / 2) {
 			uint32_t word = class_next(s, level, s->hand);
 
 			class_del(s, word, level);
@@ -264,7 +279,7 @@ uint32_t slots_take_full(struct slots *s, uint32_t *out, uint32_t n, uint32_t ke
 	pthread_mutex_lock(&s->lock);
 	if (s->nfree < n + keep)
 		n = 0;
-	for (unsigned level = SLOTS_CLASSES; level-- && got < n;) {
+	for (unsigned level = SLOTS_CLASSES - 1; level && got < n; level--) {
 		while (s->count[level] && got < n) {
 			uint32_t word = class_next(s, level, s->hand);
 

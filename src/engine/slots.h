@@ -45,11 +45,13 @@ uint32_t slots_take_some(struct slots *s, uint32_t *out, uint32_t n, uint32_t ke
 /* Takes n slots that lie together: the words they are from were free altogether, and enough such words are left. False
  * if there are too few. */
 bool slots_take_run(struct slots *s, uint32_t *out, uint32_t n);
+bool slots_has_run(struct slots *s, uint32_t n); /* would slots_take_run find them? */
 /*
  * For compaction. slots_hold: takes words of which at least `min_free` slots (48, 32, 16) are free, the emptiest class
  * first, out of circulation, until `max_used` slots in use lie in them: no slot of theirs is given out until
- * slots_unhold, so that they become free altogether. Returns how many words. slots_take_full: takes up to n slots where
- * moved blocks should go: the holes of the fullest words first, so that as few blocks as possible have to move.
+ * slots_unhold, so that they become free altogether. Returns how many words, at most half of all. slots_take_full:
+ * takes up to n slots where moved blocks should go: in the holes of the fullest words first, so that as few blocks as
+ * possible have to move, and never in words that are free altogether, as nothing would be gained.
  */
 uint32_t slots_hold(struct slots *s, uint32_t max_used, unsigned min_free);
 bool slots_is_held(const struct slots *s, uint32_t slot); /* a hint, without the lock */

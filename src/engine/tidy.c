@@ -17,6 +17,9 @@
  * the end of an epoch (rule 2), so it is the same open epoch as before the read, or nothing is done. The latter happens
  * to blocks of the open epoch only (rule 1), so they are left alone: it must not rest on a checksum, which may be
  * equal.
+ *
+ * A line that the cleaner is at is left alone, too: it would have to be cleaned again, and who flushes everything would
+ * find something dirty at the end.
  */
 #include "survive.h"
 
@@ -50,7 +53,7 @@ bool block_move(struct cache *c, struct volume *v, uint64_t block, const struct 
 	struct line_chain ch = lines_lock(l, line_key(v->id, block >> l->bpl_shift));
 	uint32_t e = lines_find(&ch);
 	bool same = e != LINE_NONE && line_valid(l, e) & bit && !(line_fresh(l, e) & bit) &&
-		    line_block(l, e, b)->slot == p->slot;
+		    !(lines_word(l, e) & LINE_CLEANING) && line_block(l, e, b)->slot == p->slot;
 
 	if (same) {
 		uint16_t dirty = line_dirty(l, e);
@@ -66,7 +69,7 @@ bool block_move(struct cache *c, struct volume *v, uint64_t block, const struct 
 }
 
 /* Range locked. */
-static enum tidied move_all(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+static enum tidied move_all(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, struct cold_slots *cold)
 {
 	struct cache *c = v->cache;
 	unsigned want = 0, used = 0;
@@ -75,14 +78,19 @@ static enum tidied move_all(struct io_thread *t, struct volume *v, uint64_t firs
 	for (unsigned i = 0; i < n; i++)
 		if (movable(&t->plan[i]))
 			which[want++] = (uint16_t)i;
-	if (!want || want > c->alloc_max)
+	if (!want)
 		return TIDIED;
+	if (want > c->alloc_max)
+		return TIDY_NO_BUFFERS;
 	/* all or nothing, and not where writers are short of slots */
 	if (GET(c->epoch.nheld) > GET(c->slots.nfree) / 2)
 		background_kick(c, JOB_MAINTAIN);
-	if (GET(c->epoch.nheld) > GET(c->slots.nfree) || GET(c->slots.nfree) < want + c->slots_low ||
-	    !slots_take_run(&c->slots, t->slots, want))
-		return TIDY_NO_SLOTS;
+	if (GET(c->epoch.nheld) > GET(c->slots.nfree))
+		return TIDY_IN_USE;
+	if (GET(c->slots.nfree) < want + c->slots_low)
+		return TIDY_FULL;
+	if (!slots_take_run(&c->slots, t->slots, want))
+		return TIDY_NO_RUN;
 	if (buffer_alloc(c->buffers, t->bufs, want, false)) {
 		slots_give(&c->slots, t->slots, want);
 		return TIDY_NO_BUFFERS;
@@ -91,8 +99,15 @@ static enum tidied move_all(struct io_thread *t, struct volume *v, uint64_t firs
 		memcpy(buffer_data(t->bufs[k]), t->plan[which[k]].data, CACHE_BLOCK);
 	epoch_enter(c);
 	if (!c->failed && epoch_open_id(c) == t->tidy_epoch)
-		for (unsigned k = 0; k < want; k++)
-			used += block_move(c, v, first + which[k], &t->plan[which[k]], t->bufs[k], t->slots[used]);
+		for (unsigned k = 0; k < want; k++) {
+			const struct block_plan *p = &t->plan[which[k]];
+
+			if (!block_move(c, v, first + which[k], p, t->bufs[k], t->slots[used]))
+				continue;
+			if (cold)
+				cold_add(cold, t->slots[used], p->source == FROM_RAM);
+			used++;
+		}
 	epoch_leave(c);
 	slots_give(&c->slots, t->slots + used, want - used);
 	buffer_release_many(t->bufs, want);
@@ -101,7 +116,7 @@ static enum tidied move_all(struct io_thread *t, struct volume *v, uint64_t firs
 }
 
 /* The blocks of t's plan, if nobody else wants them at the moment. */
-static enum tidied move_plan(struct io_thread *t, struct volume *v)
+static enum tidied move_plan(struct io_thread *t, struct volume *v, struct cold_slots *cold)
 {
 	struct cache *c = v->cache;
 	enum tidied done = TIDY_IN_USE;
@@ -112,7 +127,7 @@ static enum tidied move_plan(struct io_thread *t, struct volume *v)
 		return done;
 	/* WRITE: nobody else is reading from the old slots */
 	if (range_trylock(&c->ranges, &rl, v->id, t->tidy_first, t->nplan, RANGE_WRITE)) {
-		done = move_all(t, v, t->tidy_first, t->nplan);
+		done = move_all(t, v, t->tidy_first, t->nplan, cold);
 		range_unlock(&c->ranges, &rl);
 	}
 	pthread_rwlock_unlock(&v->gate);
@@ -121,15 +136,15 @@ static enum tidied move_plan(struct io_thread *t, struct volume *v)
 
 void tidy_after_read(struct io_thread *t, struct volume *v)
 {
-	enum tidied done = move_plan(t, v);
+	enum tidied done = move_plan(t, v, NULL);
 
-	if (done == TIDY_NO_SLOTS)
+	if (done == TIDY_NO_RUN)
 		compact_ask(v->cache);
-	if (done != TIDIED)
+	if (done != TIDIED && done != TIDY_FULL)
 		idle_tidy_later(v, t->tidy_first, t->nplan);
 }
 
-/* Only what lies in slots, and only if they are scattered. */
+/* Only what lies in slots, only if that is most of it, and only if they are scattered. */
 static bool worth_reading(struct io_thread *t, unsigned n)
 {
 	const struct block_plan *last = NULL;
@@ -144,16 +159,21 @@ static bool worth_reading(struct io_thread *t, unsigned n)
 			pieces++;
 		last = p->cached ? p : NULL;
 	}
-	return scattered(have, pieces);
+	return have >= n / 2 && scattered(have, pieces);
 }
 
-enum tidied tidy_range(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+enum tidied tidy_range(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, struct cold_slots *cold)
 {
 	struct cache *c = v->cache;
 	struct range_lock rl;
 	enum tidied done = TIDIED;
 	bool go;
 
+	/* before anything is read */
+	if (GET(c->slots.nfree) < n + c->slots_low)
+		return TIDY_FULL;
+	if (!slots_has_run(&c->slots, n))
+		return TIDY_NO_RUN;
 	volume_enter(v);
 	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_READ);
 	t->tidy_first = first;
@@ -169,7 +189,7 @@ enum tidied tidy_range(struct io_thread *t, struct volume *v, uint64_t first, un
 	range_unlock(&c->ranges, &rl);
 	pthread_rwlock_unlock(&v->gate);
 	if (go)
-		done = move_plan(t, v);
+		done = move_plan(t, v, cold);
 	plan_release(t, n);
 	t->nplan = 0;
 	return done;

@@ -183,6 +183,11 @@ struct volume *volume_use(struct cache *c, unsigned id)
 	return get_id(c, id, INTERNAL_REF);
 }
 
+void volume_use_more(struct volume *v)
+{
+	ADD(v->refs, INTERNAL_REF);
+}
+
 void volume_unuse(struct volume *v)
 {
 	atomic_fetch_sub_explicit(&v->refs, INTERNAL_REF, memory_order_release);

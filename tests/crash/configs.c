@@ -177,7 +177,8 @@ const struct config configs[] = {
 	  .share = 2 },
 	/* written here and there, read in large pieces: blocks are moved, by readers and in quiet moments */
 	{ .name = "tidy",
-	  USUAL,
+	  .cache_size = 2 << 20,
+	  .bytes = { KIB(512), KIB(384), KIB(256) },
 	  .line_size = 4096,
 	  .volumes = 1,
 	  .mode = { MODE_WB },

@@ -196,7 +196,7 @@ static int maintain(struct cache *c, bool tidy, struct bc_error *err)
 	}
 	if (!rc && atomic_exchange(&c->compact_wanted, false))
 		compact_run(c, false);
-	idle_look(c);
+	idle_look(c, 1000000000);
 	if (!rc && tidy)
 		tidy_everything(c);
 	if (!rc)

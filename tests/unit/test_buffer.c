@@ -208,6 +208,32 @@ Test(buffer, forget_drops_dirty_data_and_detaches_pinned)
 	teardown();
 }
 
+Test(buffer, evict_spares_dirty_and_pinned_ones)
+{
+	static const uint32_t blocks[] = { 1, 2, 3, 4 };
+	struct buffer *b;
+
+	setup(64, NULL);
+	put(client, 1, 'a', false);
+	put(client, 2, 'b', true);
+	put(client, 3, 'c', false);
+	put(client, 5, 'e', false);
+	b = buffer_get(client, 3);
+	buffer_evict(client, blocks, 4);
+	cr_assert_eq(peek(client, 1), -1);
+	cr_assert_eq(peek(client, 2), 'b');
+	cr_assert_eq(peek(client, 3), 'c');
+	cr_assert_eq(peek(client, 5), 'e', "it was not asked for");
+	cr_assert_eq(stats(client).frames, 3);
+	check();
+	buffer_release(b);
+	cr_assert_eq(buffer_write_dirty(client), 0);
+	buffer_evict(client, blocks, 4);
+	cr_assert_eq(stats(client).frames, 1);
+	cr_assert_eq(td_byte(2), 'b');
+	teardown();
+}
+
 Test(buffer, move_makes_it_dirty_elsewhere)
 {
 	struct buffer *b;

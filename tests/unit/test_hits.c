@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * test_hits.c - a hit in RAM takes no lock (P11): with every lock of the tables held by somebody else it is answered all
- * the same.
+ * test_hits.c - a hit in RAM takes no lock (P11): with every lock of the tables held by somebody else it is answered
+ * all the same.
  */
 #include <criterion/criterion.h>
 

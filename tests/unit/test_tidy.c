@@ -13,6 +13,7 @@
 #define READ 32u /* blocks */
 
 static struct rig r;
+static atomic_bool enough;
 static uint32_t version[BLOCKS];
 static char buf[READ * CACHE_BLOCK] __attribute__((aligned(4096)));
 
@@ -40,14 +41,14 @@ static unsigned read_all(void)
 }
 
 /* A cache of 48 MiB in front of 32, filled in random order and written over again and again. */
-static void scatter(uint32_t line, enum cache_mode mode)
+static void scatter_in_front_of(const char *prefix, uint32_t line, enum cache_mode mode)
 {
 	uint64_t rng = engine_seed();
 
 	memset(version, 0, sizeof version);
 	rig_create(&r, 48 << 20, line, 2 << 20, mode);
 	rig_open(&r);
-	rig_add(&r, "", (uint64_t)BLOCKS * CACHE_BLOCK, mode);
+	rig_add(&r, prefix, (uint64_t)BLOCKS * CACHE_BLOCK, mode);
 	for (uint32_t i = 0; i < 6 * BLOCKS; i++) {
 		write_block(i < BLOCKS ? i : (uint32_t)rnd(&rng, BLOCKS));
 		/* within an epoch a block keeps its slot */
@@ -55,6 +56,11 @@ static void scatter(uint32_t line, enum cache_mode mode)
 			must(!epoch_commit(r.c, true), "commit");
 	}
 	must(!epoch_commit(r.c, true), "commit");
+}
+
+static void scatter(uint32_t line, enum cache_mode mode)
+{
+	scatter_in_front_of("", line, mode);
 }
 
 static void settle(void)
@@ -193,7 +199,7 @@ static void end_by_hand(void)
 static bool is_wanted(void)
 {
 	atomic_store(&r.c->idle.wanted, false);
-	idle_look(r.c);
+	idle_look(r.c, 1000000000);
 	return atomic_exchange(&r.c->idle.wanted, false);
 }
 
@@ -227,7 +233,10 @@ Test(idle, requests_come_first, .timeout = 120)
 	idle_run(r.c);
 	cr_assert_eq(GET(r.v[0]->n.cache_written), written, "it is not idle any more");
 	cr_assert_not(is_wanted(), "nor was it just now");
+	cr_assert_not(is_wanted(), "it was interrupted: this time it waits a little longer");
 	cr_assert(is_wanted());
+	idle_run(r.c);
+	cr_assert_gt(GET(r.v[0]->n.cache_written), written);
 	end_by_hand();
 }
 
@@ -266,6 +275,114 @@ Test(idle, wears_the_device_in_proportion_to_writes, .timeout = 120)
 	end_by_hand();
 }
 
+/* Few bytes, but a client that waits for each of them. */
+Test(idle, flushes_are_requests, .timeout = 120)
+{
+	scatter_by_hand();
+	is_wanted();
+	cr_assert(is_wanted());
+	for (unsigned i = 0; i < 100; i++)
+		must(!volume_flush(r.v[0]), "flush");
+	cr_assert(idle_over(r.c));
+	cr_assert_not(is_wanted());
+	end_by_hand();
+}
+
+/* What was in RAM before still is: what is moved meanwhile, several times as much as RAM holds, does not drive it out.
+ */
+Test(idle, leaves_ram_as_it_is, .timeout = 120)
+{
+	uint64_t written, ram;
+
+	scatter_by_hand();
+	buffer_forget(r.c->buffers, 0, r.c->geo.nslots);
+	for (uint32_t b = 100; b < 164; b++) /* 64 of 512 buffers */
+		must(!volume_pread(r.v[0], buf, CACHE_BLOCK, (uint64_t)b * CACHE_BLOCK), "read");
+	is_wanted();
+	cr_assert(is_wanted());
+	written = GET(r.v[0]->n.cache_written);
+	idle_tidy_later(r.v[0], 2048, BLOCKS - 2048);
+	idle_run(r.c);
+	cr_assert_gt(GET(r.v[0]->n.cache_written) - written, 4u << 20, "it has moved more than RAM holds");
+	ram = GET(r.v[0]->n.ram_read);
+	for (uint32_t b = 100; b < 164; b++)
+		must(!volume_pread(r.v[0], buf, CACHE_BLOCK, (uint64_t)b * CACHE_BLOCK), "read");
+	cr_assert_gt((GET(r.v[0]->n.ram_read) - ram) / CACHE_BLOCK, 56, "%llu of 64 are left",
+		     (unsigned long long)(GET(r.v[0]->n.ram_read) - ram) / CACHE_BLOCK);
+	end_by_hand();
+}
+
+/* A block that cannot go anywhere but where nothing is gained by it stays. However much or little is free. */
+Test(idle, compaction_has_an_end, .timeout = 120)
+{
+	static uint32_t taken[12288];
+
+	scatter_by_hand();
+	for (uint32_t leave = 200; leave < 1200; leave += 50) {
+		uint32_t n = GET(r.c->slots.nfree) > leave ? GET(r.c->slots.nfree) - leave : 0;
+		uint64_t written = GET(r.v[0]->n.cache_written);
+
+		must(slots_take(&r.c->slots, taken, n), "take");
+		atomic_store(&r.c->idle.quiet, true);
+		atomic_store(&r.c->idle.bytes, GET(r.v[0]->n.volume_read) + GET(r.v[0]->n.volume_written));
+		atomic_store(&r.c->idle.requests, GET(r.v[0]->n.write_misses) + GET(r.v[0]->n.write_hits));
+		cr_assert(compact_run(r.c, true), "nobody interrupted it");
+		cr_assert_leq((GET(r.v[0]->n.cache_written) - written) / CACHE_BLOCK, 4 * leave,
+			      "%llu blocks moved, %u slots are free",
+			      (unsigned long long)(GET(r.v[0]->n.cache_written) - written) / CACHE_BLOCK, leave);
+		slots_give(&r.c->slots, taken, n);
+	}
+	read_all();
+	end_by_hand();
+}
+
+/* Everything is clean after a flush, whatever is moved beside it. */
+static void *move_all_the_time(void *arg)
+{
+	(void)arg;
+	while (!atomic_load(&enough)) {
+		atomic_store(&r.c->idle.quiet, true);
+		compact_run(r.c, false);
+		for (uint32_t b = 0; b < BLOCKS; b += READ) {
+			struct cold_slots *cold = calloc(1, sizeof *cold);
+
+			must(cold != NULL, "no memory");
+			tidy_range(io_thread_get(r.c), r.v[0], b, READ, cold);
+			must(!cold_settle(r.c, cold, true), "settle");
+			free(cold);
+		}
+	}
+	return NULL;
+}
+
+Test(idle, a_flush_beside_it_leaves_nothing_dirty, .timeout = 120)
+{
+	struct bc_error err = { 0 };
+	pthread_t t;
+	uint64_t rng;
+
+	compact_in_background = false;
+	scatter_in_front_of("delay:write=1ms:", 4096, MODE_WB);
+	rng = engine_seed();
+	rig_set(&r, "clean-after", "86400s");
+	for (unsigned round = 0; round < 3; round++) {
+		for (unsigned i = 0; i < 2 * BLOCKS; i++) {
+			write_block((uint32_t)rnd(&rng, BLOCKS));
+			if (i % 512 == 511)
+				must(!epoch_commit(r.c, true), "commit");
+		}
+		atomic_store(&enough, false);
+		must(!pthread_create(&t, NULL, move_all_the_time, NULL), "pthread_create");
+		usleep(20000);
+		must(!cache_write_back(r.c, NULL, NULL, NULL, &err), "%s", err.msg);
+		atomic_store(&enough, true);
+		pthread_join(t, NULL);
+		cr_assert_eq(GET(r.c->dirty_blocks), 0, "%llu are dirty", (unsigned long long)GET(r.c->dirty_blocks));
+	}
+	read_all();
+	end_by_hand();
+}
+
 /* A volume that is gone, or another one with its number, is no harm. */
 Test(idle, what_is_to_be_tidied_may_be_gone, .timeout = 120)
 {
@@ -280,8 +397,11 @@ Test(idle, what_is_to_be_tidied_may_be_gone, .timeout = 120)
 	r.v[0] = NULL;
 	must(!cache_write_back(r.c, NULL, NULL, NULL, &err), "%s", err.msg);
 	must(!cache_volume_remove(r.c, "v0", false, &err), "%s", err.msg);
-	is_wanted();
-	idle_run(r.c);
+	for (int looks = 0; GET(r.c->idle.nranges) && looks < 4;
+	     looks++) { /* its requests are gone with it: not quiet */
+		is_wanted();
+		idle_run(r.c);
+	}
 	cr_assert_eq(GET(r.c->idle.nranges), 0);
 	end_by_hand();
 }
@@ -333,8 +453,6 @@ Test(tidy, what_was_written_after_the_read_stays, .timeout = 120)
 }
 
 /* ---- beside a writer ---- */
-
-static atomic_bool enough;
 
 static void *reader(void *arg)
 {
