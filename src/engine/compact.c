@@ -152,7 +152,7 @@ static void read_all(struct mover *m)
 			p->data = buffer_data(p->buf);
 			continue;
 		}
-		p->data = t->bounce + (size_t)i * CACHE_BLOCK;
+		p->data = io_bounce(t, m->n) + (size_t)i * CACHE_BLOCK;
 		if (io && off - (io->offset + io->length) <= GAP * CACHE_BLOCK &&
 		    off + CACHE_BLOCK - io->offset <= BATCH * CACHE_BLOCK) {
 			if (off > io->offset + io->length) {

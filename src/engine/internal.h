@@ -104,6 +104,12 @@ struct volume {
 	struct volume_counters n;
 };
 
+/* ---- memory for I/O besides the buffers (bounce.c) ---- */
+struct bounce {
+	pthread_mutex_t lock;
+	struct bounce_chunk *chunks;
+};
+
 /* ---- per-thread context (io.c) ---- */
 enum block_source { FROM_RAM, FROM_SLOT, FROM_BACKING, FROM_BACKING_DONE /* within plan_read only */, NOT_WANTED };
 
@@ -123,7 +129,7 @@ struct io_thread {
 	struct bdev_channel *data_ch;
 	struct bdev_channel **backing_ch; /* by volume id */
 	unsigned nbacking;
-	char *bounce; /* MAX_BLOCKS blocks, aligned */
+	char *bounce_small, *bounce_large; /* io_bounce() */
 	struct block_plan plan[MAX_BLOCKS];
 	struct iovec iov[MAX_BLOCKS];
 	struct bdev_io ios[MAX_BLOCKS];
@@ -185,7 +191,7 @@ struct background {
 };
 
 /* ---- what is left for when nobody asks for anything (idle.c) ---- */
-#define IDLE_RANGES 64
+#define IDLE_RANGES 1024 /* a reader that finds room for some and not for others leaves many */
 
 struct idle_range {
 	unsigned volume;
@@ -267,6 +273,7 @@ struct cache {
 	pthread_key_t io_key;
 	pthread_mutex_t threads_lock;
 	struct io_thread *threads;
+	struct bounce bounce;
 };
 
 static inline uint64_t now_ns(void)
@@ -353,9 +360,22 @@ int epoch_write_data(struct cache *c);
 int io_init(struct cache *c);
 void io_destroy(struct cache *c);
 struct io_thread *io_thread_get(struct cache *c); /* NULL: out of memory */
+#define BOUNCE_SMALL 16u
+/* The thread's memory for n blocks, aligned to pages. It is the same each time for up to BOUNCE_SMALL blocks, and for
+ * more. */
+static inline char *io_bounce(const struct io_thread *t, unsigned n)
+{
+	return n <= BOUNCE_SMALL ? t->bounce_small : t->bounce_large;
+}
 struct bdev_channel *io_backing(struct io_thread *t, struct volume *v); /* likewise */
 void io_forget_volume(struct cache *c,
 		      struct volume *v); /* closes all threads' channels to it; nothing may be using them */
+
+/* ---- bounce.c ---- */
+void bounce_init(struct bounce *p);
+void bounce_destroy(struct bounce *p);
+char *bounce_take(struct bounce *p); /* MAX_BLOCKS blocks; NULL: out of memory */
+void bounce_give(struct bounce *p, char *slice);
 
 /* ---- lookup.c ---- */
 /* If all n blocks are in RAM: pins them in t->plan, without a lock unless something is changing there (lines_peek).

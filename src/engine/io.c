@@ -7,9 +7,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-
-#define BOUNCE_BYTES ((size_t)MAX_BLOCKS * CACHE_BLOCK)
 
 static void thread_free(struct io_thread *t)
 {
@@ -17,8 +14,8 @@ static void thread_free(struct io_thread *t)
 	for (unsigned i = 0; i < t->nbacking; i++)
 		bdev_channel_close(t->backing_ch[i]);
 	free(t->backing_ch);
-	if (t->bounce)
-		munmap(t->bounce, BOUNCE_BYTES);
+	free(t->bounce_small);
+	bounce_give(&t->cache->bounce, t->bounce_large);
 	free(t);
 }
 
@@ -43,6 +40,7 @@ static void thread_exit(void *arg)
 int io_init(struct cache *c)
 {
 	pthread_mutex_init(&c->threads_lock, NULL);
+	bounce_init(&c->bounce);
 	return -pthread_key_create(&c->io_key, thread_exit);
 }
 
@@ -55,6 +53,7 @@ void io_destroy(struct cache *c)
 		c->threads = t->next;
 		thread_free(t);
 	}
+	bounce_destroy(&c->bounce);
 	pthread_mutex_destroy(&c->threads_lock);
 }
 
@@ -68,11 +67,10 @@ struct io_thread *io_thread_get(struct cache *c)
 	if (!t)
 		return NULL;
 	t->cache = c;
-	t->bounce = mmap(NULL, BOUNCE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (t->bounce == MAP_FAILED) {
-		t->bounce = NULL;
+	t->bounce_small = aligned_alloc(CACHE_BLOCK, BOUNCE_SMALL * CACHE_BLOCK);
+	t->bounce_large = bounce_take(&c->bounce);
+	if (!t->bounce_small || !t->bounce_large)
 		goto fail;
-	}
 	t->data_ch = bdev_channel_open(c->data, 0);
 	if (!t->data_ch || pthread_setspecific(c->io_key, t))
 		goto fail;

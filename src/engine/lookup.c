@@ -194,7 +194,7 @@ static void plan_places(struct io_thread *t, unsigned n)
 			p->buf = t->bufs[k++];
 			p->data = buffer_data(p->buf);
 		} else {
-			p->data = t->bounce + (size_t)i * CACHE_BLOCK;
+			p->data = io_bounce(t, n) + (size_t)i * CACHE_BLOCK;
 		}
 	}
 }

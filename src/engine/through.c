@@ -156,7 +156,7 @@ int write_through_blocks(struct io_thread *t, struct volume *v, const char *src,
 	if (keep && (c->failed || buffer_alloc(c->buffers, bufs, n, true)))
 		keep = false; /* the data file is in trouble: the backing device has the data, that is enough */
 	for (unsigned i = 0; i < n; i++)
-		data[i] = keep ? buffer_data(bufs[i]) : t->bounce + (size_t)i * CACHE_BLOCK;
+		data[i] = keep ? buffer_data(bufs[i]) : io_bounce(t, n) + (size_t)i * CACHE_BLOCK;
 	rc = write_gather(t, v, src, off, len, data);
 	if (rc)
 		goto release;
