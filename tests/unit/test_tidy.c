@@ -63,6 +63,17 @@ static void scatter(uint32_t line, enum cache_mode mode)
 	scatter_in_front_of("", line, mode);
 }
 
+/* Everything is as it should be, after a restart too. */
+static void read_and_end(void)
+{
+	read_all();
+	rig_close(&r);
+	rig_open(&r);
+	read_all();
+	rig_close(&r);
+	rig_destroy(&r);
+}
+
 static void settle(void)
 {
 	must(!epoch_commit(r.c, true), "commit");
@@ -172,12 +183,7 @@ Test(idle, free_space_is_put_together, .timeout = 120)
 		cr_assert_lt(GET(r.v[0]->n.cache_written) - written,
 			     slots_free_words(&r.c->slots) * 64ull * CACHE_BLOCK, "it moved more than it gained");
 		cr_assert_eq(GET(r.c->dirty_blocks), dirty);
-		read_all();
-		rig_close(&r);
-		rig_open(&r);
-		read_all();
-		rig_close(&r);
-		rig_destroy(&r);
+		read_and_end();
 	}
 }
 
@@ -490,10 +496,5 @@ Test(tidy, beside_a_writer, .timeout = 120)
 	atomic_store(&enough, true);
 	for (unsigned i = 0; i < 6; i++)
 		pthread_join(t[i], NULL);
-	read_all();
-	rig_close(&r);
-	rig_open(&r);
-	read_all();
-	rig_close(&r);
-	rig_destroy(&r);
+	read_and_end();
 }
