@@ -95,10 +95,21 @@ $(RIG): $(RIG_OBJ) $(LIB)
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(OPT) $(LDFLAGS) -pthread $(RIG_WRAP:%=-Wl,--wrap=%) $(RIG_OBJ) $(WHOLE) $(LIBS) -o $@
 
+# ---- manual page ----
+
+MAN := contrib/man/blkcache.1
+$(BUILD)/counters.man: contrib/man/counters.c include/blkcache/counters.h
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CSTD) $(WARN) -Iinclude $< -o $(BUILD)/counters && $(BUILD)/counters >$@
+
+.PHONY: man
+man: $(BUILD)/counters.man ## bring the manual page's generated sections up to date
+	$(Q)sed -i -e '/counters:begin/,/counters:end/{/counters:/!d}' -e '/counters:begin/r $<' $(MAN)
+
 # ---- tests ----
 
 .PHONY: tests
-tests: $(BIN) $(UNIT) $(HELPERS) $(RIG) ## build the program, the unit tests and the test tools
+tests: $(BIN) $(UNIT) $(HELPERS) $(RIG) $(BUILD)/counters.man ## build the program, the unit tests and the test tools
 
 check: deps ## everything: install what is missing, build, run all tests; the last line has the totals
 	$(Q)$(MAKE) --no-print-directory tests

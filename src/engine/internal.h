@@ -44,13 +44,15 @@
 
 typedef _Atomic uint64_t counter;
 
-/* ---- statistics of a volume; the names of volume_stats ---- */
+/* ---- statistics of a volume (counters.h) ---- */
+#define COUNTER_ATOMIC(name, help) counter name;
+#define COUNTER_ERROR(name, help) counter err_##name;
+#define COUNTER_HIST(name, help) struct hist name;
 struct volume_counters {
-	counter read_hits, read_partial_misses, read_misses, write_hits, write_partial_misses, write_misses,
-		pass_through_reads, pass_through_writes, flushes, discards;
-	counter volume_read, volume_written, ram_read, cache_read, cache_written, backing_read, backing_written;
-	counter err_cache_read, err_cache_write, err_backing_read, err_backing_write, err_checksum;
-	struct hist read_hit, read_miss, write, flush;
+	REQUEST_COUNTERS(COUNTER_ATOMIC)
+	BYTE_COUNTERS(COUNTER_ATOMIC)
+	ERROR_COUNTERS(COUNTER_ERROR)
+	LATENCY_HISTOGRAMS(COUNTER_HIST)
 };
 
 /* ---- write-intent regions (intent.c) ---- */
