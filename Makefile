@@ -141,6 +141,16 @@ crash-mutations: ## leave out each step of the durability protocol in turn: the 
 	$(Q)$(MAKE) --no-print-directory BUILD=$(BUILD)/mutate CFLAGS="$(CFLAGS) -DBLKCACHE_MUTATE" $(BUILD)/mutate/crash/rig
 	$(Q)$(BUILD)/mutate/crash/rig --states 30000 --per-workload 100 --seed $(SEED) --mutations
 
+CUTS ?= 20
+.PHONY: check-kernels
+check-kernels: ## the tests, and CUTS=20 power cuts, on Debian's kernel in an emulated machine (hours; tests/kernel/README.md)
+	$(Q)contrib/install-packages contrib/packages.kernel.debian
+	$(Q)tests/kernel/boot.sh build
+	$(Q)tests/kernel/boot.sh task unit 7200
+	$(Q)tests/kernel/boot.sh task cli 14400
+	$(Q)tests/kernel/boot.sh powercut $(CUTS) volatile
+	$(Q)tests/kernel/boot.sh powercut 3 control
+
 demo: deps ## show the main job from end to end (under two minutes, needs root)
 	$(Q)$(MAKE) --no-print-directory $(BIN)
 	$(Q)BLKCACHE=$(BIN) contrib/demo/demo.sh
@@ -185,7 +195,7 @@ format-check: ## fail if a source is not formatted
 
 lint: ## clang-tidy and shellcheck
 	clang-tidy --quiet $(filter src/% cmd/%,$(filter %.c,$(SOURCES))) -- $(CPPFLAGS_) $(WARN)
-	shellcheck -x -P SCRIPTDIR $(shell git ls-files '*.sh') contrib/install-packages .ci/run tests/run tests/valgrind
+	shellcheck -x -P SCRIPTDIR $(shell git ls-files '*.sh') contrib/install-packages .ci/run tests/run tests/valgrind tests/kernel/guest/init
 
 valgrind: ## unit tests under valgrind memcheck (tests/valgrind says which, and why not the others)
 	$(Q)$(MAKE) --no-print-directory run-valgrind CONFIG=debug
