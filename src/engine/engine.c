@@ -122,11 +122,10 @@ int cache_setup_buffers(struct cache *c, struct bc_error *err)
 	struct buffer_pool_params pp = { .memory = GET(c->tunables.ram_bytes),
 					 .block_size = CACHE_BLOCK,
 					 .shared_fd = c->shared ? c->shared->frames_fd : 0 };
-	struct buffer_client_params cp = { .reserved = 0 };
 	int rc = buffer_pool_create(&pp, &c->pool, err);
 
 	if (!rc)
-		rc = buffer_client_create(c->pool, c->data, &cp, &c->buffers, err);
+		rc = buffer_client_create(c->pool, c->data, &c->buffers, err);
 	if (rc)
 		return rc;
 	c->ram_bytes = pp.memory;
