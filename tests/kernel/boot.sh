@@ -96,7 +96,7 @@ machine() {
 	truncate -s 64M "out/$name.res"
 	# shellcheck disable=SC2086
 	TMPDIR=$W exec qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -accel "$ACCEL" -cpu "$CPU" -smp "$SMP" -m "$MEM" \
-		-kernel kernel/boot/vmlinuz-* -initrd initrd.gz -append "console=ttyS0 panic=1 quiet guest=$name $APPEND" \
+		-kernel kernel/boot/vmlinuz-* -initrd initrd.gz -append "console=ttyS0 panic=1 quiet no_timer_check guest=$name $APPEND" \
 		-drive file=root.img,format=raw,if=virtio,snapshot=on,cache=unsafe -drive "$ssd,if=virtio,format=raw" -drive "$disk,if=virtio,format=raw" \
 		-drive "file=out/$name.in,format=raw,if=virtio,readonly=on" -drive "file=out/$name.res,format=raw,if=virtio,cache=unsafe" \
 		-device virtio-rng-pci -serial "file:out/$name.log" -serial "file:out/$name.rec" ${EXTRA:-} "$@"
