@@ -155,6 +155,7 @@ static void free_cache(struct cache *c)
 	range_table_destroy(&c->ranges);
 	pthread_rwlock_destroy(&c->volumes_lock);
 	pthread_mutex_destroy(&c->why_lock);
+	pthread_mutex_destroy(&c->note_lock);
 	if (c->lock_fd >= 0) {
 		if (c->stopping) /* else whoever takes over goes on with it */
 			flock(c->lock_fd, LOCK_UN);
@@ -205,6 +206,7 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 	c->shared = shared;
 	c->policy.ops = &policy_clock;
 	pthread_mutex_init(&c->why_lock, NULL);
+	pthread_mutex_init(&c->note_lock, NULL);
 	pthread_rwlock_init(&c->volumes_lock, NULL);
 	range_table_init(&c->ranges);
 	tunables_init(c);

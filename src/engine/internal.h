@@ -88,7 +88,7 @@ struct volume {
 	uint64_t size;
 	uint64_t nblocks; /* size rounded up to blocks */
 	_Atomic int mode; /* changes with the gate held exclusively */
-	_Atomic int refs;
+	_Atomic uint64_t refs; /* volume.c */
 	pthread_rwlock_t gate;
 	counter lines, dirty_lines, dirty_blocks; /* cached now */
 	counter write_seq; /* completed writes to the backing device */
@@ -267,7 +267,8 @@ struct cache {
 	_Atomic bool compact_wanted; /* somebody found no slots side by side */
 	_Atomic bool clean_soon; /* a volume left write-back: clean without waiting for the period */
 	_Atomic int flushing;
-	pthread_mutex_t why_lock;
+	pthread_mutex_t note_lock; /* held while the note of a bypass is written, perhaps to a dying disk (bypass.h) */
+	pthread_mutex_t why_lock; /* guards why. A leaf: status takes it, so nothing is waited for with it */
 	char why[300];
 
 	pthread_key_t io_key;

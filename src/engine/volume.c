@@ -10,8 +10,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#define VOLUME_REMOVING (-1)
-#define INTERNAL_REF (1 << 20) /* the engine's own short references, counted apart: removal waits for them */
+/*
+ * volume.refs holds two counts. Users' references (open files, management) are in the lower half and make removal refuse.
+ * The engine's own short ones are in the upper half, and removal waits for them. Each half has room for more than there
+ * can be threads and open files.
+ */
+#define INTERNAL_REF (UINT64_C(1) << 32)
+#define VOLUME_REMOVING UINT64_MAX
 
 static int check_name(const char *name, struct bc_error *err)
 {
@@ -137,9 +142,9 @@ static struct volume *__find(struct cache *c, const char *name)
 }
 
 /* Takes a reference unless the volume is being removed. */
-static struct volume *get(struct volume *v, int ref)
+static struct volume *get(struct volume *v, uint64_t ref)
 {
-	int refs;
+	uint64_t refs;
 
 	if (!v)
 		return NULL;
@@ -161,7 +166,7 @@ struct volume *cache_volume_get(struct cache *c, const char *name)
 	return v;
 }
 
-static struct volume *get_id(struct cache *c, unsigned id, int ref)
+static struct volume *get_id(struct cache *c, unsigned id, uint64_t ref)
 {
 	struct volume *v;
 
@@ -324,7 +329,7 @@ static bool in_use(struct volume *v)
 static int take_out(struct volume *v)
 {
 	for (int ms = 0;;) {
-		int refs = 1;
+		uint64_t refs = 1;
 
 		if (atomic_compare_exchange_strong(&v->refs, &refs, VOLUME_REMOVING))
 			return 0;
