@@ -136,7 +136,7 @@ const char *volume_backing(const struct volume *v); /* spec */
 uint64_t volume_size(const struct volume *v); /* bytes */
 enum cache_mode volume_mode(const struct volume *v);
 /* Live switch, kept in the journal. To wi, wa, wt or pt from wb/wo nothing is lost: dirty lines stay until cleaned.
- * Waits for requests under way in the old mode, not for cleaning. */
+ * Requests under way go on in the mode they began with; waits neither for them nor for cleaning. */
 int volume_set_mode(struct volume *v, enum cache_mode mode, struct bc_error *err);
 
 /* ---- I/O. off + len beyond the volume: -EINVAL. Any alignment. ---- */

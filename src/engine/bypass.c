@@ -50,9 +50,9 @@ int bypass_prepare(struct cache *c)
 
 	if (atomic_load(&c->bypass_noted))
 		return 0;
-	pthread_mutex_lock(&c->why_lock);
+	pthread_mutex_lock(&c->note_lock);
 	if (atomic_load(&c->bypass_noted)) {
-		pthread_mutex_unlock(&c->why_lock);
+		pthread_mutex_unlock(&c->note_lock);
 		return 0;
 	}
 	rc = leave_note(c->dir_fd, NOTE);
@@ -64,7 +64,7 @@ int bypass_prepare(struct cache *c)
 	}
 	if (!rc || !rc2)
 		atomic_store(&c->bypass_noted, true);
-	pthread_mutex_unlock(&c->why_lock);
+	pthread_mutex_unlock(&c->note_lock);
 	if (rc && rc2) {
 		log_error("%s: the cache has failed and the note that its journal is void can be left neither there "
 			  "nor in %s; writes are "

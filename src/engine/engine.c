@@ -135,8 +135,8 @@ int cache_setup_buffers(struct cache *c, struct bc_error *err)
 
 static void free_cache(struct cache *c)
 {
-	if (c->readahead.started)
-		readahead_stop(c);
+	readahead_stop(c);
+	readahead_pool_destroy(&c->readahead);
 	io_destroy(c);
 	survive_end(c);
 	idle_destroy(c);
@@ -154,6 +154,7 @@ static void free_cache(struct cache *c)
 	range_table_destroy(&c->ranges);
 	pthread_rwlock_destroy(&c->volumes_lock);
 	pthread_mutex_destroy(&c->why_lock);
+	pthread_mutex_destroy(&c->note_lock);
 	if (c->lock_fd >= 0) {
 		if (c->stopping) /* else whoever takes over goes on with it */
 			flock(c->lock_fd, LOCK_UN);
@@ -204,8 +205,10 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 	c->shared = shared;
 	c->policy.ops = &policy_clock;
 	pthread_mutex_init(&c->why_lock, NULL);
+	pthread_mutex_init(&c->note_lock, NULL);
 	pthread_rwlock_init(&c->volumes_lock, NULL);
 	range_table_init(&c->ranges);
+	readahead_pool_init(&c->readahead);
 	tunables_init(c);
 	c->dir = realpath(dir, NULL);
 	if (!c->dir) {
@@ -244,7 +247,7 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 			bc_fail(err, rc, "cache %s: %s", c->dir, c->why[0] ? c->why : strerror(-rc));
 		if (!rc)
 			rc = journal_setting_put(c->journal, CLEAN_STOP_KEY, "no", err);
-		if (!rc && (rc = readahead_start(c)))
+		if (!rc && GET(c->tunables.read_ahead) && (rc = readahead_start(c)))
 			bc_fail(err, rc, "cache %s: threads cannot be started: %s", c->dir, strerror(-rc));
 		if (!rc && (rc = background_start(c)))
 			bc_fail(err, rc, "cache %s: background threads cannot be started: %s", c->dir, strerror(-rc));
@@ -284,8 +287,7 @@ int cache_close(struct cache *c, struct bc_error *err)
 	c->stopping = true;
 	if (c->background.started)
 		background_stop(c);
-	if (c->readahead.started)
-		readahead_stop(c);
+	readahead_stop(c);
 	if (cache_bypassed(c)) { /* the backing devices have everything */
 		rc = cache_volume_foreach(c, flush_backing, NULL);
 		if (rc)
