@@ -137,28 +137,42 @@ static int by_slot(const void *a, const void *b)
 	return x->slot < y->slot ? -1 : x->slot > y->slot;
 }
 
-/* Reads the slots, neighbours in one go, and compares. */
-static bool on_verify(void *ctx, const struct journal_block *blocks, uint32_t n)
+/* A read that failed says nothing about what is there (P1, P8): nothing may be dropped for it. */
+static int cannot_read(struct recovery *r, uint32_t slot, int rc)
+{
+	return bc_fail(r->err, rc,
+		       "%s/%s cannot be read at byte %llu: %s; it may hold flushed data, so nothing is dropped: try again "
+		       "when the disk can be read",
+		       r->c->dir, CACHE_DATA_FILE, (unsigned long long)slot * CACHE_BLOCK, strerror(-rc));
+}
+
+/* Reads the slots, neighbours in one go, and compares. 1: all as the crcs say; 0: not; -errno: cannot be told. */
+static int on_verify(void *ctx, const struct journal_block *blocks, uint32_t n)
 {
 	struct recovery *r = ctx;
-	struct journal_block *b = malloc((n ? n : 1) * sizeof *b);
-	bool ok = b != NULL;
+	struct journal_block *b;
+	int yes = 1;
 
-	if (!ok)
-		return false;
-	if (MUTATE(CRC_CHECK))
-		n = 0;
+	if (MUTATE(CRC_CHECK) || r->void_journal) /* nothing of a void journal is kept */
+		return 1;
+	b = malloc((n ? n : 1) * sizeof *b);
+	if (!b)
+		return bc_fail(r->err, -ENOMEM, "out of memory");
 	memcpy(b, blocks, n * sizeof *b);
 	qsort(b, n, sizeof *b, by_slot);
-	for (uint32_t i = 0, run; ok && i < n; i += run) {
+	for (uint32_t i = 0, run; yes == 1 && i < n; i += run) {
+		int rc;
+
 		for (run = 1; i + run < n && run < MAX_BLOCKS && b[i + run].slot == b[i].slot + run; run++)
 			;
-		ok = !bdev_pread(r->ch, r->buf, (size_t)run * CACHE_BLOCK, (uint64_t)b[i].slot * CACHE_BLOCK);
-		for (uint32_t k = 0; ok && k < run; k++)
-			ok = crc32c(r->buf + (size_t)k * CACHE_BLOCK, CACHE_BLOCK) == b[i + k].crc;
+		rc = bdev_pread(r->ch, r->buf, (size_t)run * CACHE_BLOCK, (uint64_t)b[i].slot * CACHE_BLOCK);
+		if (rc)
+			yes = cannot_read(r, b[i].slot, rc);
+		for (uint32_t k = 0; yes == 1 && k < run; k++)
+			yes = crc32c(r->buf + (size_t)k * CACHE_BLOCK, CACHE_BLOCK) == b[i + k].crc;
 	}
 	free(b);
-	return ok;
+	return yes;
 }
 
 static int on_mark(void *ctx, const struct journal_mark *m)
