@@ -178,6 +178,16 @@ static int clear_first_marks(struct volume *v, void *ctx)
 	return atomic_load(&v->backing_failed) ? 0 : clear_all_marks(v, ctx);
 }
 
+/* Durable before anything is written for a client: from now on an earlier note does not mean this journal (bypass.h).
+ */
+static int count_load(struct cache *c, struct bc_error *err)
+{
+	char text[32];
+
+	snprintf(text, sizeof text, "%llu", (unsigned long long)++c->loads);
+	return MUTATE(BYPASS_LOADS) ? 0 : journal_setting_put(c->journal, LOADS_KEY, text, err);
+}
+
 int cache_open(const char *dir, unsigned flags, struct cache **out, struct cache_open_report *report,
 	       struct bc_error *err)
 {
@@ -243,6 +253,8 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 		rc = cache_volume_foreach(c, clear_first_marks, NULL);
 		if (rc)
 			bc_fail(err, rc, "cache %s: %s", c->dir, c->why[0] ? c->why : strerror(-rc));
+		if (!rc)
+			rc = count_load(c, err);
 		if (!rc)
 			rc = journal_setting_put(c->journal, CLEAN_STOP_KEY, "no", err);
 		if (!rc && (rc = readahead_start(c)))

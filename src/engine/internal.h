@@ -263,6 +263,7 @@ struct cache {
 	counter unsent; /* since the writer was last sent, in this epoch: slots taken; << 32: blocks that had one */
 	_Atomic bool failed; /* P6: nothing is promised durable any more */
 	_Atomic bool bypass_noted; /* bypass.h */
+	uint64_t loads; /* of this cache so far, this one included once it is under way; bypass.h */
 	_Atomic bool degraded, stopping;
 	_Atomic bool compact_wanted; /* somebody found no slots side by side */
 	_Atomic bool clean_soon; /* a volume left write-back: clean without waiting for the period */
@@ -490,6 +491,9 @@ long cleaner_step(struct cache *c, uint32_t budget, uint64_t *blocks);
 int background_start(struct cache *c);
 void background_stop(struct cache *c);
 void background_kick(struct cache *c, enum background_job job);
+/* As long as there are no background threads: what the journal has to do is done now, so that neither it nor the next
+ * load's memory grows with how much is changed. Outside the gate. Never fails: what was not done is done later. */
+void background_fold(struct cache *c);
 
 /* ---- volume.c ---- */
 int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_backing, bool claim, struct volume **out,

@@ -60,7 +60,7 @@ static void word_set(struct slots *s, uint32_t word, uint64_t bits)
 
 int slots_init(struct slots *s, uint32_t n)
 {
-	uint32_t words = (n + 63) / 64, map_words = (words + 63) / 64;
+	uint32_t words = n / 64 + (n % 64 != 0), map_words = words / 64 + (words % 64 != 0);
 	pthread_condattr_t attr;
 
 	memset(s, 0, sizeof *s);

@@ -128,8 +128,8 @@ static int deliver(struct replay *rp, const struct journal_line *l, bool unsure)
 	return ld->ops->line ? ld->ops->line(ld->ctx, l) : 0;
 }
 
-/* A volume's lines are freed, in epochs that no recovery drops, before its row is deleted. So what an earlier volume with
- * this id left is never the last record. */
+/* A volume's lines are freed, in epochs that no recovery drops, before its row is deleted. So what an earlier volume
+ * with this id left is never the last record. */
 static int check_age(struct replay *rp, const struct journal_line *l, const struct record_ref *r)
 {
 	struct load *ld = rp->ld;
@@ -313,7 +313,7 @@ int load_discards(struct load *ld)
 			code = -ENOMEM;
 		else
 			code = why ? jdb_damaged(j, ld->err, "discard %llu: %s", (unsigned long long)id, why)
-			   : discard_apply(&dl, &d);
+				   : discard_apply(&dl, &d);
 	}
 	sqlite3_reset(s);
 	if (!code && rc != SQLITE_DONE)

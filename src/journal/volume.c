@@ -6,13 +6,13 @@
  * A mark must be durable before the first write that makes backing and cache differ (P4), so setting marks is a commit
  * like any other.
  *
- * Ids are small (12 bits in each record) and are used again, so nothing durable may outlive its volume and count for the
- * next one. Deleting a volume expects that the epochs which free its lines cannot be dropped any more (journal.h). The
- * same transaction that deletes its row deletes its marks and the discards of its that were folded. Discards that are
- * still in epochs' rows cannot be deleted there. They are told by their age: the transaction that adds a volume notes
- * the first epoch that can name it, as a setting of the journal's own (SINCE_KEY and the id). What an older epoch says
- * of that id is about an earlier volume: recovery and folding leave it out. A volume that has no such note was added by
- * a release that did not write any, and all epochs count for it.
+ * Ids are small (12 bits in each record) and are used again, so nothing durable may outlive its volume and count for
+ * the next one. Deleting a volume expects that the epochs which free its lines cannot be dropped any more (journal.h).
+ * The same transaction that deletes its row deletes its marks and the discards of its that were folded. Discards that
+ * are still in epochs' rows cannot be deleted there. They are told by their age: the transaction that adds a volume
+ * notes the first epoch that can name it, as a setting of the journal's own (SINCE_KEY and the id). What an older epoch
+ * says of that id is about an earlier volume: recovery and folding leave it out. A volume that has no such note was
+ * added by a release that did not write any, and all epochs count for it.
  */
 #include <errno.h>
 #include <inttypes.h>
