@@ -100,20 +100,34 @@ static void set_limits(struct cache *c, uint64_t frames)
 	c->slots_high = 2 * c->slots_low;
 }
 
-static int setup_memory(struct cache *c, struct bc_error *err)
+static uint64_t metadata_bytes(const struct journal_geometry *geo)
 {
-	uint64_t need = lines_bytes(c->geo.nlines, c->geo.blocks_per_line),
-		 have = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+	return lines_bytes(geo->nlines, geo->blocks_per_line) + slots_bytes(geo->nslots);
+}
+
+int cache_check_memory(const char *dir, const struct journal_geometry *geo, struct bc_error *err)
+{
+	uint64_t need = metadata_bytes(geo), have = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
 	char a[32], b[32];
 
-	if (need > have)
-		return bc_fail(err, -ENOMEM,
-			       "cache %s: its metadata takes %s of RAM and this machine has %s; larger lines take less",
-			       c->dir, units_format_size(a, sizeof a, need), units_format_size(b, sizeof b, have));
+	if (need <= have)
+		return 0;
+	return bc_fail(err, -ENOMEM,
+		       "cache %s: its metadata takes %s of RAM and this machine has %s; larger lines take less", dir,
+		       units_format_size(a, sizeof a, need), units_format_size(b, sizeof b, have));
+}
+
+static int setup_memory(struct cache *c, struct bc_error *err)
+{
+	int rc = cache_check_memory(c->dir, &c->geo, err);
+	char a[32];
+
+	if (rc)
+		return rc;
 	if (lines_init(&c->lines, c->geo.nlines, c->geo.blocks_per_line) || slots_init(&c->slots, c->geo.nslots))
 		return bc_fail(err, -ENOMEM,
 			       "cache %s: %s of RAM for its metadata cannot be had; larger lines take less", c->dir,
-			       units_format_size(a, sizeof a, need));
+			       units_format_size(a, sizeof a, metadata_bytes(&c->geo)));
 	return 0;
 }
 

@@ -513,6 +513,8 @@ int tunables_load(struct cache *c, const char *key, const char *value); /* from 
 /* ---- engine.c ---- */
 /* Seam for tests: the spec of the data file's device instead of DIR/data; NULL. Set before any cache is opened. */
 extern const char *cache_data_spec;
+/* Does this machine have the RAM for the metadata of a cache of this geometry? What is created must be loadable. */
+int cache_check_memory(const char *dir, const struct journal_geometry *geo, struct bc_error *err);
 int cache_setup_buffers(struct cache *c, struct bc_error *err); /* once the settings are known */
 void cache_fail(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cache_degrade(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
