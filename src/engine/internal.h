@@ -270,6 +270,7 @@ struct cache {
 	counter unsent; /* since the writer was last sent, in this epoch: slots taken; << 32: blocks that had one */
 	_Atomic bool failed; /* P6: nothing is promised durable any more */
 	_Atomic bool bypass_noted; /* bypass.h */
+	uint64_t loads; /* of this cache so far, this one included once it is under way; bypass.h */
 	_Atomic bool degraded, stopping;
 	_Atomic bool compact_wanted; /* somebody found no slots side by side */
 	_Atomic bool clean_soon; /* a volume left write-back: clean without waiting for the period */
@@ -489,6 +490,9 @@ long cleaner_step(struct cache *c, uint32_t budget, uint64_t *blocks);
 int background_start(struct cache *c);
 void background_stop(struct cache *c);
 void background_kick(struct cache *c, enum background_job job);
+/* As long as there are no background threads: what the journal has to do is done now, so that neither it nor the next
+ * load's memory grows with how much is changed. Outside the gate. Never fails: what was not done is done later. */
+void background_fold(struct cache *c);
 
 /* ---- volume.c ---- */
 int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_backing, bool claim, struct volume **out,
@@ -515,6 +519,8 @@ int tunables_load(struct cache *c, const char *key, const char *value); /* from 
 /* ---- engine.c ---- */
 /* Seam for tests: the spec of the data file's device instead of DIR/data; NULL. Set before any cache is opened. */
 extern const char *cache_data_spec;
+/* Does this machine have the RAM for the metadata of a cache of this geometry? What is created must be loadable. */
+int cache_check_memory(const char *dir, const struct journal_geometry *geo, struct bc_error *err);
 int cache_setup_buffers(struct cache *c, struct bc_error *err); /* once the settings are known */
 void cache_fail(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cache_degrade(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

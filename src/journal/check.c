@@ -54,8 +54,8 @@ static void check_volume(struct check *c, sqlite3_stmt *s, uint64_t id)
 	const void *p = sqlite3_column_blob(s, 1);
 	const char *why = volume_decode(id, p, (size_t)sqlite3_column_bytes(s, 1), &v, &backing);
 
-	if (why)
-		found(c, "volume %llu: %s", (unsigned long long)id, why);
+	if (why || !backing)
+		found(c, "volume %llu: %s", (unsigned long long)id, why ? why : "out of memory");
 	free(backing);
 }
 
