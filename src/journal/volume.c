@@ -49,40 +49,60 @@ int journal_marks_clear(struct journal *j, const struct journal_mark *marks, siz
 	return change_marks(j, marks, n, false, err);
 }
 
+/* The row, and what is known of the device beside it. Encoded into one piece of memory: *mem, the caller's. */
+static int encode_volume(const struct journal_volume *v, uint8_t **mem, size_t *row, size_t *identity)
+{
+	*row = volume_size_encoded(v);
+	*identity = v->label ? identity_size_encoded(v) : 0;
+	*mem = malloc(*row + *identity);
+	if (!*mem)
+		return -ENOMEM;
+	volume_encode(v, *mem);
+	if (v->label)
+		identity_encode(v, volume_row_crc(*mem, *row), *mem + *row);
+	return 0;
+}
+
 int journal_volume_put(struct journal *j, const struct journal_volume *v, struct bc_error *err)
 {
-	sqlite3_stmt *s = j->stmt[STMT_VOLUME_PUT];
-	size_t size = volume_size_encoded(v);
-	uint8_t *body;
-	int code;
+	sqlite3_stmt *s = j->stmt[STMT_VOLUME_PUT], *si = j->stmt[STMT_IDENTITY_PUT];
+	size_t row, identity;
+	uint8_t *mem;
+	int code, rc;
 
 	if (!v->id || v->id > JOURNAL_MAX_VOLUME)
 		return bc_fail(err, -EINVAL, "%s: volume id %u out of range", j->path, v->id);
-	body = malloc(size);
-	if (!body)
+	if (v->nwitness > JOURNAL_MAX_WITNESSES || (v->label && strlen(v->label) >= BDEV_LABEL_MAX))
+		return bc_fail(err, -EINVAL, "%s: volume %u: its identity is too long", j->path, v->id);
+	if (encode_volume(v, &mem, &row, &identity))
 		return bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
-	volume_encode(v, body);
 	pthread_mutex_lock(&j->lock);
 	code = jdb_begin(j, err);
 	if (!code) {
 		sqlite3_bind_int64(s, 1, v->id);
-		sqlite3_bind_blob64(s, 2, body, size, SQLITE_STATIC);
-		code = jdb_end(j, jdb_step_reset(s), true, "cannot write a volume", err);
+		sqlite3_bind_blob64(s, 2, mem, row, SQLITE_STATIC);
+		rc = jdb_step_reset(s);
+		if (rc == SQLITE_OK && identity) {
+			sqlite3_bind_int64(si, 1, v->id);
+			sqlite3_bind_blob64(si, 2, mem + row, identity, SQLITE_STATIC);
+			rc = jdb_step_reset(si);
+		}
+		code = jdb_end(j, rc, true, "cannot write a volume", err);
 	}
 	pthread_mutex_unlock(&j->lock);
-	free(body);
+	free(mem);
 	return code;
 }
 
 int journal_volume_delete(struct journal *j, uint16_t id, struct bc_error *err)
 {
-	static const enum jdb_stmt stmts[] = { STMT_VOLUME_DELETE, STMT_MARK_DELETE_VOLUME };
+	static const enum jdb_stmt stmts[] = { STMT_VOLUME_DELETE, STMT_IDENTITY_DELETE, STMT_MARK_DELETE_VOLUME };
 	int code, rc = SQLITE_OK;
 
 	pthread_mutex_lock(&j->lock);
 	code = jdb_begin(j, err);
 	if (!code) {
-		for (int i = 0; rc == SQLITE_OK && i < 2; i++) {
+		for (int i = 0; rc == SQLITE_OK && i < 3; i++) {
 			sqlite3_bind_int64(j->stmt[stmts[i]], 1, id);
 			rc = jdb_step_reset(j->stmt[stmts[i]]);
 		}
