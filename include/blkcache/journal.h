@@ -95,6 +95,14 @@ struct journal_mark {
 	uint32_t region;
 };
 
+/* What a block of the backing device holds that we have not written since. */
+struct journal_witness {
+	uint64_t block; /* of 4 KiB; the last one may be shorter, and counts as filled up with zeros */
+	uint32_t crc; /* crc32c */
+};
+
+#define JOURNAL_MAX_WITNESSES 32
+
 struct journal_volume {
 	uint16_t id; /* 1 .. 4095 */
 	char name[JOURNAL_NAME_MAX];
@@ -102,6 +110,12 @@ struct journal_volume {
 	char mode[4]; /* "wt" ... */
 	struct bdev_identity identity; /* as last seen */
 	bool in_use; /* set while loaded, cleared at a clean stop: the identity's mtime is only exact when false */
+	/* What is known of the backing device beside its identity; written and read together with the above. NULL: is
+	 * not known, as in journals of before. */
+	const char *label; /* bdev_get_label(); owned like `backing` */
+	int64_t noted_ns; /* CLOCK_REALTIME when this was written; backing was not written by us long after */
+	const struct journal_witness *witness; /* owned like `backing` */
+	uint32_t nwitness; /* at most JOURNAL_MAX_WITNESSES */
 };
 
 /* Creates DIR/journal.db. Refuses an existing one (-EEXIST). Durable on return (folder included). */

@@ -12,6 +12,7 @@
  *   state(one, durable_upto, ..., crc)   one row, see struct jdb_state
  *   volume(id, body)  setting(key, value, crc)  mark(key, crc)   key of a mark: volume << 32 | region
  *     settings whose keys begin with SINCE_KEY are the journal's own, see volume.c
+ *   identity(id, body)    what else is known of a volume's backing device; not in journals of before, made when opened
  *   epoch(id, body)       newest changes, one row per epoch
  *   snapshot(row, body)   all entries as of some epoch, one page per row, all rows present since creation
  *   discard(id, body)     pending discards whose epoch has been folded
@@ -58,6 +59,8 @@ enum jdb_stmt {
 	STMT_VOLUME_HAS,
 	STMT_VOLUME_PUT,
 	STMT_VOLUME_DELETE,
+	STMT_IDENTITY_PUT,
+	STMT_IDENTITY_DELETE,
 	STMT_SETTING_ALL,
 	STMT_SETTING_GET,
 	STMT_SETTING_PUT,

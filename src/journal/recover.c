@@ -349,10 +349,15 @@ static int read_volumes(struct load *ld)
 	while (!code && (rc = sqlite3_step(s)) == SQLITE_ROW) {
 		uint64_t id = (uint64_t)sqlite3_column_int64(s, 0);
 		struct journal_volume v;
+		struct identity_mem mem;
 		char *backing = NULL;
 		const void *body = sqlite3_column_blob(s, 1);
-		const char *why = volume_decode(id, body, (size_t)sqlite3_column_bytes(s, 1), &v, &backing);
+		size_t len = (size_t)sqlite3_column_bytes(s, 1);
+		const char *why = volume_decode(id, body, len, &v, &backing);
 
+		if (!why)
+			why = identity_decode(sqlite3_column_blob(s, 2), (size_t)sqlite3_column_bytes(s, 2),
+					      volume_row_crc(body, len), &v, &mem);
 		if (why && sqlite3_errcode(ld->j->db) == SQLITE_NOMEM) {
 			code = -ENOMEM;
 		} else if (why) {

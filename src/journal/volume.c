@@ -148,20 +148,34 @@ static int has_volume(struct journal *j, uint16_t id, bool *is)
 	return rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc;
 }
 
+/* The row, and what is known of the device beside it. Encoded into one piece of memory: *mem, the caller's. */
+static int encode_volume(const struct journal_volume *v, uint8_t **mem, size_t *row, size_t *identity)
+{
+	*row = volume_size_encoded(v);
+	*identity = v->label ? identity_size_encoded(v) : 0;
+	*mem = malloc(*row + *identity);
+	if (!*mem)
+		return -ENOMEM;
+	volume_encode(v, *mem);
+	if (v->label)
+		identity_encode(v, volume_row_crc(*mem, *row), *mem + *row);
+	return 0;
+}
+
 int journal_volume_put(struct journal *j, const struct journal_volume *v, struct bc_error *err)
 {
-	sqlite3_stmt *s = j->stmt[STMT_VOLUME_PUT];
-	size_t size = volume_size_encoded(v);
-	uint8_t *body;
+	sqlite3_stmt *s = j->stmt[STMT_VOLUME_PUT], *si = j->stmt[STMT_IDENTITY_PUT];
+	size_t row, identity;
+	uint8_t *mem;
 	bool is = false;
 	int code, rc;
 
 	if (!v->id || v->id > JOURNAL_MAX_VOLUME)
 		return bc_fail(err, -EINVAL, "%s: volume id %u out of range", j->path, v->id);
-	body = malloc(size);
-	if (!body)
+	if (v->nwitness > JOURNAL_MAX_WITNESSES || (v->label && strlen(v->label) >= BDEV_LABEL_MAX))
+		return bc_fail(err, -EINVAL, "%s: volume %u: its identity is too long", j->path, v->id);
+	if (encode_volume(v, &mem, &row, &identity))
 		return bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
-	volume_encode(v, body);
 	pthread_mutex_lock(&j->lock);
 	code = jdb_begin(j, err);
 	if (!code) {
@@ -169,20 +183,27 @@ int journal_volume_put(struct journal *j, const struct journal_volume *v, struct
 		if (rc == SQLITE_OK && !is)
 			rc = begin_volume(j, v->id);
 		sqlite3_bind_int64(s, 1, v->id);
-		sqlite3_bind_blob64(s, 2, body, size, SQLITE_STATIC);
-		code = jdb_end(j, rc == SQLITE_OK ? jdb_step_reset(s) : rc, true, "cannot write a volume", err);
+		sqlite3_bind_blob64(s, 2, mem, row, SQLITE_STATIC);
+		if (rc == SQLITE_OK)
+			rc = jdb_step_reset(s);
+		if (rc == SQLITE_OK && identity) {
+			sqlite3_bind_int64(si, 1, v->id);
+			sqlite3_bind_blob64(si, 2, mem + row, identity, SQLITE_STATIC);
+			rc = jdb_step_reset(si);
+		}
+		code = jdb_end(j, rc, true, "cannot write a volume", err);
 		if (!code && !is)
 			j->since[v->id] = j->last_id + 1;
 	}
 	pthread_mutex_unlock(&j->lock);
-	free(body);
+	free(mem);
 	return code;
 }
 
 int journal_volume_delete(struct journal *j, uint16_t id, struct bc_error *err)
 {
-	sqlite3_stmt *s = j->stmt[STMT_VOLUME_DELETE];
-	int code, rc;
+	static const enum jdb_stmt stmts[] = { STMT_VOLUME_DELETE, STMT_IDENTITY_DELETE };
+	int code, rc = SQLITE_OK;
 
 	if (!id || id > JOURNAL_MAX_VOLUME)
 		return bc_fail(err, -EINVAL, "%s: volume id %u out of range", j->path, id);
@@ -190,8 +211,10 @@ int journal_volume_delete(struct journal *j, uint16_t id, struct bc_error *err)
 	pthread_mutex_lock(&j->lock);
 	code = jdb_begin(j, err);
 	if (!code) {
-		sqlite3_bind_int64(s, 1, id);
-		rc = jdb_step_reset(s);
+		for (int i = 0; rc == SQLITE_OK && i < 2; i++) {
+			sqlite3_bind_int64(j->stmt[stmts[i]], 1, id);
+			rc = jdb_step_reset(j->stmt[stmts[i]]);
+		}
 		if (rc == SQLITE_OK)
 			rc = delete_traces(j, id);
 		code = jdb_end(j, rc, true, "cannot remove a volume", err);
