@@ -25,6 +25,7 @@
 #include "blkcache/buffer.h"
 #include "blkcache/engine.h"
 #include "blkcache/journal.h"
+#include "identity.h"
 #include "lines.h"
 #include "policy.h"
 #include "range.h"
@@ -99,6 +100,7 @@ struct volume {
 	_Atomic bool row_in_use; /* its row says that backing may be written; guarded by intent.lock */
 	_Atomic bool backing_failed; /* a flush of it failed: none succeeds any more (P6) */
 	struct intent intent;
+	struct known known; /* of the backing device */
 	struct readahead readahead;
 	struct promotion promotion;
 	struct volume_counters n;

@@ -59,6 +59,7 @@ int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_ba
 	snprintf(v->name, sizeof v->name, "%s", jv->name);
 	v->backing = strdup(jv->backing);
 	v->identity = jv->identity;
+	identity_load(v, jv);
 	v->size = jv->identity.size;
 	pthread_rwlockattr_init(&attr);
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
@@ -122,7 +123,9 @@ int volume_record(struct volume *v, bool in_use, struct bc_error *err)
 			       strerror(-rc));
 	if (v->bdev)
 		bdev_get_identity(v->bdev, &v->identity);
+	identity_look(v);
 	jv.identity = v->identity;
+	identity_put(v, &jv);
 	memcpy(jv.name, v->name, sizeof jv.name);
 	snprintf(jv.mode, sizeof jv.mode, "%s", cache_mode_name((enum cache_mode)GET(v->mode)));
 	return journal_volume_put(v->cache->journal, &jv, err);
@@ -266,6 +269,8 @@ int cache_volume_add(struct cache *c, const char *name, const char *backing, enu
 	rc = volume_attach(c, &jv, true, true, &v, err);
 	if (rc)
 		goto out;
+	bdev_get_identity(v->bdev, &v->identity);
+	witness_read(v);
 	rc = volume_record(v, false, err);
 	if (rc) {
 		volume_detach(v);
@@ -340,6 +345,8 @@ static int flush_written(struct cache *c, struct volume *v, bool anyway, struct 
 	struct io_thread *t = io_thread_get(c);
 	int rc = !v->bdev ? 0 : t ? backing_flush(t, v) : -ENOMEM;
 
+	if (!rc && !anyway && identity_check_name(v, NAME_PATIENCE_MS, err))
+		return bc_fail_prefix(err, "nothing is removed (--discard-dirty removes it all the same)");
 	if (rc && anyway) {
 		log_warn("volume %s: flushing its backing device failed: %s", v->name, strerror(-rc));
 		return 0;
