@@ -62,6 +62,7 @@ struct cache_open_report {
 	bool clean_stop; /* the last owner ended it in order */
 	uint64_t lines, dirty_lines, dirty_bytes; /* found */
 	uint64_t epochs_replayed, epochs_dropped, redo_blocks;
+	unsigned changed_volumes; /* whose backing device was not as it had been left */
 	uint64_t dropped_clean_lines; /* of regions that were being written, or of volumes whose backing changed */
 	char notes[1000]; /* sentences separated by newlines, for the user; may be empty */
 };

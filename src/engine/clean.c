@@ -306,6 +306,26 @@ static bool lock_lines(struct cache *c, struct volume *v, struct clean_batch *w,
 	return ok;
 }
 
+/* Before the wave is written: what it writes is nothing to know the backing device by any more. */
+static int forget_witnesses(struct cache *c, struct volume *v, const struct clean_batch *w)
+{
+	struct bc_error err = { 0 };
+	bool any = false;
+	int rc = 0;
+
+	if (!GET(v->known.nwitness))
+		return 0;
+	pthread_mutex_lock(&v->intent.lock);
+	for (uint32_t i = 0; i < w->nblocks; i++)
+		any |= witness_drop(v, w->block[i].block, 1);
+	if (any)
+		rc = witness_record(v, &err);
+	pthread_mutex_unlock(&v->intent.lock);
+	if (rc)
+		cache_fail(c, "the journal cannot be written: %s", err.msg);
+	return rc;
+}
+
 /*
  * Writes lines [from, ...) of the batch, all of one volume and as many as fit; returns the index after the last.
  * insist: keeps writers out of these lines meanwhile, for lines that are written all the time. Nothing is waited for
@@ -349,6 +369,8 @@ static uint32_t write_some(struct cache *c, struct volume *v, struct clean_batch
 		rc = epoch_commit_to(c, sealed);
 	if (!rc && w->nblocks)
 		rc = intent_touch(v);
+	if (!rc && w->nblocks)
+		rc = forget_witnesses(c, v, w);
 	if (!rc && w->nblocks) {
 		load_wave(c, v, w);
 		verify_wave(c, v, w);

@@ -29,6 +29,7 @@
 #include "blkcache/buffer.h"
 #include "blkcache/engine.h"
 #include "blkcache/journal.h"
+#include "identity.h"
 #include "lines.h"
 #include "policy.h"
 #include "range.h"
@@ -106,6 +107,7 @@ struct volume {
 	bool row_says_in_use; /* what the row says, or is about to; row_lock */
 	_Atomic bool backing_failed; /* a flush of it failed: none succeeds any more (P6) */
 	struct intent intent;
+	struct known known; /* of the backing device */
 	struct readahead readahead;
 	struct promotion promotion;
 	struct volume_counters n;
