@@ -340,7 +340,7 @@ static int drop_untrusted(struct recovery *r)
 
 	for (uint32_t e = 0; r->drops && e < l->n && !rc;) {
 		epoch_enter(c);
-		for (uint32_t i = 0; i < DROP_BATCH && e < l->n; i++)
+		for (uint32_t i = 0; i < DROP_BATCH && i < recover_piece && e < l->n; i++)
 			drop_entry(r, e++);
 		epoch_leave(c);
 		if (GET(c->epoch.nchanged) < recover_piece)
