@@ -29,6 +29,8 @@ struct known {
 
 #define NAME_PATIENCE_MS 2000 /* for a name to be looked up, by commands that somebody waits for */
 
+#define NAME_SHORT_MS 100 /* by the cleaner */
+
 /* ---- identity.c ---- */
 void identity_load(struct volume *v, const struct journal_volume *jv); /* from the journal */
 void identity_look(struct volume *v); /* what is known becomes what is so now; before it is written */
