@@ -187,6 +187,15 @@ struct cache_progress {
 int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const struct cache_progress *p, void *ctx),
 		     void *ctx, struct bc_error *err);
 
+/*
+ * Do the names of the backing files still lead to those that are open? Looks, for `ms` at most, and what it finds shows
+ * in cache_get_info() and volume_state() as degraded. cache_write_back() does not write to one that has lost its name,
+ * and fails, with the remedy in the message; its dirty data stays in the cache.
+ */
+void cache_look_at_names(struct cache *c, unsigned ms);
+/* The cache's own data file was deleted: with the end of this process all is gone that is dirty. */
+bool cache_is_deleted(struct cache *c, unsigned ms, struct bc_error *err);
+
 /* ---- tunables ---- */
 
 /* Keys (cache-wide unless said): ram, clean-after (period after which the background cleaner writes everything dirty to

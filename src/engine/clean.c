@@ -420,6 +420,13 @@ static uint64_t mark_clean(struct cache *c, struct volume *v, struct clean_batch
 	return blocks;
 }
 
+/* Is the name of the backing file still its own? What went to a file without a name would be gone with the daemon; in
+ * the cache it is safe. */
+static bool may_write(struct volume *v)
+{
+	return !identity_check_name(v, NAME_SHORT_MS, NULL);
+}
+
 /* Cleans the batch in w->line. cleaner.lock held. *blocks: cleaned. Lines that have to be tried again are in w->again;
  * those of a volume whose backing device fails are not, and do not keep the others from being cleaned. The first error.
  */
@@ -451,6 +458,13 @@ static int clean_batch(struct cache *c, struct clean_batch *w, bool insist, uint
 		if (!v->bdev || !t) {
 			volume_unuse(v);
 			return t ? -ENODEV : -ENOMEM;
+		}
+		if (!may_write(v)) {
+			while (i < w->nlines && line_key_volume(w->line[i].key) == v->id)
+				i++;
+			rc = rc ? rc : -ESTALE;
+			volume_unuse(v);
+			continue;
 		}
 		while (i < w->nlines && line_key_volume(w->line[i].key) == v->id && !c->failed)
 			i = write_some(c, v, w, i, insist, &vrc);
@@ -574,11 +588,21 @@ static uint64_t lost_of_all(struct cache *c)
 	return n;
 }
 
+static int check_name(struct volume *v, void *ctx)
+{
+	struct bc_error *first = ctx, err = { 0 };
+
+	if (identity_check_name(v, NAME_PATIENCE_MS, &err) && !first->code)
+		*first = err;
+	return 0;
+}
+
 int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const struct cache_progress *p, void *ctx),
 		     void *ctx, struct bc_error *err)
 {
 	struct clean_batch *w = c->cleaner.work;
 	struct flush_run r = { .fn = progress, .ctx = ctx };
+	struct bc_error gone = { 0 };
 	uint32_t hand = 0;
 	uint64_t lost = v ? GET(v->lost_blocks) : lost_of_all(c);
 	bool more = true;
@@ -589,6 +613,11 @@ int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const st
 	if (c->failed)
 		return bc_fail(err, -EIO,
 			       "the cache has failed (%s): its dirty data is kept and cannot be written back", c->why);
+	/* also when nothing is dirty: what was written through is as lost */
+	if (v)
+		identity_check_name(v, NAME_PATIENCE_MS, &gone);
+	else
+		cache_volume_foreach(c, check_name, &gone);
 	r.p.total_bytes = (v ? GET(v->dirty_blocks) : GET(c->dirty_blocks)) * CACHE_BLOCK;
 	ADD(c->flushing, 1);
 	pthread_mutex_lock(&c->cleaner.flush_lock);
@@ -607,6 +636,11 @@ int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const st
 	if (!rc)
 		rc = epoch_commit(c, false);
 	report(&r, true);
+	if (gone.code && (!rc || rc == -ESTALE)) {
+		if (err)
+			*err = gone;
+		return gone.code;
+	}
 	if (!rc && (v ? GET(v->lost_blocks) : lost_of_all(c)) != lost)
 		return bc_fail(err, -EIO,
 			       "%s: dirty blocks are damaged in the cache and cannot be written to the backing device; "

@@ -166,7 +166,7 @@ char *identity_find(const struct journal_volume *jv, char *said, size_t len)
 /* What to do about it: the data is still to be had through the daemon's descriptor. */
 int identity_check_name(struct volume *v, unsigned ms, struct bc_error *err)
 {
-	char why[80];
+	char why[160];
 	int rc = v->bdev ? bdev_check_name(v->bdev, ms, why, sizeof why) : 0;
 
 	if (rc == -ETIMEDOUT)
@@ -176,10 +176,48 @@ int identity_check_name(struct volume *v, unsigned ms, struct bc_error *err)
 		return 0;
 	}
 	if (!atomic_exchange(&v->known.name_lost, true))
-		log_error("volume %s: its backing file %s %s while it is loaded", v->name, v->backing, why);
+		log_error("volume %s: its backing file %s %s while it is loaded; nothing dirty is written to it",
+			  v->name, v->backing, why);
 	return bc_fail(err, rc,
-		       "volume %s: its backing file %s %s while it is loaded; what is written to it would go with the "
-		       "daemon: move it back, or copy it from /proc/%d/fd (ls -l shows which) first; dirty data stays "
-		       "in the cache",
-		       v->name, v->backing, why, (int)getpid());
+		       "volume %s: while it was loaded its backing file %s %s; it would go with the daemon, so dirty "
+		       "data stays in the cache: move it back, or copy that to its place, then 'stop --no-flush' and "
+		       "'load --accept-changed %s'",
+		       v->name, v->backing, why, v->name);
+}
+
+struct look {
+	uint64_t until;
+};
+
+static int look_at_name(struct volume *v, void *ctx)
+{
+	const struct look *l = ctx;
+	uint64_t now = now_ns();
+
+	identity_check_name(v, now < l->until ? (unsigned)((l->until - now) / 1000000) : 0, NULL);
+	return 0;
+}
+
+void cache_look_at_names(struct cache *c, unsigned ms)
+{
+	struct look l = { .until = now_ns() + (uint64_t)ms * 1000000 };
+
+	cache_volume_foreach(c, look_at_name, &l);
+	cache_is_deleted(c, ms, NULL);
+}
+
+bool cache_is_deleted(struct cache *c, unsigned ms, struct bc_error *err)
+{
+	char why[160];
+	bool deleted = bdev_check_name(c->data, ms, why, sizeof why) == -ESTALE && !strncmp(why, "was deleted", 11);
+
+	if (deleted && !atomic_exchange(&c->deleted, true))
+		log_error("%s/%s %s while the cache is loaded; what is dirty goes with the daemon unless it is flushed",
+			  c->dir, CACHE_DATA_FILE, why);
+	if (deleted)
+		bc_fail(err, -ESTALE,
+			"cache %s: its data file %s while it is loaded; what is dirty would go with the daemon: flush "
+			"it ('blkcache stop' without --no-flush)",
+			c->dir, why);
+	return deleted;
 }

@@ -29,6 +29,8 @@ struct known {
 
 #define NAME_PATIENCE_MS 2000 /* for a name to be looked up, by commands that somebody waits for */
 
+#define NAME_SHORT_MS 100 /* by the cleaner */
+
 /* ---- identity.c ---- */
 void identity_load(struct volume *v, const struct journal_volume *jv); /* from the journal */
 /* The device's present label, BDEV_LABEL_MAX bytes: may wait for the device, so it is asked for with no lock held. */

@@ -273,6 +273,7 @@ struct cache {
 	_Atomic bool failed; /* P6: nothing is promised durable any more */
 	_Atomic bool bypass_noted; /* bypass.h */
 	uint64_t loads; /* of this cache so far, this one included once it is under way; bypass.h */
+	_Atomic bool deleted; /* its data file, by somebody, while it is loaded */
 	_Atomic bool degraded, stopping;
 	_Atomic bool compact_wanted; /* somebody found no slots side by side */
 	_Atomic bool clean_soon; /* a volume left write-back: clean without waiting for the period */
