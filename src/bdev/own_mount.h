@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* own_mount.h - paths that lead to the mount which this process itself serves. Any thread. */
+#ifndef BDEV_OWN_MOUNT_H
+#define BDEV_OWN_MOUNT_H
+
+#include "blkcache/error.h"
+
+/*
+ * Follows a path without asking the own mount anything, and without waiting for I/O below it. 0: *fd is an O_PATH
+ * descriptor of what the path leads to, to be closed by the caller; -1 if this process serves no mount. -EDEADLK with a
+ * message: it leads to the own mount. Another -errno without one: it leads nowhere.
+ */
+int own_mount_resolve(const char *path, int *fd, struct bc_error *err);
+
+#endif
