@@ -114,13 +114,13 @@ static void wait_ends(struct bdev *b)
 	atomic_fetch_sub(&b->waits, 1);
 }
 
-void bdev_set_label(struct bdev *bdev, const char *label)
+void bdev_set_use(struct bdev *bdev, const char *use)
 {
-	char *copy = strdup(label);
+	char *copy = strdup(use);
 
 	pthread_mutex_lock(&open_lock);
-	free(bdev->label);
-	bdev->label = copy;
+	free(bdev->use);
+	bdev->use = copy;
 	pthread_mutex_unlock(&open_lock);
 }
 
@@ -135,8 +135,8 @@ bool bdev_find_hung(unsigned ms, char *buf, size_t len)
 
 		found = atomic_load(&b->waits) && now > since && now - since >= ms * UINT64_C(1000000);
 		if (found)
-			snprintf(buf, len, "%s%s%s%s", b->label ? b->label : "", b->label ? " (" : "", b->spec,
-				 b->label ? ")" : "");
+			snprintf(buf, len, "%s%s%s%s", b->use ? b->use : "", b->use ? " (" : "", b->spec,
+				 b->use ? ")" : "");
 	}
 	pthread_mutex_unlock(&open_lock);
 	return found;
@@ -145,7 +145,7 @@ bool bdev_find_hung(unsigned ms, char *buf, size_t len)
 static void free_bdev(struct bdev *b)
 {
 	bdev_close(b->base);
-	free(b->label);
+	free(b->use);
 	free(b->spec);
 	free(b);
 }
@@ -307,6 +307,25 @@ int bdev_sync_identity(struct bdev *bdev)
 	r = b->module->sync_identity(b);
 	wait_ends(bdev);
 	return r;
+}
+
+void bdev_get_label(struct bdev *bdev, char label[BDEV_LABEL_MAX])
+{
+	label[0] = 0;
+	for (; bdev; bdev = bdev->base) {
+		if (bdev->module->get_label) {
+			bdev->module->get_label(bdev, label, BDEV_LABEL_MAX);
+			return;
+		}
+	}
+}
+
+int bdev_check_name(struct bdev *bdev, unsigned ms, char *why, size_t len)
+{
+	for (; bdev; bdev = bdev->base)
+		if (bdev->module->check_name)
+			return bdev->module->check_name(bdev, ms, why, len);
+	return 0;
 }
 
 int bdev_check_size(struct bdev *bdev)

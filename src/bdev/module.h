@@ -26,7 +26,7 @@ struct bdev {
 	/* kept by bdev.c: */
 	struct bdev *base; /* the device below, for wrapping modules (closed after destruct), else NULL */
 	struct bdev *next_open; /* list of what bdev_open() has handed out */
-	char *label; /* bdev_set_label()'s; may be NULL */
+	char *use; /* bdev_set_use()'s; may be NULL */
 	_Atomic unsigned waits; /* threads that wait for it now */
 	_Atomic uint64_t answered_ns; /* when the first of them began to wait, or it last answered one */
 };
@@ -66,6 +66,8 @@ struct bdev_module {
 	int (*rw_sync)(struct bdev_channel *ch, struct bdev_io *io);
 	void (*get_identity)(struct bdev *bdev, struct bdev_identity *id); /* optional */
 	int (*sync_identity)(struct bdev *bdev); /* optional: there is nothing to sync */
+	void (*get_label)(struct bdev *bdev, char *label, size_t len); /* optional: "" */
+	int (*check_name)(struct bdev *bdev, unsigned ms, char *why, size_t len); /* optional: it has none, or is it */
 	void (*dump_info)(struct bdev *bdev, FILE *out); /* optional */
 	struct bdev_module *next; /* kept by the registry */
 };

@@ -47,7 +47,7 @@ static void try_path(void *arg)
 
 	if (!path || close_range(0, ~0u, CLOSE_RANGE_UNSHARE))
 		return;
-	o->rc = own_mount_resolve(path, &fd, &o->err);
+	o->rc = own_mount_resolve(path, false, &fd, &o->err);
 	if (o->rc == -EDEADLK)
 		return;
 	o->rc = 0;

@@ -10,9 +10,10 @@
  * systems on it: each device number of a block device is followed down, through partitions, device mapper, RAID and
  * loop devices, to the files that loop devices are made of, as far as sysfs and mountinfo tell.
  *
- * A daemon that takes over from a dead one (survive) finds the mount there already, and nobody serves it yet. Its
- * backing devices were opened before that mount was made, perhaps by names that it hides. For it the way goes on in the
- * folder below the mount, of which somebody kept a descriptor (bdev_set_own_mount).
+ * The mount may hide backing devices: those that lie in the folder it is made on. They were opened before. Where such a
+ * name is looked at again (name.c), or opened again by a daemon that takes over from a dead one (survive), whose mount
+ * nobody serves at that moment, the way goes on in that folder, of which somebody kept a descriptor
+ * (bdev_set_own_mount).
  */
 #include "bdev/own_mount.h"
 
@@ -42,17 +43,25 @@
 
 static _Atomic uint64_t own_dev; /* 0: there is no mount */
 static _Atomic int below_fd = -1;
+static atomic_bool loading;
 
-void bdev_set_own_mount(dev_t dev, int below)
+void bdev_set_own_mount(dev_t dev, int below, bool is_loading)
 {
 	atomic_store(&below_fd, below);
+	atomic_store(&loading, is_loading);
 	atomic_store(&own_dev, dev);
+}
+
+bool own_mount_is_loading(void)
+{
+	return atomic_load(&loading);
 }
 
 struct walk {
 	int fd; /* where we are */
 	struct statx sx; /* of it */
 	unsigned links, level;
+	bool below; /* the way goes on below the own mount */
 	char rest[2 * PATH_MAX]; /* of the path */
 };
 
@@ -69,7 +78,7 @@ static int look(int fd, struct statx *sx)
 		       : 0;
 }
 
-static int follow(const char *path, unsigned level, int *fd);
+static int follow(const char *path, bool below, unsigned level, int *fd);
 
 /* ---- what lies below a device ---- */
 
@@ -110,7 +119,7 @@ static bool device_leads_to_own(dev_t dev, unsigned level)
 	snprintf(top, sizeof(top), "/sys/dev/block/%u:%u", major(dev), minor(dev));
 	snprintf(path, sizeof(path), "%s/loop/backing_file", top);
 	if (read_line(path, text, sizeof(text))) {
-		int rc = follow(text, level + 1, &fd);
+		int rc = follow(text, false, level + 1, &fd);
 
 		if (!rc)
 			close(fd);
@@ -173,7 +182,7 @@ static bool file_system_leads_to_own(const struct statx *sx, unsigned level)
 static int step_to(struct walk *w, int fd)
 {
 	dev_t before = dev_of(&w->sx);
-	int rc = look(fd, &w->sx), below = atomic_load(&below_fd);
+	int rc = look(fd, &w->sx), below = w->below ? atomic_load(&below_fd) : -1;
 
 	if (!rc && dev_of(&w->sx) == atomic_load(&own_dev)) {
 		close(fd);
@@ -285,7 +294,7 @@ static bool next_name(struct walk *w, char *name, int *rc)
 }
 
 /* 0 and the descriptor, -EDEADLK: to the own mount, or -errno. */
-static int follow(const char *path, unsigned level, int *fd)
+static int follow(const char *path, bool below, unsigned level, int *fd)
 {
 	struct walk *w;
 	char name[NAME_MAX + 1];
@@ -298,6 +307,7 @@ static int follow(const char *path, unsigned level, int *fd)
 		return -ENOMEM;
 	w->fd = -1;
 	w->level = level;
+	w->below = below;
 	snprintf(w->rest, sizeof(w->rest), "%s", path);
 	rc = step_to_path(w, path[0] == '/' ? "/" : ".");
 	while (!rc && next_name(w, name, &rc))
@@ -311,14 +321,14 @@ static int follow(const char *path, unsigned level, int *fd)
 	return rc;
 }
 
-int own_mount_resolve(const char *path, int *fd, struct bc_error *err)
+int own_mount_resolve(const char *path, bool below, int *fd, struct bc_error *err)
 {
 	int rc;
 
 	*fd = -1;
 	if (!atomic_load(&own_dev))
 		return 0;
-	rc = follow(path, 0, fd);
+	rc = follow(path, below, 0, fd);
 	if (rc != -EDEADLK)
 		return rc;
 	return bc_fail(

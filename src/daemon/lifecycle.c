@@ -272,7 +272,7 @@ static int start_export(struct daemon *d, struct bc_error *err)
 	if (s && !s->takeover)
 		atomic_store(&s->shared->mount_dev, export_device(d->export));
 	/* before the first command that could name a file there */
-	bdev_set_own_mount(s ? atomic_load(&s->shared->mount_dev) : export_device(d->export), -1);
+	bdev_set_own_mount(s ? atomic_load(&s->shared->mount_dev) : export_device(d->export), d->below_fd, false);
 	return 0;
 }
 
@@ -289,7 +289,7 @@ static int open_cache(struct daemon *d, struct cache_open_report *opened, struct
 		.frames_fd = s->frames_fd, .log_fd = s->log_fd, .lock_fd = s->lock_fd, .takeover = s->takeover
 	};
 	if (s->takeover) /* names are taken as they were before the mount was made, which nobody serves now */
-		bdev_set_own_mount(atomic_load(&s->shared->mount_dev), s->below_fd);
+		bdev_set_own_mount(atomic_load(&s->shared->mount_dev), d->below_fd, true);
 	for (;;) {
 		memset(opened, 0, sizeof(*opened));
 		ret = cache_open_shared(d->params->dir, 0, s->takeover ? NULL : d->params->accepted, &shared, &d->cache,
@@ -311,6 +311,9 @@ static int start_all(struct daemon *d, json_t **report, struct bc_error *err)
 	int ret = 0;
 
 	memset(&opened, 0, sizeof(opened));
+	/* the mount may hide backing devices (own_mount.h) */
+	d->below_fd = d->params->survive ? fcntl(d->params->survive->below_fd, F_DUPFD_CLOEXEC, 0)
+					 : open(d->params->mountpoint, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	/* before a recovery that may take long */
 	if (!d->params->survive || !d->params->survive->takeover)
 		ret = export_check_mountpoint(d->params->mountpoint, err);
@@ -419,7 +422,10 @@ static int end_all(struct daemon *d, struct bc_error *err)
 	notify_manager("STOPPING=1");
 	if (d->signal_thread)
 		end_signal_thread(d);
-	bdev_set_own_mount(0, -1);
+	bdev_set_own_mount(0, -1, false);
+	if (d->below_fd >= 0)
+		close(d->below_fd);
+	d->below_fd = -1;
 	memset(&info, 0, sizeof(info));
 	if (d->cache) {
 		cache_get_info(d->cache, &info);
@@ -455,7 +461,7 @@ static void log_end(struct daemon *d, int ret)
 int daemon_run(const struct daemon_params *params, int (*ready)(json_t *report, void *ctx), void *ctx,
 	       struct bc_error *err)
 {
-	struct daemon d = { .params = params };
+	struct daemon d = { .params = params, .below_fd = -1 };
 	json_t *report = NULL;
 	pthread_condattr_t attr;
 	sigset_t set;

@@ -30,6 +30,7 @@ struct daemon {
 	struct export *export;
 	struct control_server *control;
 	pthread_t signal_thread;
+	int below_fd; /* the folder that is mounted on, opened before that (O_PATH); -1: none */
 	atomic_bool quit; /* the signal thread is to end */
 
 	pthread_mutex_t lock; /* guards what follows; a leaf: never held across a call into another layer */

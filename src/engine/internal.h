@@ -48,13 +48,15 @@
 
 typedef _Atomic uint64_t counter;
 
-/* ---- statistics of a volume; the names of volume_stats ---- */
+/* ---- statistics of a volume (counters.h) ---- */
+#define COUNTER_ATOMIC(name, help) counter name;
+#define COUNTER_ERROR(name, help) counter err_##name;
+#define COUNTER_HIST(name, help) struct hist name;
 struct volume_counters {
-	counter read_hits, read_partial_misses, read_misses, write_hits, write_partial_misses, write_misses,
-		pass_through_reads, pass_through_writes, flushes, discards;
-	counter volume_read, volume_written, ram_read, cache_read, cache_written, backing_read, backing_written;
-	counter err_cache_read, err_cache_write, err_backing_read, err_backing_write, err_checksum;
-	struct hist read_hit, read_miss, write, flush;
+	REQUEST_COUNTERS(COUNTER_ATOMIC)
+	BYTE_COUNTERS(COUNTER_ATOMIC)
+	ERROR_COUNTERS(COUNTER_ERROR)
+	LATENCY_HISTOGRAMS(COUNTER_HIST)
 };
 
 /* ---- write-intent regions (intent.c) ---- */
@@ -271,6 +273,7 @@ struct cache {
 	counter unsent; /* since the writer was last sent, in this epoch: slots taken; << 32: blocks that had one */
 	_Atomic bool failed; /* P6: nothing is promised durable any more */
 	_Atomic bool bypass_noted; /* bypass.h */
+	uint64_t loads; /* of this cache so far, this one included once it is under way; bypass.h */
 	_Atomic bool degraded, stopping;
 	_Atomic bool compact_wanted; /* somebody found no slots side by side */
 	_Atomic bool clean_soon; /* a volume left write-back: clean without waiting for the period */
@@ -490,6 +493,9 @@ long cleaner_step(struct cache *c, uint32_t budget, uint64_t *blocks);
 int background_start(struct cache *c);
 void background_stop(struct cache *c);
 void background_kick(struct cache *c, enum background_job job);
+/* As long as there are no background threads: what the journal has to do is done now, so that neither it nor the next
+ * load's memory grows with how much is changed. Outside the gate. Never fails: what was not done is done later. */
+void background_fold(struct cache *c);
 
 /* ---- volume.c ---- */
 /*
@@ -526,6 +532,8 @@ int tunables_load(struct cache *c, const char *key, const char *value); /* from 
 /* ---- engine.c ---- */
 /* Seam for tests: the spec of the data file's device instead of DIR/data; NULL. Set before any cache is opened. */
 extern const char *cache_data_spec;
+/* Does this machine have the RAM for the metadata of a cache of this geometry? What is created must be loadable. */
+int cache_check_memory(const char *dir, const struct journal_geometry *geo, struct bc_error *err);
 int cache_setup_buffers(struct cache *c, struct bc_error *err); /* once the settings are known */
 void cache_fail(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cache_degrade(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

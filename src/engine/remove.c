@@ -53,7 +53,10 @@ static int forget_lines(struct cache *c, struct volume *v, struct bc_error *err)
 	if (rc)
 		return bc_fail(err, rc, "volume %s: its lines could not be removed from the journal: %s", v->name,
 			       c->why);
-	return journal_volume_delete(c->journal, (uint16_t)v->id, err);
+	/* from now on no recovery drops the epochs that freed them, whatever becomes of their data: the lines would
+	 * come back, and under the next volume with this id */
+	rc = journal_note_durable(c->journal, GET(c->epoch.data_upto), err);
+	return rc ? rc : journal_volume_delete(c->journal, (uint16_t)v->id, err);
 }
 
 #define USER_GRACE_MS 50 /* a user's reference is an open file, or short, and then worth a moment */

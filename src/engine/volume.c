@@ -60,10 +60,10 @@ static int attach(struct cache *c, const struct journal_volume *jv, struct bdev 
 	snprintf(v->name, sizeof v->name, "%s", jv->name);
 	v->bdev = bdev;
 	if (bdev) {
-		char label[JOURNAL_NAME_MAX + 8];
+		char use[JOURNAL_NAME_MAX + 8];
 
-		snprintf(label, sizeof label, "volume %s", jv->name);
-		bdev_set_label(bdev, label);
+		snprintf(use, sizeof use, "volume %s", jv->name);
+		bdev_set_use(bdev, use);
 	}
 	v->backing = strdup(jv->backing);
 	v->identity = jv->identity;
