@@ -73,6 +73,23 @@ refuses 1 "volume t: .*was deleted" "remove, too" bc remove "$T/c" t
 exits 0 "remove --discard-dirty does it" bc remove "$T/c" t --discard-dirty
 exits 0 "stop" bc stop "$T/c"
 
+# ---- a name whose look-up hangs: nobody waits for it long (P11) ----
+
+random_file "$T/o.img" 4M
+new_cache o 4M --volume o="$T/o.img"
+load o
+new_cache h 8M --mode wb --volume far="$T/o.mnt/o" --volume near="$T/b.img"
+load h
+write h near 6
+kill -STOP "$(cat "$T/o/lock")"
+sleep 1.5 # what the kernel remembers of the name is too old by now
+ok "status comes" timeout 10 "$BLKCACHE" status "$T/h"
+ok "again" timeout 10 "$BLKCACHE" status "$T/h"
+ok "a flush of the other volume, too" timeout 10 "$BLKCACHE" flush "$T/h" near
+kill -CONT "$(cat "$T/o/lock")"
+exits 0 "stop" bc stop "$T/h"
+stop o
+
 # ---- the cache's own data file ----
 
 load c

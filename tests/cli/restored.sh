@@ -89,17 +89,15 @@ cat "$T/i.mnt/v" >/dev/null
 write i v 0 6
 exits 3 "on a FUSE file system: stop --no-flush" bc stop "$T/i" --no-flush
 ino=$(stat -c %i "$T/o.mnt/second")
-touch -r "$T/o.mnt/second" "$T/time"
 stop o
 must bc remove "$T/o" first
 must bc remove "$T/o" second
 must bc add "$T/o" second="$T/o2.img"
 load o
-touch -r "$T/time" "$T/o.mnt/second"
 if [ "$(stat -c %i "$T/o.mnt/second")" = "$ino" ]; then
 	skip "another inode number" "it is the same"
 else
-	exits 0 "another inode number after a mount, size and time as before: loaded" bc load "$T/i" "$T/i.mnt"
+	exits 0 "another inode number and time after a mount, nobody has written: loaded" bc load "$T/i" "$T/i.mnt"
 	unlike "$out" "dropped" "and warm"
 	exits 0 "stop flushes" bc stop "$T/i"
 	ok "to the right place" "$TOOLS/ioflags" expect "$T/o.mnt/second" 0 65536 6

@@ -19,11 +19,17 @@ Test(label, strong_keys_decide_and_unknown_ones_do_not)
 	expect("serial=A\n", "serial=B\n", BDEV_OTHER);
 	/* udev's word counts only against udev's */
 	expect("serial=A\n", "udev-serial=B\n", BDEV_UNKNOWN);
-	expect("wwid=W\nserial=A\n", "wwid=W\nserial=B\n", BDEV_OTHER);
+	expect("wwid=W\nudev-serial=A\n", "wwid=W\nudev-serial=A_1\n", BDEV_SAME); /* as udev's next release has it */
+	expect("wwid=W\nserial=A\n", "wwid=V\nserial=A\n", BDEV_OTHER);
 	expect("wwid=W\nserial=A\n", "serial=A\n", BDEV_SAME);
-	expect("partuuid=1\npart=1 from sector 2048\n", "partuuid=1\npart=2 from sector 2048\n", BDEV_OTHER);
+	/* a partition and its disk have to be the same */
+	expect("serial=A\npartuuid=1\n", "serial=A\npartuuid=2\n", BDEV_OTHER);
+	expect("serial=A\npartuuid=1\n", "serial=B\npartuuid=1\n", BDEV_OTHER);
+	expect("partuuid=1\npart=1 from sector 2048\n", "partuuid=1\npart=2 from sector 2048\n", BDEV_SAME);
+	expect("serial=A\npart=1 from sector 2048\n", "serial=A\npart=1 from sector 4096\n", BDEV_OTHER);
 	/* hints are for people: a file system may be made by our own writes */
-	expect("serial=A\nfsuuid=1\npath=/dev/disk/by-id/x\n", "serial=A\nfsuuid=2\npath=/dev/disk/by-id/y\n", BDEV_SAME);
+	expect("serial=A\nptuuid=1\nfsuuid=1\npath=/dev/disk/by-id/x\n",
+	       "serial=A\nptuuid=2\nfsuuid=2\npath=/dev/disk/by-id/y\n", BDEV_SAME);
 	/* no key of another's value, no prefix of a key */
 	expect("path=serial=A\n", "serial=B\n", BDEV_UNKNOWN);
 	expect("serial=A\n", "serialx=B\n", BDEV_UNKNOWN);
