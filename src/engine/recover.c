@@ -573,8 +573,10 @@ static int clear_note(struct recovery *r)
 static int record_drops(struct recovery *r)
 {
 	struct cache *c = r->c;
-	int rc = drop_untrusted(r), rc2 = 0;
+	int rc = MUTATE(VOID_EARLY) ? clear_note(r) : 0, rc2 = 0;
 
+	if (!rc)
+		rc = drop_untrusted(r);
 	for (uint32_t i = 0; i < r->ndiscards && !rc && !rc2; i++)
 		rc2 = repeat_discard(r, &r->discards[i]);
 	if (!rc && !rc2 && !MUTATE(RECOVER_COMMIT))
