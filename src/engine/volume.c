@@ -64,6 +64,7 @@ int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_ba
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	pthread_rwlock_init(&v->gate, &attr);
 	pthread_rwlockattr_destroy(&attr);
+	pthread_mutex_init(&v->clean_lock, NULL);
 	if (cache_mode_parse(jv->mode, &mode)) {
 		rc = bc_fail(err, -EUCLEAN, "volume %s: the journal has the unknown mode \"%.3s\" for it", jv->name,
 			     jv->mode);
@@ -107,6 +108,7 @@ void volume_detach(struct volume *v)
 	}
 	bdev_close(v->bdev);
 	pthread_rwlock_destroy(&v->gate);
+	pthread_mutex_destroy(&v->clean_lock);
 	free(v->backing);
 	free(v);
 }
@@ -398,7 +400,6 @@ int cache_volume_remove(struct cache *c, const char *name, bool discard_dirty, s
 	c->nvolumes--;
 	pthread_rwlock_unlock(&c->volumes_lock);
 	io_forget_volume(c, v);
-	cleaner_forget_volume(c, v);
 	volume_detach(v);
 	return 0;
 }
@@ -413,16 +414,14 @@ int volume_set_mode(struct volume *v, enum cache_mode mode, struct bc_error *err
 	pthread_rwlock_unlock(&v->gate);
 	/* whether backing may have been written stays as it was: a cache that crashed may be open without its devices
 	 */
-	pthread_mutex_lock(&v->intent.lock);
-	rc = volume_record(v, GET(v->row_in_use), err);
-	pthread_mutex_unlock(&v->intent.lock);
+	rc = intent_record(v, err);
 	if (rc) {
 		atomic_store(&v->mode, old);
 		return bc_fail_prefix(err, "volume %s", v->name);
 	}
 	/* what is dirty has no reason to stay so */
 	if (!mode_writes_back((int)mode) && GET(v->dirty_blocks) && v->cache->background.started)
-		atomic_store(&v->cache->clean_soon, true), background_kick(v->cache, JOB_CLEAN);
+		helper_ask(v->cache, v->id, HELP_CLEAN_ALL);
 	return 0;
 }
 
