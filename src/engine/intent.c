@@ -44,7 +44,7 @@ int intent_init(struct volume *v)
 	pthread_mutex_init(&in->lock, NULL);
 	pthread_cond_init(&in->changed, NULL);
 	in->nregions = (uint32_t)((v->size + (1ull << REGION_SHIFT) - 1) >> REGION_SHIFT);
-	in->region = calloc(in->nregions ? in->nregions : 1, sizeof *in->region);
+	in->region = calloc((size_t)in->nregions + 1, sizeof *in->region);
 	return in->region ? 0 : -ENOMEM;
 }
 
@@ -97,6 +97,20 @@ int intent_record(struct volume *v, struct bc_error *err)
 	return rc;
 }
 
+/* On a channel of its own, since a helper has no other use for what io_thread_get() makes. */
+static int flush_backing(struct volume *v)
+{
+	struct bdev_channel *ch;
+	int rc;
+
+	ch = bdev_channel_open(v->bdev, 1);
+	if (!ch)
+		return -ENOMEM;
+	rc = backing_flush_on(ch, v);
+	bdev_channel_close(ch);
+	return rc;
+}
+
 int intent_settle(struct volume *v)
 {
 	struct intent *in = &v->intent;
@@ -104,6 +118,8 @@ int intent_settle(struct volume *v)
 	int rc = 0;
 
 	if (!GET(v->row_in_use) || v->cache->failed || GET(in->nmarked) || GET(in->holders))
+		return 0;
+	if (GET(v->flushed_seq) < GET(v->write_seq) && flush_backing(v))
 		return 0;
 	/* here too, since it may take long: who wants to write waits for the row then. On failure the row just stays
 	 * inexact */
@@ -346,22 +362,6 @@ static uint32_t keep_idle(struct volume *v, struct journal_mark *marks, uint32_t
 	return left;
 }
 
-/* On a channel of its own, since a helper has no other use for what io_thread_get() makes. */
-static int flush_backing(struct volume *v)
-{
-	struct bdev_channel *ch;
-	int rc;
-
-	if (MUTATE(INTENT_CLEAR))
-		return 0;
-	ch = bdev_channel_open(v->bdev, 1);
-	if (!ch)
-		return -ENOMEM;
-	rc = backing_flush_on(ch, v);
-	bdev_channel_close(ch);
-	return rc;
-}
-
 int intent_clear_idle(struct volume *v, bool all)
 {
 	struct intent *in = &v->intent;
@@ -373,7 +373,7 @@ int intent_clear_idle(struct volume *v, bool all)
 	if (!GET(in->nmarked) || v->cache->failed)
 		return 0;
 	if (all || GET(v->flushed_seq) < GET(v->write_seq))
-		rc = flush_backing(v);
+		rc = MUTATE(INTENT_CLEAR) ? 0 : flush_backing(v);
 	if (rc)
 		return rc;
 	for (uint32_t r = 0; r < in->nregions && !rc;) {

@@ -56,6 +56,8 @@ struct volume_counters {
 
 /* ---- write-intent regions (intent.c) ---- */
 #define REGION_SHIFT 26 /* 64 MiB */
+#define CACHE_BLOCK_SHIFT 12
+_Static_assert(1u << CACHE_BLOCK_SHIFT == CACHE_BLOCK, "the size of a block");
 
 enum region_mark {
 	REGION_UNMARKED,
@@ -65,6 +67,7 @@ enum region_mark {
 };
 
 struct region {
+	_Atomic uint32_t lines; /* cached ones that begin in it (state.c) */
 	counter last_epoch; /* that holds the cache's side of the last write */
 	counter last_seq; /* backing write sequence of the last write */
 	_Atomic uint32_t in_flight; /* writes that have begun, and keep a mark from being taken away */
@@ -74,7 +77,7 @@ struct region {
 struct intent {
 	pthread_mutex_t lock; /* for moments; never held over I/O */
 	pthread_cond_t changed; /* MARKING, CLEARING or row_busy is over */
-	struct region *region;
+	struct region *region; /* one more than nregions, for lines beyond the end of a device that shrank */
 	uint32_t nregions;
 	_Atomic uint32_t nmarked; /* regions that are not UNMARKED */
 	_Atomic uint32_t holders; /* intent_hold(): writes to backing that go without a mark */
@@ -283,7 +286,7 @@ struct cache {
 	struct volume *volume[CACHE_MAX_VOLUMES + 1]; /* by id */
 	unsigned nvolumes;
 
-	counter occupied_lines, dirty_lines, dirty_blocks;
+	counter dirty_lines, dirty_blocks;
 	counter discard_seq;
 	counter slots_given; /* by epochs, since load: shows that room is being made */
 	uint32_t alloc_max; /* buffers to ask for at once */
@@ -320,6 +323,14 @@ static inline uint32_t block_bytes(const struct volume *v, uint64_t b)
 	uint64_t off = b * CACHE_BLOCK;
 
 	return v->size - off < CACHE_BLOCK ? (uint32_t)(v->size - off) : CACHE_BLOCK;
+}
+
+/* The region that a line begins in. */
+static inline struct region *region_of_line(const struct volume *v, uint64_t line)
+{
+	uint64_t r = line >> (REGION_SHIFT - CACHE_BLOCK_SHIFT - v->cache->lines.bpl_shift);
+
+	return &v->intent.region[r < v->intent.nregions ? r : v->intent.nregions];
 }
 
 /* For a request. */

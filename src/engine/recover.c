@@ -241,7 +241,7 @@ static int load_line(struct recovery *r, const struct journal_line *jl, struct l
 	lines_insert_at(ch, jl->entry);
 	line_set_masks(l, jl->entry, jl->valid, jl->dirty, 0);
 	bump(&v->lines, 1);
-	bump(&c->occupied_lines, 1);
+	ADD(region_of_line(v, jl->line)->lines, 1);
 	if (dirty) {
 		bump(&v->dirty_lines, 1);
 		bump(&c->dirty_lines, 1);
@@ -334,7 +334,8 @@ static int repeat_discard(struct recovery *r, struct journal_discard *d)
 {
 	struct cache *c = r->c;
 	struct volume *v = d->volume <= CACHE_MAX_VOLUMES ? c->volume[d->volume] : NULL;
-	struct bdev_io io = { .type = BDEV_WRITE_ZEROES, .offset = d->offset, .length = d->length };
+	/* zeros in any case; of a large range on a sparse file, zeros that are written or allocated might not fit */
+	struct bdev_io io = { .type = BDEV_UNMAP, .offset = d->offset, .length = d->length };
 	struct bdev_channel *ch;
 	int rc;
 

@@ -141,7 +141,7 @@ void cache_get_info(struct cache *c, struct cache_info *info)
 	info->lines = c->geo.nlines;
 	info->ram_bytes = c->ram_bytes;
 	info->metadata_bytes = c->lines.bytes + c->slots.bytes;
-	info->occupied_lines = GET(c->occupied_lines);
+	info->occupied_lines = info->lines - GET(c->lines.nfree);
 	info->dirty_lines = GET(c->dirty_lines);
 	if (info->dirty_lines > info->occupied_lines)
 		info->dirty_lines = info->occupied_lines;

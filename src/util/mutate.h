@@ -36,6 +36,7 @@
 	X(DISCARD_DONE, "discard-done", "a discard is recorded as done before backing was flushed")                    \
 	X(DISCARD_REDO, "discard-redo", "recovery does not repeat unfinished discards")                                \
 	X(DISCARD_DROP, "discard-drop", "recovery repeats a discard and keeps the cached blocks")                      \
+	X(DISCARD_EMPTY, "discard-empty", "a large discard zeroes backing before it is durable that nothing is cached there") \
 	X(INLINE_REDO, "inline-redo", "recovery does not write the rows' blocks to their slots")                       \
 	X(INLINE_FLUSH, "inline-flush", "recovery does not flush what it wrote to the slots")                          \
 	X(FOUND_FLUSH, "found-flush", "recovery does not flush what it found in the slots after a kill")               \
