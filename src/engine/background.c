@@ -73,6 +73,8 @@ static void *maintain_main(void *arg)
 		for (int n = 0; rc == 1 && !background_stopping(c) && !c->failed && (n < MAINTAIN_STEPS || !epoch_holds_much(c));
 		     n++)
 			rc = journal_maintain(c->journal, GET(c->epoch.data_upto), &err);
+		if (rc < 0 && !c->failed)
+			ADD(c->err_cache_write, 1);
 		if (rc == -ENOSPC) /* nothing was promised of it, and commits have room of their own */
 			cache_degrade(c, "the journal cannot be maintained: %s", err.msg);
 		else if (rc < 0 && !c->failed)

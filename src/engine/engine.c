@@ -204,6 +204,7 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 	c->accepted = accepted;
 	c->shared = shared;
 	c->policy.ops = &policy_clock;
+	c->given_in_vain = UINT64_MAX;
 	pthread_mutex_init(&c->why_lock, NULL);
 	pthread_rwlock_init(&c->volumes_lock, NULL);
 	range_table_init(&c->ranges);

@@ -60,6 +60,12 @@ bool intent_is_marked(const struct volume *v, uint64_t block)
 	return v->intent.region[block * CACHE_BLOCK >> REGION_SHIFT].marked != REGION_UNMARKED;
 }
 
+static void cannot_write(struct volume *v, const struct bc_error *err)
+{
+	ADD(v->n.err_cache_write, 1);
+	cache_fail(v->cache, "the journal cannot be written: %s", err->msg);
+}
+
 /* ---- the row ---- */
 
 static void end_row_locked(struct intent *in)
@@ -141,7 +147,7 @@ out:
 	if (rc && bdev_sync_identity(v->bdev))
 		return 0; /* it was the backing device that failed, in between */
 	if (rc)
-		cache_fail(v->cache, "the journal cannot be written: %s", err.msg);
+		cannot_write(v, &err);
 	return rc;
 }
 
@@ -219,7 +225,7 @@ static int ensure(struct volume *v, uint64_t a, uint64_t b)
 	}
 	pthread_mutex_unlock(&in->lock);
 	if (rc && err.code)
-		cache_fail(v->cache, "the journal cannot be written: %s", err.msg);
+		cannot_write(v, &err);
 	return rc;
 }
 
@@ -387,6 +393,6 @@ int intent_clear_idle(struct volume *v, bool all)
 		pthread_mutex_unlock(&in->lock);
 	}
 	if (rc)
-		cache_fail(v->cache, "the journal cannot be written: %s", err.msg);
+		cannot_write(v, &err);
 	return rc;
 }

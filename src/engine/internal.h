@@ -287,8 +287,10 @@ struct cache {
 	unsigned nvolumes;
 
 	counter dirty_lines, dirty_blocks;
+	counter err_cache_write; /* those that were for no volume */
 	counter discard_seq;
 	counter slots_given; /* by epochs, since load: shows that room is being made */
+	counter given_in_vain; /* slots_given when somebody gave up waiting for room (reclaim.c) */
 	uint32_t alloc_max; /* buffers to ask for at once */
 	counter last_log, unlogged; /* of cache_degrade */
 	uint32_t slots_low, slots_high; /* reclaim below low, up to high */
@@ -521,11 +523,13 @@ void idle_run(struct cache *c);
 void idle_tidy_later(struct volume *v, uint64_t first, unsigned n);
 
 /* ---- reclaim.c ---- */
-/* Waits until n slots and entries might be free. -EIO when the cache has failed or stops. */
+/* Waits until n slots and entries might be free. -EIO when the cache has failed or stops, or when there was no room for
+ * a minute. ROOM_ELSEWHERE: there is none because of the other volumes' dirty data, which cannot be cleaned. */
+#define ROOM_ELSEWHERE 1
 struct room_wait {
 	uint64_t given, since; /* slots_given when last looked at, and when it changed; zero at the start */
 };
-int reclaim_wait(struct cache *c, uint32_t n, struct room_wait *w);
+int reclaim_wait(struct volume *v, uint32_t n, struct room_wait *w);
 void reclaim_run(struct cache *c);
 
 /* ---- clean.c ---- */

@@ -96,6 +96,7 @@ void cache_get_totals(struct cache *c, struct volume_stats *s)
 		return;
 	t->s = s;
 	cache_volume_foreach(c, add_volume, t);
+	s->errors.cache_write += GET(c->err_cache_write);
 	s->latency_us.read_hit = summary(&t->read_hit);
 	s->latency_us.read_miss = summary(&t->read_miss);
 	s->latency_us.write = summary(&t->write);

@@ -190,14 +190,14 @@ out:
 	return rc;
 }
 
-/* Not in the gate meanwhile, so that a mode switch, and what queues up behind it, does not wait for a backing device
+/* 0, -errno, or ROOM_ELSEWHERE. Not in the gate meanwhile, so that a mode switch, and what queues up behind it, does not wait for a backing device
  * that cannot be cleaned to; the rest is then written in the new mode. */
 static int wait_for_room(struct volume *v, uint32_t bytes, struct room_wait *w)
 {
 	int rc;
 
 	pthread_rwlock_unlock(&v->gate);
-	rc = reclaim_wait(v->cache, (bytes + CACHE_BLOCK - 1) / CACHE_BLOCK, w);
+	rc = reclaim_wait(v, (bytes + CACHE_BLOCK - 1) / CACHE_BLOCK, w);
 	volume_enter(v);
 	return rc;
 }
@@ -229,6 +229,22 @@ static int make_durable(struct io_thread *t, struct volume *v)
 	if (v->cache->failed)
 		rc2 = durable_without_cache(v, epoch);
 	return rc ? rc : rc2;
+}
+
+/* One piece, of a volume that writes back, to its backing device: there is no room in the cache. */
+static int write_past(struct io_thread *t, struct volume *v, const char **src, uint64_t *off, uint32_t *left,
+		      unsigned *hits, unsigned *blocks)
+{
+	uint32_t room = v->cache->write_piece * CACHE_BLOCK - *off % CACHE_BLOCK, piece = *left < room ? *left : room;
+	int rc = write_through_blocks(t, v, *src, *off, piece, MODE_WI, hits);
+
+	if (rc)
+		return rc;
+	*blocks += (unsigned)((*off % CACHE_BLOCK + piece + CACHE_BLOCK - 1) / CACHE_BLOCK);
+	*src += piece;
+	*off += piece;
+	*left -= piece;
+	return 0;
 }
 
 static void count_write(struct volume *v, int mode, unsigned hits, unsigned blocks)
@@ -289,6 +305,8 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 		if (rc == NO_ROOM) {
 			rc = wait_for_room(v, off % CACHE_BLOCK + piece - moved, &room_wait);
 			mode = failed ? MODE_PT : GET(v->mode);
+			if (rc == ROOM_ELSEWHERE && left)
+				rc = write_past(t, v, &src, &off, &left, &hits, &blocks);
 		}
 	}
 	if (!rc && durable && len)

@@ -100,6 +100,8 @@ static int zero_locked(struct io_thread *t, struct volume *v, uint64_t off, uint
 		/* also after an error: a discard that failed must not be repeated over later writes */
 		d.done = true;
 		rc2 = record(c, &d);
+		if (rc2 && !c->failed)
+			cache_fail(c, "the end of a discard cannot be recorded: %s", strerror(-rc2));
 		rc = rc ? rc : rc2;
 	}
 out:
