@@ -305,7 +305,7 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 		if (rc == NO_ROOM) {
 			rc = wait_for_room(v, off % CACHE_BLOCK + piece - moved, &room_wait);
 			mode = failed ? MODE_PT : GET(v->mode);
-			if (rc == ROOM_ELSEWHERE && left)
+			if (rc == ROOM_ELSEWHERE)
 				rc = write_past(t, v, &src, &off, &left, &hits, &blocks);
 		}
 	}
