@@ -9,6 +9,7 @@
 
 #include "bdev/claim.h"
 #include "bdev/module.h"
+#include "bdev/name.h"
 
 /*
  * Direct I/O is used for whole grains only: everything else goes through the page cache, and a page in which a buffered
@@ -41,6 +42,7 @@ struct file_bdev {
 	atomic_bool no_punch, no_zero; /* fallocate said EOPNOTSUPP */
 	struct file_flushes flushes;
 	struct claim claim;
+	struct name_check *name; /* regular files; NULL: cannot be looked at */
 };
 
 /* The descriptor for a READ or WRITE of `len` bytes at `off`. */

@@ -83,7 +83,7 @@ static json_t *run_stats(struct control_request *req, json_t *args, void *ctx)
 	struct json_daemon_view view = view_of(d);
 	json_t *result;
 
-	(void)args;
+	view.buckets = json_is_true(json_object_get(args, "buckets"));
 	if (!enter(d, req))
 		return NULL;
 	result = json_stats(d->cache, &view);

@@ -90,19 +90,6 @@ static int write_row_locked(struct volume *v, bool in_use, struct bc_error *err)
 	return rc;
 }
 
-int intent_record(struct volume *v, struct bc_error *err)
-{
-	struct intent *in = &v->intent;
-	int rc;
-
-	pthread_mutex_lock(&in->lock);
-	while (in->row_busy)
-		pthread_cond_wait(&in->changed, &in->lock);
-	rc = write_row_locked(v, v->row_in_use, err);
-	pthread_mutex_unlock(&in->lock);
-	return rc;
-}
-
 /* On a channel of its own, since a helper has no other use for what io_thread_get() makes. */
 static int flush_backing(struct volume *v)
 {

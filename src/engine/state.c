@@ -99,6 +99,7 @@ static void drop_each(struct cache *c, struct volume *v, uint64_t line0, uint64_
 		for (unsigned i = 0; i < DROP_BATCH && at <= line1; i++)
 			drop_line(c, v, at++, first, last, dirty_too);
 		epoch_leave(c);
+		background_fold(c);
 	}
 }
 
@@ -117,6 +118,7 @@ static void drop_found(struct cache *c, struct volume *v, uint64_t line0, uint64
 				drop_line(c, v, line_key_line(key), first, last, dirty_too);
 		}
 		epoch_leave(c);
+		background_fold(c);
 	}
 }
 

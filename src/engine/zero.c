@@ -119,14 +119,12 @@ static int zero_piece(struct io_thread *t, struct volume *v, uint64_t off, uint6
 	bool failed;
 	int rc;
 
-	volume_enter(v);
 	range_lock_wide(ranges, &lock, v->id, off / CACHE_BLOCK, (len + CACHE_BLOCK - 1) / CACHE_BLOCK, RANGE_THROUGH);
 	failed = v->cache->failed;
 	rc = zero_locked(t, v, off, len, punch);
 	if (rc && !failed && cache_bypassed(v->cache)) /* it met the loss of the cache: without it (P7) */
 		rc = zero_locked(t, v, off, len, punch);
 	range_unlock_wide(ranges, &lock);
-	pthread_rwlock_unlock(&v->gate);
 	return rc;
 }
 
