@@ -463,6 +463,9 @@ int write_through_blocks(struct io_thread *t, struct volume *v, const char *src,
 int backing_flush(struct io_thread *t, struct volume *v); /* if anything was written there since the last */
 int backing_flush_on(struct bdev_channel *ch, struct volume *v); /* likewise, on a channel to its backing device */
 
+/* ---- zero.c ---- */
+extern uint64_t zero_marked_max; /* bytes that are zeroed under a mark; seam for tests */
+
 /* ---- read.c ---- */
 /* Brings a range (at most VOLUME_MAX_IO) into the cache. 1 if something had to be read, 0 if all was there, -errno. */
 int volume_fill(struct volume *v, uint64_t off, uint32_t len);

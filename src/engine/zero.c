@@ -30,7 +30,8 @@
 #include <string.h>
 
 #define PIECE (1ull << 28) /* bytes zeroed at once, and locked meanwhile, where zeros have to be written */
-#define MARKED_MAX (4ull << REGION_SHIFT) /* bytes */
+
+uint64_t zero_marked_max = 4ull << REGION_SHIFT;
 
 static int zero_backing(struct io_thread *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
 {
@@ -74,7 +75,7 @@ static int zero_locked(struct io_thread *t, struct volume *v, uint64_t off, uint
 	/* looked at once: the steps below would each fail, not be left out, if the cache failed in between */
 	bool failed = c->failed;
 	bool ordered = !failed && (mode_writes_back(GET(v->mode)) || GET(v->dirty_blocks));
-	bool marked = !ordered && len <= MARKED_MAX;
+	bool marked = !ordered && len <= zero_marked_max;
 	uint64_t first = off / CACHE_BLOCK, n = (len + CACHE_BLOCK - 1) / CACHE_BLOCK;
 	struct journal_discard d = { .volume = (uint16_t)v->id, .offset = off, .length = len };
 	int rc = marked ? intent_begin(v, off, len) : intent_hold(v), rc2;

@@ -21,16 +21,10 @@
 	X(WARM, "warm", "recovery drops all clean lines")                                                              \
 	X(INTENT_CLEAR, "intent-clear", "marks are cleared without flushing the backing device")                       \
 	X(INTENT_EPOCH, "intent-epoch", "marks are cleared before the cache's side is durable")                        \
-	X(INTENT_LOWER, "intent-lower", "a write that ends stores its epoch over a later one")                         \
-	X(INTENT_RECHECK, "intent-recheck", "marks are cleared by what was seen before writers were kept out")         \
-	X(BEGIN_FAILED, "begin-failed", "a write that meets the failure of the cache goes on without mark or note")    \
-	X(SETTLE_HELD, "settle-held", "a volume's row says `not in use` while the cleaner or a discard is at work")    \
 	X(CLEAN_DURABLE, "clean-durable", "the cleaner writes blocks to backing before their epoch is durable")        \
 	X(CLEAN_FLUSH, "clean-flush", "blocks become clean without a flush of the backing device")                     \
 	X(CLEAN_EARLY, "clean-early", "blocks are recorded as clean before the backing device is flushed")             \
 	X(THROUGH_FLUSH, "through-flush", "a dirty block is replaced by a write to backing that was not flushed")      \
-	X(FLUSH_OVERLAP, "flush-overlap",                                                                              \
-	  "a flush of a file does not wait for those that overlap it and may have its error")                          \
 	X(BACKING_FLUSH, "backing-flush", "a flush does not flush the backing device")                                 \
 	X(DISCARD_RECORD, "discard-record", "a discard is not recorded before backing is zeroed")                      \
 	X(DISCARD_DONE, "discard-done", "a discard is recorded as done before backing was flushed")                    \
@@ -60,8 +54,19 @@
 	  "replacing a cache removes the data file before the journal's removal is synced")                            \
 	X(CREATE_SYNC, "create-sync", "a new journal gets its name before it is synced")
 
+/* Steps that only matter when threads meet at the wrong moment, which the rig cannot arrange: a test of schedules, and
+ * the unit tests in test_intent.c and test_flushes.c, notice these. */
+#define RACES(X)                                                                                                       \
+	X(FLUSH_OVERLAP, "flush-overlap",                                                                              \
+	  "a flush of a file does not wait for those that overlap it and may have its error")                          \
+	X(INTENT_LOWER, "intent-lower", "a write that ends stores its epoch over a later one")                         \
+	X(INTENT_RECHECK, "intent-recheck", "marks are cleared by what was seen before writers were kept out")         \
+	X(BEGIN_FAILED, "begin-failed", "a write that meets the failure of the cache goes on without mark or note")    \
+	X(SETTLE_HELD, "settle-held", "a volume's row says `not in use` while the cleaner or a discard is at work")
+
 #define MUTATION_ENUM(id, name, what) MUT_##id,
-enum mutation { MUT_NONE, MUTATIONS(MUTATION_ENUM) MUT_COUNT };
+enum mutation { MUT_NONE, MUTATIONS(MUTATION_ENUM) RACES(MUTATION_ENUM) MUT_COUNT };
+#define MUT_FIRST_RACE MUT_FLUSH_OVERLAP
 
 extern int mutation;
 extern const char *const mutation_names[MUT_COUNT], *const mutation_what[MUT_COUNT];
