@@ -228,6 +228,7 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 	c->accepted = accepted;
 	c->shared = shared;
 	c->policy.ops = &policy_clock;
+	c->given_in_vain = UINT64_MAX;
 	pthread_mutex_init(&c->why_lock, NULL);
 	pthread_mutex_init(&c->note_lock, NULL);
 	pthread_rwlock_init(&c->volumes_lock, NULL);
@@ -308,12 +309,12 @@ static int flush_backing(struct volume *v, void *ctx)
 
 void cache_hold(struct cache *c)
 {
-	atomic_fetch_add(&c->helpers, 1);
+	atomic_fetch_add(&c->holds, 1);
 }
 
 void cache_release(struct cache *c)
 {
-	atomic_fetch_sub(&c->helpers, 1); /* with all that was done before */
+	atomic_fetch_sub(&c->holds, 1); /* with all that was done before */
 }
 
 int cache_close(struct cache *c, struct bc_error *err)
@@ -334,7 +335,7 @@ int cache_close_telling(struct cache *c, _Atomic bool *durable, struct bc_error 
 	rc = epoch_commit(c, true);
 	if (durable)
 		atomic_store(durable, !rc);
-	while (atomic_load(&c->helpers)) /* they write to backing devices, and have been told to stop */
+	while (atomic_load(&c->holds)) /* they write to backing devices, and have been told to stop */
 		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
 	if (c->background.started)
 		background_stop(c);

@@ -24,6 +24,7 @@ struct known {
 	 * one is (witness.c). */
 	struct journal_witness witness[JOURNAL_MAX_WITNESSES];
 	_Atomic uint32_t nwitness;
+	struct journal_witness row[JOURNAL_MAX_WITNESSES]; /* those of them that the row is to have; row_lock */
 	_Atomic bool name_lost; /* when last looked at: its name leads elsewhere */
 };
 
@@ -55,9 +56,13 @@ void witness_read(struct volume *v);
 /* Some clean blocks become witnesses, if there are few. The row is about to be written; nobody writes to backing, and
  * what was written there is durable. */
 void witness_refill(struct volume *v);
-/* Forgets those in a range; true if there were any: then witness_record() comes before backing is written. */
+#define NO_WITNESS UINT64_MAX /* the place of one that was taken out */
+bool witness_in(const struct volume *v, uint64_t first, uint64_t n); /* is one among these blocks? No lock */
+/* Takes those in a range out of memory; true if there were any: then the row is written before backing. intent.lock,
+ * and the blocks' ranges, are the caller's. */
 bool witness_drop(struct volume *v, uint64_t first, uint64_t n);
-int witness_record(struct volume *v, struct bc_error *err);
+/* Those that are left, into an array for all, which may be their own; returns how many. row_lock. */
+uint32_t witness_copy(const struct known *k, struct journal_witness *out);
 
 /* ---- sample.c ---- */
 struct sample {

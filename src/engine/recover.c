@@ -296,7 +296,7 @@ static int load_line(struct recovery *r, const struct journal_line *jl, struct l
 	lines_insert_at(ch, jl->entry);
 	line_set_masks(l, jl->entry, jl->valid, jl->dirty, 0);
 	bump(&v->lines, 1);
-	bump(&c->occupied_lines, 1);
+	ADD(region_of_line(v, jl->line)->lines, 1);
 	if (dirty) {
 		bump(&v->dirty_lines, 1);
 		bump(&c->dirty_lines, 1);
@@ -430,7 +430,8 @@ static int repeat_discard(struct recovery *r, struct journal_discard *d)
 {
 	struct cache *c = r->c;
 	struct volume *v = d->volume <= CACHE_MAX_VOLUMES ? c->volume[d->volume] : NULL;
-	struct bdev_io io = { .type = BDEV_WRITE_ZEROES, .offset = d->offset, .length = d->length };
+	/* zeros in any case; of a large range on a sparse file, zeros that are written or allocated might not fit */
+	struct bdev_io io = { .type = BDEV_UNMAP, .offset = d->offset, .length = d->length };
 	struct bdev_channel *ch;
 	int rc;
 
@@ -448,7 +449,11 @@ static int repeat_discard(struct recovery *r, struct journal_discard *d)
 	if (d->offset > v->size || d->length > v->size - d->offset)
 		return bc_fail(r->err, -EUCLEAN, "the journal has a discard beyond the end of volume %s", v->name);
 	/* backing's time is going to change. A row that is to be replaced when drops are durable stays until then. */
-	rc = r->changed[v->id] ? 0 : intent_touch(v);
+	rc = r->changed[v->id] ? 0 : intent_hold(v);
+	if (!rc && !r->changed[v->id]) {
+		rc = intent_forget(v, d->offset / CACHE_BLOCK, (d->length + CACHE_BLOCK - 1) / CACHE_BLOCK);
+		intent_release(v); /* the row stays as it is until something settles it */
+	}
 	if (rc)
 		return bc_fail(r->err, rc, "volume %s: the journal cannot be written: %s", v->name, c->why);
 	ch = bdev_channel_open(v->bdev, 0);

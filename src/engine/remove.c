@@ -267,7 +267,6 @@ int cache_volume_remove_patiently(struct cache *c, const char *name, bool discar
 	c->nvolumes--;
 	pthread_rwlock_unlock(&c->volumes_lock);
 	io_forget_volume(c, v);
-	cleaner_forget_volume(c, v);
 	volume_let_go(v, patience);
 	return 0;
 }

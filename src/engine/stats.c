@@ -81,6 +81,7 @@ void cache_get_totals(struct cache *c, struct volume_stats *s)
 		return;
 	t->s = s;
 	cache_volume_foreach(c, add_volume, t);
+	s->errors.cache_write += GET(c->err_cache_write);
 #define SUMMARY_OF_ALL(name, help) s->latency.name = summary(&t->name);
 	LATENCY_HISTOGRAMS(SUMMARY_OF_ALL)
 	free(t);
@@ -155,7 +156,7 @@ void cache_get_info(struct cache *c, struct cache_info *info)
 	info->lines = c->geo.nlines;
 	info->ram_bytes = c->ram_bytes;
 	info->metadata_bytes = c->lines.bytes + c->slots.bytes;
-	info->occupied_lines = GET(c->occupied_lines);
+	info->occupied_lines = info->lines - GET(c->lines.nfree);
 	info->dirty_lines = GET(c->dirty_lines);
 	if (info->dirty_lines > info->occupied_lines)
 		info->dirty_lines = info->occupied_lines;

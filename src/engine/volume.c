@@ -69,6 +69,7 @@ static int attach(struct cache *c, const struct journal_volume *jv, struct bdev 
 	v->identity = jv->identity;
 	identity_load(v, jv);
 	v->size = bdev ? bdev_size(bdev) : jv->identity.size;
+	pthread_mutex_init(&v->clean_lock, NULL);
 	v->row_says_in_use = jv->in_use;
 	pthread_mutex_init(&v->row_lock, NULL);
 	if (cache_mode_parse(jv->mode, &mode)) {
@@ -118,6 +119,7 @@ void volume_detach(struct volume *v)
 		readahead_destroy(&v->readahead);
 	}
 	bdev_close(v->bdev);
+	pthread_mutex_destroy(&v->clean_lock);
 	pthread_mutex_destroy(&v->row_lock);
 	free(v->backing);
 	free(v);

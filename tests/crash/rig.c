@@ -297,7 +297,7 @@ static int mutations(struct options *o, const char *name)
 	o->first_only = true;
 	stuck_seconds = 30; /* without a step of the protocol it may well hang */
 	for (int m = 1; m < MUT_COUNT; m++) {
-		if (name && strcmp(name, mutation_names[m]))
+		if (name ? strcmp(name, mutation_names[m]) != 0 : m >= MUT_FIRST_RACE)
 			continue;
 		any = true;
 		all &= try_mutation(o, m);

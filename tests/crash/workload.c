@@ -637,6 +637,7 @@ void workload_run(struct run *r)
 	uint8_t *content = malloc(VOLUME_MAX_IO * 4);
 
 	set_folding(&r->cfg);
+	zero_marked_max = r->seed % 2 ? 0 : 4ull << REGION_SHIFT; /* volumes here are small, discards may be large */
 	oracle_init(&r->oracle);
 	r->oracle.by_volume = r->cfg.threads > 1;
 	for (unsigned i = 0; i < r->nops; i++) {
