@@ -35,11 +35,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		for (i = 0; i < 3 && strcmp(arg, formats[i]); i++)
 			;
 		if (i == 3)
-			argp_error(state, "--format is table, json or prometheus, not '%s'", arg);
+			usage_error("--format is table, json or prometheus, not '%s'", arg);
 		a->format = (enum format)i;
 		break;
 	default:
-		return parse_dir_arg(key, arg, state, &a->dir, &a->name, NULL);
+		return parse_dir_arg(key, arg, &a->dir, &a->name, NULL);
 	}
 	return 0;
 }
@@ -167,7 +167,7 @@ int cmd_stats(int argc, char **argv)
 	int code = CMD_OK;
 	json_t *stats;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &a);
+	parse_args(&argp, argc, argv, &a);
 	stats = call_daemon(a.dir, json_pack("{s:s}", "cmd", "stats"), NULL, NULL, NULL, &code);
 	if (stats && a.name)
 		code = keep_one(stats, a.name);
@@ -177,8 +177,7 @@ int cmd_stats(int argc, char **argv)
 		} else if (a.format == FORMAT_PROMETHEUS) {
 			prometheus_print(stats);
 		} else {
-			json_dumpf(stats, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
-			printf("\n");
+			print_json(stats);
 		}
 	}
 	json_decref(stats);

@@ -32,7 +32,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		a->json = true;
 		break;
 	default:
-		return parse_dir_arg(key, arg, state, &a->dir, NULL, NULL);
+		return parse_dir_arg(key, arg, &a->dir, NULL, NULL);
 	}
 	return 0;
 }
@@ -71,10 +71,10 @@ static void add_clean_stop(json_t *status, const struct cache_open_report *repor
 		return;
 	if (dirty)
 		snprintf(why, sizeof(why),
-			 "it was not stopped in order; %s of dirty data is kept in it: load it, then flush or stop it",
+			 "not cleanly; %s of dirty data is kept in it: load it, then flush or stop it",
 			 size_text(dirty));
 	else
-		snprintf(why, sizeof(why), "it was not stopped in order; it holds no dirty data");
+		snprintf(why, sizeof(why), "not cleanly; no dirty data");
 	json_object_set_new(cache, "why", json_string(why));
 }
 
@@ -171,13 +171,12 @@ int cmd_status(int argc, char **argv)
 	int code = CMD_OK;
 	json_t *status;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &a);
+	parse_args(&argp, argc, argv, &a);
 	status = call_daemon(a.dir, json_pack("{s:s}", "cmd", "status"), NULL, NULL, &stopped, &code);
 	if (stopped)
 		status = status_stopped(a.dir, &code);
 	if (status && a.json) {
-		json_dumpf(status, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
-		printf("\n");
+		print_json(status);
 	} else if (status) {
 		print_cache(status);
 		print_volumes(status);

@@ -26,9 +26,11 @@
 
 #include "blkcache/units.h"
 #include "daemon/state.h"
+#include "util/deadline.h"
 
 #define BUSY_GRACE_S 10
 #define TAKEOVER_PATIENCE_MS 120000 /* of a slow backing device: longer than a disk's own time limits */
+#define LAST_PATIENCE_S 5
 #define STOP_PATIENCE_S 2 /* a `stop` that was just interrupted takes a moment to notice */
 
 /* ---- states ---- */
@@ -54,11 +56,9 @@ void daemon_leave(struct daemon *d)
 
 bool daemon_stop_begin(struct daemon *d)
 {
-	struct timespec deadline;
+	struct timespec deadline = deadline_us(STOP_PATIENCE_S * 1000000ull);
 	bool ok;
 
-	clock_gettime(CLOCK_REALTIME, &deadline);
-	deadline.tv_sec += STOP_PATIENCE_S;
 	pthread_mutex_lock(&d->lock);
 	while (d->phase == PHASE_STOPPING && !pthread_cond_timedwait(&d->cond, &d->lock, &deadline))
 		;
@@ -89,9 +89,34 @@ void daemon_stop_finish(struct daemon *d)
 		d->phase = PHASE_ENDING;
 	d->users--;
 	pthread_cond_broadcast(&d->cond);
+	pthread_mutex_unlock(&d->lock);
+	daemon_wait_closed(d);
+}
+
+void daemon_wait_closed(struct daemon *d)
+{
+	pthread_mutex_lock(&d->lock);
 	while (d->phase != PHASE_CLOSED)
 		pthread_cond_wait(&d->cond, &d->lock);
 	pthread_mutex_unlock(&d->lock);
+}
+
+bool daemon_unmounted(struct daemon *d)
+{
+	return export_unmounted(d->export);
+}
+
+json_t *daemon_last(struct daemon *d, bool stats)
+{
+	struct timespec deadline = deadline_us(LAST_PATIENCE_S * 1000000ull);
+	json_t *copy;
+
+	pthread_mutex_lock(&d->lock);
+	while (!d->last_status && d->phase != PHASE_CLOSED && !pthread_cond_timedwait(&d->cond, &d->lock, &deadline))
+		;
+	copy = json_deep_copy(stats ? d->last_stats : d->last_status);
+	pthread_mutex_unlock(&d->lock);
+	return copy;
 }
 
 bool daemon_in_a_hurry(struct daemon *d)
@@ -306,6 +331,19 @@ static int start_all(struct daemon *d, json_t **report, struct bc_error *err)
 	return 0;
 }
 
+/* What is asked for while the cache is being closed, which may take long: nothing may look at it any more. */
+static void keep_last(struct daemon *d)
+{
+	json_t *status = d->cache && d->export ? daemon_status(d) : NULL;
+	json_t *stats = status ? daemon_stats(d) : NULL;
+
+	pthread_mutex_lock(&d->lock);
+	d->last_status = status;
+	d->last_stats = stats;
+	pthread_cond_broadcast(&d->cond);
+	pthread_mutex_unlock(&d->lock);
+}
+
 /* The mount has ended, or never was. Waits for its last users, then closes. */
 static int end_all(struct daemon *d, struct bc_error *err)
 {
@@ -315,6 +353,9 @@ static int end_all(struct daemon *d, struct bc_error *err)
 	pthread_mutex_lock(&d->lock);
 	if (d->phase < PHASE_ENDING)
 		d->phase = PHASE_ENDING;
+	pthread_mutex_unlock(&d->lock);
+	keep_last(d);
+	pthread_mutex_lock(&d->lock);
 	while (d->users)
 		pthread_cond_wait(&d->cond, &d->lock);
 	pthread_mutex_unlock(&d->lock);
@@ -355,13 +396,17 @@ static void log_end(struct daemon *d, int ret)
 int daemon_run(const struct daemon_params *params, int (*ready)(json_t *report, void *ctx), void *ctx,
 	       struct bc_error *err)
 {
-	struct daemon d = { .params = params };
+	struct daemon d = { .params = params, .start_time = time(NULL) };
+	pthread_condattr_t attr;
 	json_t *report = NULL;
 	sigset_t set;
 	int ret, end;
 
 	pthread_mutex_init(&d.lock, NULL);
-	pthread_cond_init(&d.cond, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&d.cond, &attr);
+	pthread_condattr_destroy(&attr);
 	log_set_level(params->config.log_level);
 	signal(SIGPIPE, SIG_IGN);
 	if (!params->foreground)
@@ -386,6 +431,8 @@ int daemon_run(const struct daemon_params *params, int (*ready)(json_t *report, 
 	end = end_all(&d, ret ? NULL : err);
 	if (!ret)
 		log_end(&d, end);
+	json_decref(d.last_status);
+	json_decref(d.last_stats);
 	pthread_cond_destroy(&d.cond);
 	pthread_mutex_destroy(&d.lock);
 	return ret ? ret : end;

@@ -76,7 +76,8 @@ static json_t *add(struct cache *c, const char *mountpoint, json_t *args, struct
 	if (!name || !backing)
 		return missing(name ? "backing" : "name", err);
 	if (text && cache_mode_parse(text, &mode)) {
-		bc_fail(err, -EINVAL, "unknown mode '%.40s'; modes are wt, wb, wa, wi, wo, pt", text);
+		bc_fail(err, -EINVAL, "unknown mode '%.40s'; modes are wt, wb, wa, wi, wo and pt, or their long names",
+			text);
 		return NULL;
 	}
 	if (cache_volume_add(c, name, backing, mode, err))
@@ -215,6 +216,13 @@ static json_t *get(struct cache *c, const char *mountpoint, json_t *args, struct
 	if (v)
 		volume_put(v);
 	return result;
+}
+
+bool manage_is_usage(const json_t *args, const struct bc_error *err)
+{
+	const char *cmd = json_string_value(json_object_get(args, "cmd"));
+
+	return err->code == -EINVAL && cmd && !strcmp(cmd, "set");
 }
 
 json_t *manage_run(struct cache *c, const char *mountpoint, json_t *args, struct bc_error *err)
