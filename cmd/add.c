@@ -66,10 +66,10 @@ int cmd_add(int argc, char **argv)
 	json_t *result;
 
 	parse_args(&argp, argc, argv, &a);
-	result = manage(
-		a.dir,
-		json_pack("{s:s,s:o,s:o,s:s*}", "cmd", "add", "name", text(a.name), "backing", text(a.backing), "mode", a.mode),
-		CACHE_OPEN_NO_VOLUMES, &code);
+	result = manage(a.dir,
+			json_pack("{s:s,s:o,s:o,s:s*}", "cmd", "add", "name", text(a.name), "backing", text(a.backing),
+				  "mode", a.mode),
+			CACHE_OPEN_NO_VOLUMES, &code);
 	if (result) {
 		const char *path = jtext(result, "path");
 

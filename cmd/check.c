@@ -50,8 +50,8 @@ static int judge(const char *dir, const struct cache_check_report *r)
 			 "%llu bad clean blocks, %llu bad dirty blocks, %llu journal errors, %llu unfinished epochs",
 			 (unsigned long long)r->bad_clean_blocks, (unsigned long long)r->bad_dirty_blocks,
 			 (unsigned long long)r->journal_errors, (unsigned long long)r->epochs_dropped);
-	say("%s: %llu lines, %llu blocks checked: %s", dir, (unsigned long long)r->lines,
-	    (unsigned long long)r->blocks, found);
+	say("%s: %llu lines, %llu blocks checked: %s", dir, (unsigned long long)r->lines, (unsigned long long)r->blocks,
+	    found);
 	if (well)
 		return CMD_OK;
 	fflush(stdout);

@@ -100,8 +100,8 @@ void warn(const char *fmt, ...)
 /* ---- arguments ---- */
 
 /*
- * argp and getopt write what is wrong with an option to stderr, as several lines in a form of their own, and exit. While
- * they parse, stderr is a buffer; what they left in it is told when the program ends.
+ * argp and getopt write what is wrong with an option to stderr, as several lines in a form of their own, and exit.
+ * While they parse, stderr is a buffer; what they left in it is told when the program ends.
  */
 static FILE *real_stderr;
 static char *said;

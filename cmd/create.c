@@ -29,7 +29,10 @@ static const struct argp_option options[] = {
 	  0 },
 	{ "ram", OPT_RAM, "SIZE", 0, "Memory for the hottest blocks and delayed writes (default 64M)", 0 },
 	{ "volume", OPT_VOLUME, "NAME=BACKING", 0, "Register a volume too; may be given several times", 0 },
-	{ "force", OPT_FORCE, NULL, 0, "Replace an existing cache: its volumes and tunables are forgotten. Refused if it is loaded or holds dirty data", 0 },
+	{ "force", OPT_FORCE, NULL, 0,
+	  "Replace an existing cache: its volumes and tunables are forgotten. Refused if it is loaded or holds dirty "
+	  "data",
+	  0 },
 	{ 0 },
 };
 
@@ -126,6 +129,8 @@ static int check_backings(struct args *a)
 		for (size_t k = 0; k < i; k++)
 			if (!strcmp(a->names[i], a->names[k]))
 				return fail("%s: the volume name is given twice; names have to differ", a->names[i]);
+		if (cache_check_volume_name(a->names[i], &err))
+			return fail_err(&err);
 		if (bdev_open(a->backings[i], BDEV_OPEN_RDONLY, &bdev, &err))
 			return fail_err(&err);
 		bdev_close(bdev);
@@ -133,11 +138,21 @@ static int check_backings(struct args *a)
 	return CMD_OK;
 }
 
+/* One that is on its way out, after an unmount: what it leaves may be replaced. One that stays is cache_create()'s to
+ * refuse. */
+static int wait_for_daemon(const char *dir)
+{
+	int code = CMD_OK;
+
+	if (cache_exists(dir))
+		json_decref(loaded_status(dir, &code));
+	return code;
+}
+
 static void print_made(struct args *a)
 {
 	say("created %s: %s in lines of %s, mode %s", a->dir, size_text(a->params.size_bytes),
-	       size_text(a->params.line_size ? a->params.line_size : CACHE_BLOCK),
-	       cache_mode_long_name(a->params.mode));
+	    size_text(a->params.line_size ? a->params.line_size : CACHE_BLOCK), cache_mode_long_name(a->params.mode));
 	for (size_t i = 0; i < a->nvolumes; i++)
 		say("volume %s: %s", a->names[i], a->backings[i]);
 }
@@ -164,16 +179,20 @@ int cmd_create(int argc, char **argv)
 	}
 	parse_args(&argp, argc, argv, a);
 	code = config_ok ? check_backings(a) : fail_err(&err);
+	if (!code && a->params.force)
+		code = wait_for_daemon(a->dir);
 	if (!code) {
 		undo_prepare(&undo, a->dir);
 		if (cache_create(a->dir, &a->params, &err)) {
 			code = fail_err(&err);
 		} else {
+			undo_made(&undo);
 			code = add_volumes(a);
 			if (code)
 				undo_create(&undo);
 			else
 				print_made(a);
+			undo_forget(&undo);
 		}
 	}
 	for (size_t i = 0; i < a->nvolumes; i++) {

@@ -103,7 +103,7 @@ int cmd_flush(int argc, char **argv)
 	progress_clear(&p);
 	if (!code)
 		say("%s%s%s: flushed, %s written in %.1f s (%s/s)", a.dir, a.name ? " " : "", a.name ? a.name : "",
-		       size_text(done), seconds, size_text(seconds > 0 ? (uint64_t)((double)done / seconds) : 0));
+		    size_text(done), seconds, size_text(seconds > 0 ? (uint64_t)((double)done / seconds) : 0));
 	free(a.dir);
 	return code;
 }

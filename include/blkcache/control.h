@@ -4,8 +4,8 @@
  *
  * A message is one JSON object on one line. A request is {"cmd": NAME, ...arguments}. The answer is a stream of lines:
  * any number of {"progress": {...}}, then exactly one {"ok": true, ...result} or {"ok": false, "error": TEXT, "code":
- * EXIT-CODE}. A client that closes its socket interrupts its command, and a request whose client has gone is not begun. A
- * client that wants to know what became of it sends {"cancel": true} and waits for the answer.
+ * EXIT-CODE}. A client that closes its socket interrupts its command, and a request whose client has gone is not begun.
+ * A client that wants to know what became of it sends {"cancel": true} and waits for the answer.
  *
  * While a command runs the daemon says {"progress": {"alive": true}} every second, but for those that answer at once or
  * not at all. A client to which nothing is said for CONTROL_PATIENCE_MS gives up.

@@ -70,10 +70,11 @@ static int no_confirmation(const struct talk *t)
 	char why[300];
 
 	process_explain(t->pid, why, sizeof(why));
-	return bc_fail(t->err, -EINTR,
-		       "%s: interrupted; the daemon has not answered to that yet (%s): it drops the command, or ends it at "
-		       "its next step",
-		       t->dir, why);
+	return bc_fail(
+		t->err, -EINTR,
+		"%s: interrupted; the daemon has not answered to that yet (%s): it drops the command, or ends it at "
+		"its next step",
+		t->dir, why);
 }
 
 static int cannot_connect(const struct talk *t, int dirfd, int error)
@@ -82,8 +83,8 @@ static int cannot_connect(const struct talk *t, int dirfd, int error)
 		return no_daemon(t->dir, dirfd, t->err);
 	if (error == EACCES || error == EPERM)
 		return bc_fail(t->err, -EACCES,
-			       "%s/" CONTROL_SOCKET ": %s; run this as the user who loaded the cache, or as root", t->dir,
-			       strerror(error));
+			       "%s/" CONTROL_SOCKET ": %s; run this as the user who loaded the cache, or as root",
+			       t->dir, strerror(error));
 	return bc_fail(t->err, -error, "%s/" CONTROL_SOCKET ": cannot connect: %s", t->dir, strerror(error));
 }
 

@@ -8,23 +8,7 @@
 
 #include "blkcache/control.h"
 #include "control/protocol.h"
-
-/* Length of the UTF-8 sequence at s, 0 if it is none. Overlong forms and surrogates are left to jansson to refuse. */
-static size_t utf8_length(const unsigned char *s, size_t left)
-{
-	size_t n = s[0] < 0x80                   ? 1
-		   : s[0] >= 0xc2 && s[0] < 0xe0 ? 2
-		   : (s[0] & 0xf0) == 0xe0       ? 3
-		   : s[0] >= 0xf0 && s[0] < 0xf5 ? 4
-						 : 0;
-
-	if (n > left)
-		return 0;
-	for (size_t i = 1; i < n; i++)
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
-	return n;
-}
+#include "util/utf8.h"
 
 static json_t *replace(const char *text, size_t len)
 {
@@ -35,13 +19,11 @@ static json_t *replace(const char *text, size_t len)
 	if (!copy)
 		return NULL;
 	for (size_t i = 0; i < len;) {
-		size_t step = utf8_length((const unsigned char *)text + i, len - i);
-		json_t *piece = step ? json_stringn(text + i, step) : NULL;
+		size_t step = utf8_length(text + i, len - i);
 
-		memcpy(copy + n, piece ? text + i : "\xef\xbf\xbd", piece ? step : 3);
-		n += piece ? step : 3;
-		i += piece ? step : 1;
-		json_decref(piece);
+		memcpy(copy + n, step ? text + i : "\xef\xbf\xbd", step ? step : 3);
+		n += step ? step : 3;
+		i += step ? step : 1;
 	}
 	s = json_stringn(copy, n);
 	free(copy);

@@ -19,7 +19,8 @@
  * commands run, only those are begun that show what goes on or end it (control_handler.always).
  *
  * A request is only begun while its client is there. A client that was interrupted, or gave up on a daemon that was
- * stopped for a while, has told its user that nothing happens: what it left in the socket must not be carried out later.
+ * stopped for a while, has told its user that nothing happens: what it left in the socket must not be carried out
+ * later.
  *
  * While a command runs the accepting thread sends its client a sign of life every HEARTBEAT_MS, so that the client can
  * tell work that takes long from a daemon that does not answer. Commands that never take long (control_handler.quick)
@@ -90,7 +91,7 @@ struct control_request {
 	bool gone; /* a send failed, or the client said so; only the request's thread looks at it */
 	bool ending; /* control_fail_ending() */
 	int fail_code; /* 0: control_fail() was not called */
-	char fail_msg[sizeof(((struct bc_error *)0)->msg)];
+	struct bc_error fail;
 };
 
 /* ---- what handlers call ---- */
@@ -100,7 +101,7 @@ void control_fail(struct control_request *req, int exit_code, const char *fmt, .
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(req->fail_msg, sizeof(req->fail_msg), fmt, ap);
+	bc_vfail(&req->fail, -EPROTO, fmt, ap);
 	va_end(ap);
 	req->fail_code = exit_code ? exit_code : EXIT_FAILED;
 }
@@ -110,7 +111,7 @@ void control_fail_ending(struct control_request *req, const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(req->fail_msg, sizeof(req->fail_msg), fmt, ap);
+	bc_vfail(&req->fail, -EPROTO, fmt, ap);
 	va_end(ap);
 	req->fail_code = EXIT_FAILED;
 	req->ending = true;
@@ -249,7 +250,7 @@ static json_t *run_request(struct control_server *s, struct control_request *req
 			control_fail(req, EXIT_FAILED, "%s: out of memory", cmd);
 	}
 	if (!result) {
-		answer = refusal(req->fail_code, req->fail_msg);
+		answer = refusal(req->fail_code, req->fail.msg);
 		if (answer && req->ending)
 			json_object_set_new(answer, "ending", json_true());
 		return answer;
@@ -272,7 +273,7 @@ static json_t *answer_line(struct client *c, struct control_request *req, char *
 	if (!args) {
 		*more = false;
 		control_fail(req, EXIT_FAILED, "malformed request: %s", why);
-		return refusal(req->fail_code, req->fail_msg);
+		return refusal(req->fail_code, req->fail.msg);
 	}
 	/* The command it was meant for has ended by itself. */
 	answer = json_object_get(args, "cancel") ? NULL : run_request(c->server, req, args);
@@ -306,7 +307,7 @@ static bool serve_one(struct client *c, struct line_reader *reader)
 	}
 	if (ret) {
 		control_fail(&req, EXIT_FAILED, "the request is longer than %u bytes", REQUEST_MAX);
-		answer = refusal(req.fail_code, req.fail_msg);
+		answer = refusal(req.fail_code, req.fail.msg);
 	} else {
 		answer = answer_line(c, &req, line, &more);
 	}
@@ -421,7 +422,8 @@ static void start_client(struct control_server *s, int fd)
 	}
 }
 
-/* Signs of life for those whose command takes long; returns how many milliseconds later to come again, -1: not at all. */
+/* Signs of life for those whose command takes long; returns how many milliseconds later to come again, -1: not at all.
+ */
 static int send_heartbeats(struct control_server *s)
 {
 	json_t *msg = json_pack("{s:{s:b}}", "progress", HEARTBEAT_KEY, 1);

@@ -10,23 +10,37 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "util/utf8.h"
+
 #define VOLUME_REMOVING (-1)
 #define INTERNAL_REF (1 << 20) /* the engine's own short references, counted apart: removal waits for them */
 
-static int check_name(const char *name, struct bc_error *err)
+int cache_check_volume_name(const char *name, struct bc_error *err)
 {
 	size_t n = strlen(name);
 
 	if (!n || n >= JOURNAL_NAME_MAX)
-		return bc_fail(err, -EINVAL, "volume name \"%.40s%s\": it must have 1 to %d bytes", name,
-			       n > 40 ? "..." : "", JOURNAL_NAME_MAX - 1);
+		return bc_fail(
+			err, -EINVAL,
+			"volume name \"%.40s%s\": it must have 1 to %d bytes; choose another name for the volume", name,
+			n > 40 ? "..." : "", JOURNAL_NAME_MAX - 1);
 	if (!strcmp(name, ".") || !strcmp(name, "..") || strchr(name, '/'))
 		return bc_fail(err, -EINVAL,
 			       "volume name \"%s\": it becomes a file name, so it cannot be . or .. or contain '/'",
 			       name);
+	if (!utf8_valid(name, n))
+		return bc_fail(
+			err, -EINVAL,
+			"volume name \"%s\": it is not UTF-8, so it could not be shown or typed everywhere; choose "
+			"another name for the volume (its backing device may have any)",
+			name);
 	for (const char *p = name; *p; p++)
 		if ((unsigned char)*p < 32 || *p == 127)
-			return bc_fail(err, -EINVAL, "volume name: control characters are not allowed");
+			return bc_fail(
+				err, -EINVAL,
+				"volume name \"%s\": control characters are not allowed; choose another name for "
+				"the volume",
+				name);
 	return 0;
 }
 
@@ -244,7 +258,7 @@ int cache_volume_add(struct cache *c, const char *name, const char *backing, enu
 
 	if (!spec)
 		return bc_fail(err, -ENOMEM, "out of memory");
-	rc = check_name(name, err);
+	rc = cache_check_volume_name(name, err);
 	if (rc) {
 		free(spec);
 		return rc;

@@ -114,8 +114,8 @@ void process_explain(int pid, char *buf, size_t len)
 		return;
 	}
 	if (s.state == 'T') {
-		snprintf(buf, len, "process %d (%s) was stopped by a signal; 'kill -CONT %d' lets it go on", pid, s.comm,
-			 pid);
+		snprintf(buf, len, "process %d (%s) was stopped by a signal; 'kill -CONT %d' lets it go on", pid,
+			 s.comm, pid);
 		return;
 	}
 	if (s.state == 't') {
@@ -133,7 +133,8 @@ void process_explain(int pid, char *buf, size_t len)
 	stuck = count_stuck(pid, &threads, where, sizeof(where));
 	if (stuck)
 		snprintf(buf, len,
-			 "process %d (%s, state D): %u of its %u threads wait for a device in the kernel%s%s%s; they go on "
+			 "process %d (%s, state D): %u of its %u threads wait for a device in the kernel%s%s%s; they "
+			 "go on "
 			 "when it answers, see 'dmesg'",
 			 pid, s.comm, stuck, threads, *where ? " (" : "", where, *where ? ")" : "");
 	else
