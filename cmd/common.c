@@ -424,6 +424,36 @@ json_t *text(const char *bytes)
 	return bytes ? json_string_nocheck(bytes) : NULL;
 }
 
+static enum cache_state stopped_state(enum cache_state state, struct volume *v, void *ctx)
+{
+	(void)v;
+	(void)ctx;
+	return state == STATE_FAILED || state == STATE_DEGRADED ? state : STATE_STOPPED;
+}
+
+json_t *describe_stopped(const char *dir, json_t *(*describe)(struct cache *c, const struct json_daemon_view *view),
+			 struct cache_open_report *report, struct bc_error *err)
+{
+	struct json_daemon_view view = { .state = stopped_state };
+	struct cache_open_report dummy;
+	struct cache *c = NULL;
+	json_t *result;
+
+	if (!report)
+		report = &dummy;
+	memset(report, 0, sizeof(*report));
+	if (cache_open(dir, CACHE_OPEN_NO_VOLUMES, &c, report, err))
+		return NULL;
+	result = describe(c, &view);
+	if (!result)
+		bc_fail(err, -ENOMEM, "%s: out of memory", dir);
+	if (cache_close(c, result ? err : NULL)) {
+		json_decref(result);
+		result = NULL;
+	}
+	return result;
+}
+
 struct cache *open_stopped(const char *dir, unsigned flags, int *exit_code)
 {
 	struct cache_open_report report;

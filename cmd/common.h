@@ -16,6 +16,7 @@
 #include "blkcache/control.h"
 #include "blkcache/engine.h"
 #include "blkcache/error.h"
+#include "daemon/daemon.h"
 
 /* Exit codes: promised to scripts. */
 #define CMD_OK 0
@@ -99,6 +100,13 @@ json_t *loaded_status(const char *dir, int *exit_code);
 
 /* A string of any bytes, for requests. */
 json_t *text(const char *bytes);
+
+/*
+ * What json_status() or json_stats() says of a stopped cache. NULL with *err. *report (if not NULL) is what was found.
+ * -EBUSY: another command has it, or a daemon has been started meanwhile.
+ */
+json_t *describe_stopped(const char *dir, json_t *(*describe)(struct cache *c, const struct json_daemon_view *view),
+			 struct cache_open_report *report, struct bc_error *err);
 
 /* Opens a stopped cache for one command; NULL: message printed. */
 struct cache *open_stopped(const char *dir, unsigned flags, int *exit_code);

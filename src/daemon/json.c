@@ -139,10 +139,11 @@ static int collect_volume(struct volume *v, void *ctx)
 
 static json_t *cache_object(const struct cache_info *i, const struct json_daemon_view *view)
 {
-	return json_pack("{s:o,s:s,s:s,s:o,s:I,s:o,s:o,s:o}", "dir", json_text(i->dir), "uuid", i->uuid, "state",
-			 state_name(view, i->state, NULL), "size_bytes", count(i->size_bytes), "line_size",
+	return json_pack("{s:o,s:s,s:s,s:o,s:I,s:o,s:o,s:o,s:o,s:o,s:o}", "dir", json_text(i->dir), "uuid", i->uuid,
+			 "state", state_name(view, i->state, NULL), "size_bytes", count(i->size_bytes), "line_size",
 			 (json_int_t)i->line_size, "lines", count(i->lines), "ram_bytes", count(i->ram_bytes),
-			 "metadata_bytes", count(i->metadata_bytes));
+			 "metadata_bytes", count(i->metadata_bytes), "dirty_bytes", count(i->dirty_bytes), "start_time",
+			 view->start_time ? json_integer(view->start_time) : json_null(), "why", json_text(i->why));
 }
 
 /* What stats and status share: "cache", "usage", "volumes". */
@@ -192,11 +193,8 @@ json_t *json_status(struct cache *c, const struct json_daemon_view *view)
 	if (!cache)
 		return o;
 	json_object_set_new(cache, "mode", json_string(cache_mode_name(info.default_mode)));
-	json_object_set_new(cache, "dirty_bytes", count(info.dirty_bytes));
 	json_object_set_new(cache, "mountpoint", view->mountpoint ? json_text(view->mountpoint) : json_null());
 	json_object_set_new(cache, "pid", view->pid ? json_integer(view->pid) : json_null());
-	json_object_set_new(cache, "start_time", view->start_time ? json_integer(view->start_time) : json_null());
-	json_object_set_new(cache, "why", json_text(info.why));
 	return o;
 }
 
