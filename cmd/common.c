@@ -25,6 +25,7 @@
 
 static const char *command_name = "";
 static volatile sig_atomic_t got_signal;
+static FILE *real_stderr; /* while parse_args() keeps it from argp */
 
 /* ---- messages ---- */
 
@@ -47,7 +48,8 @@ static void print_line(const char *kind, const char *fmt, va_list ap)
 	char line[4 * PATH_MAX];
 
 	format_line(line, sizeof(line), fmt, ap);
-	fprintf(stderr, "blkcache: %s%s%s%s\n", command_name, *command_name ? ": " : "", kind, line);
+	fprintf(real_stderr ? real_stderr : stderr, "blkcache: %s%s%s%s\n", command_name, *command_name ? ": " : "",
+		kind, line);
 }
 
 void say(const char *fmt, ...)
@@ -103,7 +105,6 @@ void warn(const char *fmt, ...)
  * argp and getopt write what is wrong with an option to stderr, as several lines in a form of their own, and exit.
  * While they parse, stderr is a buffer; what they left in it is told when the program ends.
  */
-static FILE *real_stderr;
 static char *said;
 static size_t said_len;
 
@@ -283,8 +284,8 @@ char *absolute_path(const char *path)
 
 /*
  * Which part of a spec is a path only the device modules know; here the first part, from the left, that names something
- * in the working folder is taken. A spec without any ':' that has a '/' or '.' can only be a path: made absolute even
- * if missing, so that the message names it in full.
+ * in the working folder is taken. A spec without any ':' is a path: made absolute even if missing, so that the message
+ * names it in full.
  */
 char *absolute_backing(const char *spec)
 {
@@ -295,7 +296,7 @@ char *absolute_backing(const char *spec)
 		if (*part && *part != '/' && !access(part, F_OK))
 			break;
 		if (!strchr(part, ':')) {
-			if (part == spec && *part != '/' && strpbrk(part, "/."))
+			if (part == spec && *part != '/')
 				break;
 			return checked(strdup(spec));
 		}

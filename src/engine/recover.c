@@ -88,8 +88,8 @@ static int no_backing(struct recovery *r, const struct journal_volume *jv, int r
 	memcpy(why, r->err->msg, sizeof why);
 	return bc_fail(r->err, rc,
 		       "%.*s; no volume of this cache is loaded until it is back, or the volume is given up with "
-		       "'blkcache remove DIR %s' (--discard-dirty if dirty data for it is to be lost)",
-		       (int)(sizeof why - 250), why, jv->name);
+		       "'blkcache remove %s %s' (--discard-dirty if dirty data for it is to be lost)",
+		       (int)(sizeof why - 250), why, r->c->dir, jv->name);
 }
 
 static int on_volume(void *ctx, const struct journal_volume *jv)
@@ -186,11 +186,12 @@ static int refuse_changed(struct recovery *r, struct volume *v)
 	return bc_fail(
 		r->err, -ESTALE,
 		"volume %s: backing %s changed behind the cache (%s), which holds dirty data for it; no volume of "
-		"this cache is loaded until you restore it, %s%s%sor give up the dirty data with 'blkcache remove "
-		"DIR %s --discard-dirty'",
+		"this cache is loaded until you restore it, %s%s%s%s%sor give up the dirty data with 'blkcache remove "
+		"%s %s --discard-dirty'",
 		v->name, v->backing, r->changed[v->id],
-		same_size ? "say that it is the right one with 'blkcache load --accept-changed " : "",
-		same_size ? v->name : "", same_size ? "' (dirty data is kept and goes over it), " : "", v->name);
+		same_size ? "say that it is the right one with 'blkcache load " : "", same_size ? r->c->dir : "",
+		same_size ? " MOUNTPOINT --accept-changed " : "", same_size ? v->name : "",
+		same_size ? "' (dirty data is kept and goes over it), " : "", r->c->dir, v->name);
 }
 
 /* Which of the line's blocks cannot be trusted, or -errno. */

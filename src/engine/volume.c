@@ -244,7 +244,8 @@ static int check_duplicates(struct cache *c, const char *name, const char *backi
 			       name, c->dir);
 	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES; i++)
 		if (c->volume[i] && !strcmp(c->volume[i]->backing, backing))
-			return bc_fail(err, -EEXIST, "backing %s is volume %s already", backing, c->volume[i]->name);
+			return bc_fail(err, -EEXIST, "backing %s is volume %s of this cache already", backing,
+				       c->volume[i]->name);
 	return 0;
 }
 
