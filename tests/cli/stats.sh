@@ -77,5 +77,15 @@ is "$(grep -E '^# TYPE' "$T/.out" | sort | uniq -d)" "" "each metric has one TYP
 ok "names begin with blkcache_" test "$(grep -v '^#' "$T/.out" | grep -vc '^blkcache_')" = 0
 like "$out" 'volume="a"' "volumes are labels"
 stop c
-refuses 1 "$T/c" "stats of a stopped cache" bc stats "$T/c"
+refuses 1 "$T/c.*not loaded.*blkcache status" "stats of a stopped cache" bc stats "$T/c"
+exits 0 "as JSON" bc stats "$T/c" --format json
+is "$(jq -r .cache.state <<<"$out")" stopped "they say that it is stopped"
+exits 0 "for Prometheus" bc stats "$T/c" --format prometheus
+like "$out" 'blkcache_state\{.*state="stopped"\} 1' "they do, too"
+like "$out" 'blkcache_up\{.*\} 0' "and that nobody serves it"
+like "$out" '^blkcache_size_bytes' "what is known is there"
+unlike "$out" '^blkcache_requests_total' "counters are not"
+run bc stats "$T/nowhere" --format prometheus
+is "$status" 1 "no cache there"
+like "$out" 'blkcache_up\{.*\} 0' "is told to a collector as well"
 done_testing
