@@ -40,6 +40,7 @@ struct args {
 	char *dir;
 	struct cache_create_params params;
 	char *names[MAX_VOLUMES], *backings[MAX_VOLUMES];
+	struct bdev_identity ids[MAX_VOLUMES];
 	size_t nvolumes;
 };
 
@@ -118,6 +119,12 @@ static int add_volumes(struct args *a)
 	return close_stopped(c, code);
 }
 
+/* Files and disks have an identity, others have none. */
+static bool same_device(const struct bdev_identity *x, const struct bdev_identity *y)
+{
+	return (x->id[0] || x->id[1]) && x->id[0] == y->id[0] && x->id[1] == y->id[1];
+}
+
 /* What can be known before anything is made, so that --force does not replace a cache and then fail at a typing
  * mistake. */
 static int check_backings(struct args *a)
@@ -133,7 +140,13 @@ static int check_backings(struct args *a)
 			return fail_err(&err);
 		if (bdev_open(a->backings[i], BDEV_OPEN_RDONLY, &bdev, &err))
 			return fail_err(&err);
+		bdev_get_identity(bdev, &a->ids[i]);
 		bdev_close(bdev);
+		for (size_t k = 0; k < i; k++)
+			if (same_device(&a->ids[i], &a->ids[k]))
+				return fail(
+					"%s: is given as volume %s and as volume %s; a device can be one volume only",
+					a->backings[i], a->names[k], a->names[i]);
 	}
 	return CMD_OK;
 }

@@ -3,6 +3,7 @@
  * load.c - blkcache load: starts the daemon of a cache.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "common.h"
 #include "loading.h"
@@ -79,8 +80,12 @@ static int refuse_if_loaded(const char *dir)
 	json_t *status = loaded_status(dir, &code);
 
 	if (status)
-		code = fail("%s: is loaded already, at %s; see 'blkcache status %s'", dir,
-			    jtext(json_object_get(status, "cache"), "mountpoint"), dir);
+		code = fail("%s: is loaded already, at %s%s; see 'blkcache status %s'", dir,
+			    jtext(json_object_get(status, "cache"), "mountpoint"),
+			    strcmp(jtext(json_object_get(status, "cache"), "state"), "stopping")
+				    ? ""
+				    : ", and is being stopped",
+			    dir);
 	json_decref(status);
 	return code;
 }

@@ -62,7 +62,8 @@ static int no_answer(const struct talk *t)
 	char why[300];
 
 	process_explain(t->pid, why, sizeof(why));
-	return bc_fail(t->err, -ETIMEDOUT, "%s: the daemon does not answer: %s", t->dir, why);
+	return bc_fail(t->err, -ETIMEDOUT, "%s: the daemon does not answer: %s (the system log may have more)", t->dir,
+		       why);
 }
 
 static int no_confirmation(const struct talk *t)

@@ -138,6 +138,5 @@ void process_explain(int pid, char *buf, size_t len)
 			 "when it answers, see 'dmesg'",
 			 pid, s.comm, stuck, threads, *where ? " (" : "", where, *where ? ")" : "");
 	else
-		snprintf(buf, len, "process %d (%s) is alive (state %c); see the system log, and try again later", pid,
-			 s.comm, s.state);
+		snprintf(buf, len, "process %d (%s) is alive (state %c); try again later", pid, s.comm, s.state);
 }

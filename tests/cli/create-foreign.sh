@@ -35,11 +35,14 @@ refuses 1 "missing.img" "not replaced for a volume that is not there" bc create 
 is "$(cat "$T/c/notes")" mine "the file beside it is still there"
 exits 0 "and so is the cache" bc status "$T/c"
 
-# What fails late takes back its own. The second volume is refused when the cache has been made.
+refuses 1 "a.img.*volume x.*volume y" "one file as two volumes, whatever the spec" \
+	bc create "$T/own" --size 4M --volume x="$T/a.img" --volume y="delay:read=1ms:$T/a.img"
+
+# What fails late takes back its own: a volume too large for a cache with such lines is refused when the cache has been made.
 mkdir "$T/own"
-refuses 1 "a.img" "a volume that cannot be added" bc create "$T/own" --size 4M --volume x="$T/a.img" --volume y="$T/a.img"
+refuses 1 "too large" "a volume that cannot be added" bc create "$T/own" --size 4M --volume x="$T/a.img" --volume y=null:size=2000000T
 is "$(ls -A "$T/own")" "" "leaves an empty folder"
-refuses 1 "a.img" "the same in a new folder" bc create "$T/new" --size 4M --volume x="$T/a.img" --volume y="$T/a.img"
+refuses 1 "too large" "the same in a new folder" bc create "$T/new" --size 4M --volume x="$T/a.img" --volume y=null:size=2000000T
 nok "leaves none" test -e "$T/new"
 refuses 1 "nomnt" "mount without a mount point" bc mount "$T/a.img" "$T/nomnt" --cache "$T/new" --size 4M
 nok "leaves none either" test -e "$T/new"
