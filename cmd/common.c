@@ -358,12 +358,12 @@ static bool is_question(const json_t *request)
 	return !strcmp(cmd, "status") || !strcmp(cmd, "stats") || !strcmp(cmd, "get");
 }
 
-/* Says once that a command takes long, if nothing else shows it. */
+/* Says once that a command takes long, if nothing has shown that for a while. */
 struct patience {
 	int (*progress)(json_t *p, void *ctx);
 	void *ctx;
 	const char *dir;
-	struct timespec start;
+	struct timespec last; /* progress, or the start */
 	bool told;
 };
 
@@ -373,10 +373,14 @@ static int wait_patiently(json_t *p, void *ctx)
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	w->told |= p != NULL;
-	if (!w->told && now.tv_sec - w->start.tv_sec >= NOTE_AFTER_S) {
+	if (p)
+		w->last = now;
+	if (!w->told && now.tv_sec - w->last.tv_sec >= NOTE_AFTER_S) {
 		w->told = true;
-		warn("%s: this takes long; the daemon is alive and at it", w->dir);
+		warn("%s: the daemon is alive and at it, but for %d s nothing has moved: a device is slow, or hangs "
+		     "(see "
+		     "'dmesg')",
+		     w->dir, NOTE_AFTER_S);
 	}
 	return w->progress ? w->progress(p, w->ctx) : 0;
 }
@@ -389,7 +393,7 @@ json_t *call_daemon(const char *dir, json_t *request, int (*progress)(json_t *p,
 	bool question = is_question(request);
 	json_t *answer;
 
-	clock_gettime(CLOCK_MONOTONIC, &patience.start);
+	clock_gettime(CLOCK_MONOTONIC, &patience.last);
 	patience.told = question; /* it ends by itself */
 	for (int tries = 0;; tries++) {
 		answer = control_call_until_end(dir, json_incref(request), wait_patiently, &patience, &err);

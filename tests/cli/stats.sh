@@ -88,4 +88,16 @@ unlike "$out" '^blkcache_requests_total' "counters are not"
 run bc stats "$T/nowhere" --format prometheus
 is "$status" 1 "no cache there"
 like "$out" 'blkcache_up\{.*\} 0' "is told to a collector as well"
+
+# many volumes, and nothing asked for yet
+options=()
+for i in 1 2 3 4 5 6 7 8 9; do options+=(--volume "volume-with-a-long-name-$i=null:size=${i}M"); done
+new_cache many 4M "${options[@]}"
+load many
+exits 0 "a table of many volumes" bc stats "$T/many"
+is "$(grep -c '^volume-with-a-long-name-[1-9] ' <<<"$out")" 9 "has a row for each"
+ok "and fits on a screen" test "$(awk '{ if (length($0) > n) n = length($0) } END { print n }' <<<"$out")" -lt 120
+like "$out" "^  read +-$" "without requests there is no hit ratio"
+unlike "$out" "0.0 %" "not even one of 0"
+stop many
 done_testing
