@@ -16,7 +16,8 @@ struct bc_error {
 	char msg[500]; /* without a newline; valid if code != 0 */
 };
 
-/* Fills *err (if any; a text that is too long loses the middle of its longest path, not its end) and returns `code`, a negative errno, so that `return bc_fail(...)` works. */
+/* Fills *err (if any; a text that is too long loses the middle of its longest path, not its end) and returns `code`, a
+ * negative errno, so that `return bc_fail(...)` works. */
 int bc_fail(struct bc_error *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 int bc_vfail(struct bc_error *err, int code, const char *fmt, va_list ap) __attribute__((format(printf, 3, 0)));

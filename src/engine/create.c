@@ -178,8 +178,7 @@ static int make_marker(struct making *m, struct bc_error *err)
 		return bc_fail(err, -errno, "%s/" MARKER " cannot be made: %s", m->dir, strerror(errno));
 	m->made_marker = true;
 	errno = ENOSPC;
-	if (pwrite(fd, MARKER_TEXT, n, 0) != (ssize_t)n ||
-	    (!MUTATE(CREATE_NOTE) && (fsync(fd) || fsync(m->dir_fd))))
+	if (pwrite(fd, MARKER_TEXT, n, 0) != (ssize_t)n || (!MUTATE(CREATE_NOTE) && (fsync(fd) || fsync(m->dir_fd))))
 		rc = bc_fail(err, -errno, "%s/" MARKER " cannot be written: %s", m->dir, strerror(errno));
 	close(fd);
 	return rc;

@@ -46,8 +46,7 @@
 	X(MERGE_TABLE, "merge-table", "merging leaves out the table's epochs that lie between those of the ring")      \
 	X(REMOVE_LINES, "remove-lines", "a volume's row is removed before its lines are")                              \
 	X(IDENTITY_SYNC, "identity-sync", "a volume's row holds a modification time that was not synced")              \
-	X(CREATE_NOTE, "create-note",                                                                                  \
-	  "the files of a new cache are made before the note beside them is durable")                                  \
+	X(CREATE_NOTE, "create-note", "the files of a new cache are made before the note beside them is durable")      \
 	X(REMOVE_SYNC, "remove-sync",                                                                                  \
 	  "replacing a cache removes the data file before the journal's removal is synced")                            \
 	X(CREATE_SYNC, "create-sync", "a new journal gets its name before it is synced")

@@ -30,7 +30,8 @@ for args in "create $T/c --bogus" "create $T/c --siz" "create $T/c --size" "stop
 	is "$status $(grep -c . "$T/.err")" "64 1" "blkcache ${args//$T/...}: one line"
 	like "$err" "^blkcache: ${args%% *}: .*'blkcache ${args%% *} --help'" "with the command, and where to read on"
 done
-# the empty text that an unset variable of a script leaves
+# the empty text that an unset variable of a script leaves; in a folder of ours, as it must not be taken for the current one
+cd "$T" || bail "cd"
 exits 64 "create: empty DIR" bc create "" --size 8M
 exits 64 "create: empty name" bc create "$T/c" --size 8M --volume "=$T/x"
 exits 64 "create: empty backing" bc create "$T/c" --size 8M --volume x=
@@ -47,6 +48,7 @@ exits 64 "mount: empty mount point" bc mount "$T/x" "" --cache "$T/c"
 exits 64 "mount: empty cache" bc mount "$T/x" "$T" --cache ""
 exits 64 "mount: empty name" bc mount "$T/x" "$T" --cache "$T/c" --name ""
 is "$(cd "$T" && echo *)" "*" "nothing was made of any of them"
+cd "$TOP" || bail "cd"
 # given, and wrong: not the same as not given
 for option in "--size 0" "--size 8M --ram 0"; do
 	# shellcheck disable=SC2086
