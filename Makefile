@@ -35,6 +35,13 @@ BENCHES  := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*
 TSAN     := $(patsubst tests/tsan/%.c,$(BUILD)/tsan/%,$(wildcard tests/tsan/*.c))
 WHOLE    := -Wl,--whole-archive $(LIB) -Wl,--no-whole-archive
 
+# Headers that are missing would be many errors that say less.
+ifneq ($(filter-out help deps clean demo check,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(shell pkg-config --exists $(PKGS) 2>/dev/null && echo yes),yes)
+$(warning packages are missing that the build needs; run "make deps" first (as root))
+endif
+endif
+
 .PHONY: all help deps demo check check-unit check-cli asan tsan valgrind bench install uninstall format format-check lint clean
 .SECONDARY:
 all: $(BIN) ## build the program

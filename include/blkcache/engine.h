@@ -52,8 +52,12 @@ struct cache_create_params {
 };
 
 /* Makes DIR (if missing; its parent must exist), the preallocated data file and the journal. Undone on failure. Any old
- * cache is replaced only after everything else was checked. -EEXIST if there is a cache already. */
+ * cache is replaced only after everything else was checked. -EEXIST if there is a cache already; -ENOTEMPTY if the
+ * folder holds something else. */
 int cache_create(const char *dir, const struct cache_create_params *params, struct bc_error *err);
+
+/* Can a volume get this name? 0, or -EINVAL with a message. */
+int cache_check_volume_name(const char *name, struct bc_error *err);
 
 /* True if DIR holds a cache (a journal file). */
 bool cache_exists(const char *dir);

@@ -43,6 +43,9 @@ int export_check_mountpoint(const char *mountpoint, struct bc_error *err);
 /* Blocks until the mount has ended (umount by somebody, or export_stop from another thread). */
 void export_wait(struct export *e);
 
+/* Has the mount ended, though perhaps not all workers have seen it? Never blocks; any thread. */
+bool export_unmounted(struct export *e);
+
 /* -EBUSY with a message if files are open or a loop device sits on the mount; force: unmounts lazily. Afterwards no
  * request is under way, unless export_abandoned(). */
 int export_stop(struct export *e, bool force, struct bc_error *err);

@@ -30,7 +30,9 @@ struct parse {
 
 static int parse_size(const char *value, void *out)
 {
-	return units_parse_size(value, out);
+	int ret = units_parse_size(value, out);
+
+	return !ret && !*(uint64_t *)out ? -EINVAL : ret; /* 0 would look like a key that is not there */
 }
 
 static int parse_line_size(const char *value, void *out)

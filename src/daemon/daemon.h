@@ -22,6 +22,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 
 #include "blkcache/engine.h"
 #include "blkcache/error.h"
@@ -123,6 +124,9 @@ int daemon_run(const struct daemon_params *params, int (*ready)(json_t *report, 
 json_t *manage_run(struct cache *c, const char *mountpoint, json_t *args, const struct patience *patience,
 		   struct bc_error *err);
 
+/* Did manage_run() fail since it was asked for what cannot be, such as a value that a tunable does not take? */
+bool manage_is_usage(const json_t *args, const struct bc_error *err);
+
 /* A referenced volume; NULL with a message that lists the names there are. */
 struct volume *manage_find_volume(struct cache *c, const char *name, struct bc_error *err);
 
@@ -132,6 +136,7 @@ struct volume *manage_find_volume(struct cache *c, const char *name, struct bc_e
 struct json_daemon_view {
 	const char *mountpoint; /* NULL: not mounted */
 	pid_t pid; /* 0: no daemon */
+	time_t start_time; /* of the daemon */
 	/* The state to show for a cache (v NULL) or a volume that the engine says is in `state`; NULL: as the engine
 	 * says. */
 	enum cache_state (*state)(enum cache_state state, struct volume *v, void *ctx);
@@ -144,7 +149,7 @@ json_t *json_stats(struct cache *c, const struct json_daemon_view *view);
 json_t *json_status(struct cache *c, const struct json_daemon_view *view);
 json_t *json_open_report(const struct cache_open_report *r);
 
-/* Text of any bytes as a JSON string (what is not UTF-8 becomes U+FFFD). */
+/* Text of any bytes as a JSON string: see control.h. */
 json_t *json_text(const char *text);
 
 #endif

@@ -15,6 +15,7 @@
 #include "daemon/state.h"
 
 #define EXIT_FAILED 1
+#define EXIT_USAGE 64
 #define EXIT_INTERRUPTED 130
 #define NAMES_MS 200 /* for the names of backing files to be looked up: a status comes without an answer, too */
 
@@ -28,13 +29,19 @@ static bool __being_flushed(struct daemon *d, struct volume *v)
 	return false;
 }
 
+struct shown {
+	struct daemon *d;
+	bool unmounted;
+};
+
 /* Whether something is wrong says more than what goes on; that it is ending says more than either. */
 static enum cache_state shown_state(enum cache_state state, struct volume *v, void *ctx)
 {
-	struct daemon *d = ctx;
+	struct shown *shown = ctx;
+	struct daemon *d = shown->d;
 
 	pthread_mutex_lock(&d->lock);
-	if (d->phase != PHASE_RUNNING)
+	if (d->phase != PHASE_RUNNING || shown->unmounted)
 		state = STATE_STOPPING;
 	else if (state == STATE_RUNNING && __being_flushed(d, v))
 		state = STATE_FLUSHING;
@@ -42,59 +49,80 @@ static enum cache_state shown_state(enum cache_state state, struct volume *v, vo
 	return state;
 }
 
-static struct json_daemon_view view_of(struct daemon *d)
+static json_t *describe(struct daemon *d, json_t *(*make)(struct cache *c, const struct json_daemon_view *view),
+			bool buckets)
 {
-	return (struct json_daemon_view){
-		.mountpoint = d->params->mountpoint, .pid = getpid(), .state = shown_state, .ctx = d
-	};
+	struct shown shown = { .d = d, .unmounted = daemon_unmounted(d) };
+	struct json_daemon_view view = { .mountpoint = shown.unmounted ? NULL : d->params->mountpoint,
+					 .pid = getpid(),
+					 .start_time = d->start_time,
+					 .state = shown_state,
+					 .buckets = buckets,
+					 .ctx = &shown };
+
+	return make(d->cache, &view);
 }
 
 json_t *daemon_status(struct daemon *d)
 {
-	struct json_daemon_view view = view_of(d);
+	return describe(d, json_status, false);
+}
 
-	return json_status(d->cache, &view);
+json_t *daemon_stats(struct daemon *d, bool buckets)
+{
+	return describe(d, json_stats, buckets);
 }
 
 /* ---- short commands ---- */
 
+/* A client that cannot be served because the daemon is on its way out waits for its end, and goes on with the stopped
+ * cache. */
+static void refuse_ending(struct daemon *d, struct control_request *req)
+{
+	control_fail_ending(req, "%s: the daemon is shutting down; try again in a moment", d->params->dir);
+}
+
 static bool enter(struct daemon *d, struct control_request *req)
 {
-	bool ok = daemon_enter(d);
+	if (!daemon_enter(d)) {
+		refuse_ending(d, req);
+		return false;
+	}
+	if (!daemon_unmounted(d))
+		return true;
+	daemon_leave(d);
+	refuse_ending(d, req);
+	return false;
+}
 
-	if (!ok)
-		control_fail(req, EXIT_FAILED, "%s: the daemon is just ending; load the cache again afterwards",
-			     d->params->dir);
-	return ok;
+/* Answered at any time. With "wait", only by a daemon that stays: for who wants to know whether there is one. */
+static json_t *run_question(struct control_request *req, json_t *args, struct daemon *d, bool stats)
+{
+	json_t *result;
+
+	if (json_is_true(json_object_get(args, "wait"))) {
+		if (!enter(d, req))
+			return NULL;
+	} else if (!daemon_enter(d)) {
+		result = daemon_last(d, stats);
+		if (!result)
+			refuse_ending(d, req);
+		return result;
+	}
+	cache_look_at_names(d->cache, NAMES_MS);
+	result = stats ? daemon_stats(d, json_is_true(json_object_get(args, "buckets"))) : daemon_status(d);
+	daemon_leave(d);
+	return result;
 }
 
 static json_t *run_status(struct control_request *req, json_t *args, void *ctx)
 {
-	struct daemon *d = ctx;
-	json_t *result;
-
-	(void)args;
-	if (!enter(d, req))
-		return NULL;
-	cache_look_at_names(d->cache, NAMES_MS);
-	result = daemon_status(d);
-	daemon_leave(d);
-	return result;
+	return run_question(req, args, ctx, false);
 }
 
 static json_t *run_stats(struct control_request *req, json_t *args, void *ctx)
 {
-	struct daemon *d = ctx;
-	struct json_daemon_view view = view_of(d);
-	json_t *result;
-
-	view.buckets = json_is_true(json_object_get(args, "buckets"));
-	if (!enter(d, req))
-		return NULL;
-	cache_look_at_names(d->cache, NAMES_MS);
-	result = json_stats(d->cache, &view);
-	daemon_leave(d);
-	return result;
+	return run_question(req, args, ctx, true);
 }
 
 struct manage_wait {
@@ -123,7 +151,11 @@ static json_t *run_manage(struct control_request *req, json_t *args, void *ctx)
 	result = manage_run(d->cache, d->params->mountpoint, args, &patience, &err);
 	daemon_leave(d);
 	if (!result)
-		control_fail(req, err.code == -EINTR ? EXIT_INTERRUPTED : EXIT_FAILED, "%s%s", err.msg,
+		control_fail(req,
+			     err.code == -EINTR            ? EXIT_INTERRUPTED
+			     : manage_is_usage(args, &err) ? EXIT_USAGE
+							   : EXIT_FAILED,
+			     "%s%s", err.msg,
 			     err.code == -EINTR && daemon_stopping(d) ? " (the daemon is being stopped)" : "");
 	return result;
 }
@@ -330,6 +362,9 @@ static int stop_serving(struct daemon *d, struct control_request *req, bool with
 		ret = flush(d, req, NULL, daemon_patience_ms(d), done, err);
 	if (!ret && !with_flush && dirty_bytes(d, NULL) && cache_is_deleted(d->cache, NAMES_MS, err))
 		ret = err->code;
+	/* From here on there is no way back: a client that was told "interrupted" must be right. */
+	if (!ret && control_client_gone(req))
+		ret = bc_fail(err, -EINTR, "interrupted");
 	if (!ret)
 		ret = export_stop(d->export, false, err);
 	if (ret || !with_flush || !dirty_bytes(d, NULL))
@@ -360,51 +395,80 @@ static void refuse_stop(struct daemon *d, struct control_request *req, bool with
 				     : "");
 }
 
+static json_t *stop_result(struct daemon *d, uint64_t done, bool unmounted)
+{
+	return json_pack("{s:b,s:b,s:I,s:I,s:o}", "ending", 1, "unmounted", unmounted, "done_bytes", (json_int_t)done,
+			 "dirty_bytes", (json_int_t)d->dirty_left, "close_error",
+			 json_text(d->close_err.code ? d->close_err.msg : ""));
+}
+
+/* Somebody has unmounted the volumes: there is nothing to stop any more, only an end to wait for. */
+static json_t *stop_ending(struct daemon *d)
+{
+	daemon_wait_closed(d);
+	return stop_result(d, 0, true);
+}
+
+/* Nothing was stopped; says why. */
+static void stop_failed(struct daemon *d, struct control_request *req, bool with_flush, int ret,
+			const struct bc_error *err)
+{
+	if (ret == -EINTR && daemon_in_a_hurry(d))
+		control_fail(req, EXIT_INTERRUPTED,
+			     "%s: a signal ends the daemon without a flush; what is dirty stays in the cache",
+			     d->params->dir);
+	else if (ret == -EINTR)
+		control_fail(req, EXIT_INTERRUPTED,
+			     "%s: interrupted; the volumes go on working, what was flushed stays so", d->params->dir);
+	else if (ret == -EBUSY)
+		control_fail(req, EXIT_FAILED, "%s", err->msg);
+	else
+		refuse_stop(d, req, with_flush, err);
+}
+
 static json_t *run_stop(struct control_request *req, json_t *args, void *ctx)
 {
 	struct daemon *d = ctx;
-	bool with_flush = !json_is_true(json_object_get(args, "no_flush"));
+	bool with_flush = !json_is_true(json_object_get(args, "no_flush")), unmounted;
 	struct bc_error err = { 0 };
 	uint64_t done = 0;
 	int ret;
 
-	if (!enter(d, req))
-		return NULL;
-	if (!daemon_stop_begin(d)) {
-		control_fail(req, EXIT_FAILED, "%s: is being stopped already; see 'blkcache status'", d->params->dir);
+	if (!daemon_enter(d))
+		return stop_ending(d);
+	if (daemon_unmounted(d)) {
 		daemon_leave(d);
+		return stop_ending(d);
+	}
+	if (!daemon_stop_begin(d)) {
+		unmounted = daemon_unmounted(d);
+		daemon_leave(d);
+		if (unmounted)
+			return stop_ending(d);
+		control_fail(req, EXIT_FAILED, "%s: is being stopped already; see 'blkcache status %s'", d->params->dir,
+			     d->params->dir);
 		return NULL;
 	}
 	ret = stop_serving(d, req, with_flush, &done, &err);
 	if (ret) {
-		bool ending = !daemon_stop_undo(d);
-
-		if (ending)
-			control_fail(req, EXIT_FAILED,
-				     "%s: somebody unmounted %s meanwhile; the daemon ends, what is dirty stays in the "
-				     "cache",
-				     d->params->dir, d->params->mountpoint);
-		else if (ret == -EINTR && daemon_in_a_hurry(d))
-			control_fail(req, EXIT_INTERRUPTED,
-				     "%s: a signal ends the daemon without a flush; what is dirty stays in the cache",
-				     d->params->dir);
-		else if (ret == -EINTR)
-			control_fail(req, EXIT_INTERRUPTED, "interrupted; the volumes go on working, nothing is lost");
-		else if (ret == -EBUSY)
-			control_fail(req, EXIT_FAILED, "%s", err.msg);
-		else
-			refuse_stop(d, req, with_flush, &err);
+		unmounted = !daemon_stop_undo(d) || daemon_unmounted(d);
+		if (!unmounted)
+			stop_failed(d, req, with_flush, ret, &err);
 		daemon_leave(d);
-		return NULL;
+		return unmounted ? stop_ending(d) : NULL;
 	}
 	daemon_stop_finish(d);
-	return json_pack("{s:b,s:I,s:I,s:o}", "ending", 1, "done_bytes", (json_int_t)done, "dirty_bytes",
-			 (json_int_t)d->dirty_left, "close_error",
-			 json_text(d->close_err.code ? d->close_err.msg : ""));
+	return stop_result(d, done, false);
 }
 
 const struct control_handler daemon_handlers[] = {
-	{ "status", run_status }, { "stats", run_stats },   { "flush", run_flush }, { "stop", run_stop },
-	{ "add", run_manage },    { "remove", run_manage }, { "set", run_manage },  { "get", run_manage },
+	{ "status", run_status, .quick = true, .always = true },
+	{ "stats", run_stats, .quick = true, .always = true },
+	{ "get", run_manage, .quick = true, .always = true },
+	{ "stop", run_stop, .always = true },
+	{ "flush", run_flush },
+	{ "add", run_manage },
+	{ "remove", run_manage },
+	{ "set", run_manage },
 };
 const size_t daemon_nhandlers = sizeof(daemon_handlers) / sizeof(daemon_handlers[0]);

@@ -32,6 +32,7 @@
 #define BUSY_GRACE_S 10
 #define DELETED_MS 1000 /* to find out whether the data file was deleted */
 #define TAKEOVER_PATIENCE_MS 120000 /* of a slow backing device: longer than a disk's own time limits */
+#define LAST_PATIENCE_S 5
 #define STOP_PATIENCE_S 2 /* a `stop` that was just interrupted takes a moment to notice */
 
 /* ---- states ---- */
@@ -90,6 +91,13 @@ void daemon_stop_finish(struct daemon *d)
 		d->phase = PHASE_ENDING;
 	d->users--;
 	pthread_cond_broadcast(&d->cond);
+	pthread_mutex_unlock(&d->lock);
+	daemon_wait_closed(d);
+}
+
+void daemon_wait_closed(struct daemon *d)
+{
+	pthread_mutex_lock(&d->lock);
 	while (d->phase != PHASE_CLOSED)
 		pthread_cond_wait(&d->cond, &d->lock);
 	pthread_mutex_unlock(&d->lock);
@@ -110,6 +118,24 @@ unsigned daemon_patience_ms(const struct daemon *d)
 	unsigned ms = d->params->config.patience_ms;
 
 	return ms ? ms : PATIENCE_MS;
+}
+
+bool daemon_unmounted(struct daemon *d)
+{
+	return export_unmounted(d->export);
+}
+
+json_t *daemon_last(struct daemon *d, bool stats)
+{
+	struct timespec deadline = deadline_us(LAST_PATIENCE_S * 1000000ull);
+	json_t *copy;
+
+	pthread_mutex_lock(&d->lock);
+	while (!d->last_status && d->phase != PHASE_CLOSED && !pthread_cond_timedwait(&d->cond, &d->lock, &deadline))
+		;
+	copy = json_deep_copy(stats ? d->last_stats : d->last_status);
+	pthread_mutex_unlock(&d->lock);
+	return copy;
 }
 
 bool daemon_in_a_hurry(struct daemon *d)
@@ -408,6 +434,19 @@ static int close_cache(struct daemon *d)
 		d->params->dir, *cl.hung ? cl.hung : "a backing device");
 }
 
+/* What is asked for while the cache is being closed, which may take long: nothing may look at it any more. */
+static void keep_last(struct daemon *d)
+{
+	json_t *status = d->cache && d->export ? daemon_status(d) : NULL;
+	json_t *stats = status ? daemon_stats(d, true) : NULL;
+
+	pthread_mutex_lock(&d->lock);
+	d->last_status = status;
+	d->last_stats = stats;
+	pthread_cond_broadcast(&d->cond);
+	pthread_mutex_unlock(&d->lock);
+}
+
 /* The mount has ended, or never was. Waits for its last users, then closes. */
 static int end_all(struct daemon *d, struct bc_error *err)
 {
@@ -417,6 +456,9 @@ static int end_all(struct daemon *d, struct bc_error *err)
 	pthread_mutex_lock(&d->lock);
 	if (d->phase < PHASE_ENDING)
 		d->phase = PHASE_ENDING;
+	pthread_mutex_unlock(&d->lock);
+	keep_last(d);
+	pthread_mutex_lock(&d->lock);
 	while (d->users)
 		pthread_cond_wait(&d->cond, &d->lock);
 	pthread_mutex_unlock(&d->lock);
@@ -466,7 +508,7 @@ static void log_end(struct daemon *d, int ret)
 int daemon_run(const struct daemon_params *params, int (*ready)(json_t *report, void *ctx), void *ctx,
 	       struct bc_error *err)
 {
-	struct daemon d = { .params = params, .below_fd = -1 };
+	struct daemon d = { .params = params, .below_fd = -1, .start_time = time(NULL) };
 	json_t *report = NULL;
 	pthread_condattr_t attr;
 	sigset_t set;
@@ -501,6 +543,8 @@ int daemon_run(const struct daemon_params *params, int (*ready)(json_t *report, 
 	end = end_all(&d, ret ? NULL : err);
 	if (!ret)
 		log_end(&d, end);
+	json_decref(d.last_status);
+	json_decref(d.last_stats);
 	if (d.abandoned) {
 		fflush(NULL);
 		_exit(EXIT_FAILURE);

@@ -7,7 +7,9 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
+#include "blkcache/journal.h"
 #include "daemon/daemon.h"
 
 struct name_list {
@@ -66,6 +68,41 @@ static json_t *describe(struct volume *v, const char *mountpoint)
 			 cache_mode_name(volume_mode(v)), "path", mountpoint ? json_text(path) : json_null());
 }
 
+struct same {
+	struct stat st;
+	char name[JOURNAL_NAME_MAX];
+};
+
+static int find_same(struct volume *v, void *ctx)
+{
+	struct same *s = ctx;
+	struct stat st;
+	bool same = !stat(volume_backing(v), &st) &&
+		    (S_ISBLK(st.st_mode) ? S_ISBLK(s->st.st_mode) && st.st_rdev == s->st.st_rdev
+					 : st.st_dev == s->st.st_dev && st.st_ino == s->st.st_ino);
+
+	if (same)
+		snprintf(s->name, sizeof(s->name), "%s", volume_name(v));
+	return same;
+}
+
+/* A device that cannot be had since this cache has it already, perhaps by another path: says where. Only after an
+ * attempt that opened it, so that looking at it again cannot hang. */
+static void explain_own(struct cache *c, const char *mountpoint, const char *backing, struct bc_error *err)
+{
+	struct same s = { .name = "" };
+
+	if (err->code != -EBUSY && err->code != -EEXIST)
+		return;
+	if (stat(backing, &s.st) || !cache_volume_foreach(c, find_same, &s))
+		return;
+	if (mountpoint)
+		bc_fail(err, -EEXIST, "%s is volume %s of this cache already; its file is %s/%s", backing, s.name,
+			mountpoint, s.name);
+	else
+		bc_fail(err, -EEXIST, "%s is volume %s of this cache already", backing, s.name);
+}
+
 static json_t *add(struct cache *c, const char *mountpoint, json_t *args, const struct patience *patience,
 		   struct bc_error *err)
 {
@@ -77,11 +114,14 @@ static json_t *add(struct cache *c, const char *mountpoint, json_t *args, const 
 	if (!name || !backing)
 		return missing(name ? "backing" : "name", err);
 	if (text && cache_mode_parse(text, &mode)) {
-		bc_fail(err, -EINVAL, "unknown mode '%.40s'; modes are wt, wb, wa, wi, wo, pt", text);
+		bc_fail(err, -EINVAL, "unknown mode '%.40s'; modes are wt, wb, wa, wi, wo and pt, or their long names",
+			text);
 		return NULL;
 	}
-	if (cache_volume_add_patiently(c, name, backing, mode, patience, err))
+	if (cache_volume_add_patiently(c, name, backing, mode, patience, err)) {
+		explain_own(c, mountpoint, backing, err);
 		return NULL;
+	}
 	v = manage_find_volume(c, name, err);
 	if (!v)
 		return NULL;
@@ -177,8 +217,22 @@ static json_t *find_tunable(json_t *all, const char *key)
 	return NULL;
 }
 
+static void unknown_key(struct cache *c, const char *key, bool of_volume, struct bc_error *err)
+{
+	char names[200] = "";
+	struct name_list list = { .buf = names, .size = sizeof(names) };
+
+	if (of_volume) {
+		bc_fail(err, -EINVAL, "'%.60s' is no tunable of a volume; a volume has mode", key);
+		return;
+	}
+	cache_volume_foreach(c, list_name, &list);
+	bc_fail(err, -EINVAL, "'%.60s' is neither a tunable, which 'blkcache get DIR' lists, nor a volume%s%s%s", key,
+		list.n ? "; the cache has " : ": it has none", names, list.n > 8 ? ", ..." : "");
+}
+
 /* Keeps those that `names` (from index `first`) lists; all if it lists none. */
-static json_t *pick_tunables(json_t *all, json_t *names, size_t first, struct bc_error *err)
+static json_t *pick_tunables(struct cache *c, json_t *all, json_t *names, size_t first, struct bc_error *err)
 {
 	json_t *picked = json_array(), *t;
 
@@ -190,9 +244,7 @@ static json_t *pick_tunables(json_t *all, json_t *names, size_t first, struct bc
 		t = key ? find_tunable(all, key) : NULL;
 		if (!t) {
 			json_decref(picked);
-			bc_fail(err, -EINVAL,
-				"'%.60s' is neither a volume nor a tunable; 'blkcache get DIR' lists the tunables",
-				key ? key : "");
+			unknown_key(c, key ? key : "", first > 0, err);
 			return NULL;
 		}
 		json_array_append(picked, t);
@@ -213,7 +265,7 @@ static json_t *get(struct cache *c, const char *mountpoint, json_t *args, const 
 	(void)patience;
 	all = json_array();
 	cache_get_tunables(c, v, collect_tunable, all);
-	picked = pick_tunables(all, names, v ? 1 : 0, err);
+	picked = pick_tunables(c, all, names, v ? 1 : 0, err);
 	json_decref(all);
 	if (picked)
 		result = json_pack("{s:o,s:o}", "volume", v ? json_text(volume_name(v)) : json_null(), "tunables",
@@ -221,6 +273,13 @@ static json_t *get(struct cache *c, const char *mountpoint, json_t *args, const 
 	if (v)
 		volume_put(v);
 	return result;
+}
+
+bool manage_is_usage(const json_t *args, const struct bc_error *err)
+{
+	const char *cmd = json_string_value(json_object_get(args, "cmd"));
+
+	return err->code == -EINVAL && cmd && !strcmp(cmd, "set");
 }
 
 json_t *manage_run(struct cache *c, const char *mountpoint, json_t *args, const struct patience *patience,

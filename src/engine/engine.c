@@ -241,6 +241,12 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 		free(c);
 		return rc;
 	}
+	rc = cache_check_path(c->dir, err);
+	if (rc) {
+		free(c->dir);
+		free(c);
+		return rc;
+	}
 	if (!cache_exists(c->dir)) {
 		rc = bc_fail(err, -ENOENT, "%s holds no cache (there is no %s in it); `blkcache create` makes one", dir,
 			     JOURNAL_FILE);

@@ -614,6 +614,10 @@ int cache_setup_buffers(struct cache *c, struct bc_error *err); /* once the sett
 void cache_fail(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cache_degrade(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* ---- create.c ---- */
+/* -ENAMETOOLONG with its message if SQLite cannot open a journal below the folder. */
+int cache_check_path(const char *dir, struct bc_error *err);
+
 /* ---- lock.c ---- */
 /* brief: a moment's business with a stopped cache; others wait for it instead of giving up. */
 int cache_lock_dir(const char *dir, bool brief, int inherited, int *dir_fd, int *lock_fd, struct bc_error *err);

@@ -85,8 +85,8 @@ static int no_backing(struct recovery *r, const struct journal_volume *jv, int r
 	memcpy(why, r->err->msg, sizeof why);
 	return bc_fail(r->err, rc,
 		       "%.*s; no volume of this cache is loaded until it is back, or the volume is given up with "
-		       "'blkcache remove DIR %s' (--discard-dirty if dirty data for it is to be lost)",
-		       (int)(sizeof why - 250), why, jv->name);
+		       "'blkcache remove %s %s' (--discard-dirty if dirty data for it is to be lost)",
+		       (int)(sizeof why - 250), why, r->c->dir, jv->name);
 }
 
 /* Notes that the backing device is not what it was. text: taken over. */
@@ -232,11 +232,11 @@ static int refuse_changed(struct recovery *r, struct volume *v)
 	return bc_fail(
 		r->err, -ESTALE,
 		"volume %s: backing %.150s changed behind the cache (%.190s), which holds dirty data for it; no volume "
-		"is loaded until you restore it, %s%s%sor give that data up with 'blkcache remove DIR %s "
+		"is loaded until you restore it, %s%s%s%s%sor give that data up with 'blkcache remove %s %s "
 		"--discard-dirty'",
-		v->name, v->backing, r->changed[v->id],
-		same_size ? "vouch for it with 'blkcache load --accept-changed " : "", same_size ? v->name : "",
-		same_size ? "' (dirty data goes over it), " : "", v->name);
+		v->name, v->backing, r->changed[v->id], same_size ? "vouch for it with 'blkcache load " : "",
+		same_size ? r->c->dir : "", same_size ? " MOUNTPOINT --accept-changed " : "", same_size ? v->name : "",
+		same_size ? "' (dirty data goes over it), " : "", r->c->dir, v->name);
 }
 
 /* Which of a line's blocks cannot be trusted. */

@@ -11,21 +11,34 @@
 #include <unistd.h>
 
 #include "util/patience.h"
+#include "util/utf8.h"
 
-static int check_name(const char *name, struct bc_error *err)
+int cache_check_volume_name(const char *name, struct bc_error *err)
 {
 	size_t n = strlen(name);
 
 	if (!n || n >= JOURNAL_NAME_MAX)
-		return bc_fail(err, -EINVAL, "volume name \"%.40s%s\": it must have 1 to %d bytes", name,
-			       n > 40 ? "..." : "", JOURNAL_NAME_MAX - 1);
+		return bc_fail(
+			err, -EINVAL,
+			"volume name \"%.40s%s\": it must have 1 to %d bytes; choose another name for the volume", name,
+			n > 40 ? "..." : "", JOURNAL_NAME_MAX - 1);
 	if (!strcmp(name, ".") || !strcmp(name, "..") || strchr(name, '/'))
 		return bc_fail(err, -EINVAL,
 			       "volume name \"%s\": it becomes a file name, so it cannot be . or .. or contain '/'",
 			       name);
+	if (!utf8_valid(name, n))
+		return bc_fail(
+			err, -EINVAL,
+			"volume name \"%s\": it is not UTF-8, so it could not be shown or typed everywhere; choose "
+			"another name for the volume (its backing device may have any)",
+			name);
 	for (const char *p = name; *p; p++)
 		if ((unsigned char)*p < 32 || *p == 127)
-			return bc_fail(err, -EINVAL, "volume name: control characters are not allowed");
+			return bc_fail(
+				err, -EINVAL,
+				"volume name \"%s\": control characters are not allowed; choose another name for "
+				"the volume",
+				name);
 	return 0;
 }
 
@@ -298,7 +311,8 @@ static int __check_duplicates(struct cache *c, const char *name, const char *bac
 			       name, c->dir);
 	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES; i++)
 		if (c->volume[i] && !strcmp(c->volume[i]->backing, backing))
-			return bc_fail(err, -EEXIST, "backing %s is volume %s already", backing, c->volume[i]->name);
+			return bc_fail(err, -EEXIST, "backing %s is volume %s of this cache already", backing,
+				       c->volume[i]->name);
 	for (const struct adding *a = c->adding; a; a = a->next)
 		if (!strcmp(a->name, name) || !strcmp(a->spec, backing))
 			return bc_fail(err, -EEXIST,
@@ -455,7 +469,7 @@ int cache_volume_add_patiently(struct cache *c, const char *name, const char *ba
 
 	if (!spec)
 		return bc_fail(err, -ENOMEM, "out of memory");
-	rc = check_name(name, err);
+	rc = cache_check_volume_name(name, err);
 	if (!rc)
 		rc = reserve(c, &a, err);
 	if (rc)

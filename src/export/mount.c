@@ -33,9 +33,7 @@ static int explain_path(const char *path, int code, struct bc_error *err)
 	case ENOTDIR:
 		return bc_fail(err, -code, "%s: the mount point is not a folder: name an empty folder", path);
 	case ENOTCONN:
-		return bc_fail(err, -code,
-			       "%s: a stale mount of a daemon that has died lies here: remove it with 'umount %s'",
-			       path, path);
+		return bc_fail(err, -code, "%s: the mount of a dead daemon is still here; run 'umount %s'", path, path);
 	case EACCES:
 		return bc_fail(err, -code, "%s: no permission to use the mount point: run as root or its owner", path);
 	case ENAMETOOLONG:

@@ -8,6 +8,7 @@
  * mount point in between waits for their first answer.
  */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -159,6 +160,14 @@ fail:
 void export_wait(struct export *e)
 {
 	workers_wait(e, 0);
+}
+
+bool export_unmounted(struct export *e)
+{
+	struct pollfd p = { .fd = fuse_session_fd(e->session) };
+
+	/* the kernel's end of the connection has gone */
+	return (poll(&p, 1, 0) > 0 && (p.revents & POLLERR)) || workers_ended(e);
 }
 
 static unsigned wait_for_releases(struct export *e)

@@ -51,6 +51,7 @@
 	X(VOID_EARLY, "void-early", "the note that the journal is void is removed before its lines are gone")          \
 	X(VOID_DISCARD, "void-discard", "a discard of a void journal is repeated")                                     \
 	X(IDENTITY_SYNC, "identity-sync", "a volume's row holds a modification time that was not synced")              \
+	X(CREATE_NOTE, "create-note", "the files of a new cache are made before the note beside them is durable")      \
 	X(REMOVE_SYNC, "remove-sync",                                                                                  \
 	  "replacing a cache removes the data file before the journal's removal is synced")                            \
 	X(CREATE_SYNC, "create-sync", "a new journal gets its name before it is synced")

@@ -189,6 +189,7 @@ static bool check_absent(const struct run *r, uint32_t p, bool again, char *why,
 	}
 	if (!again)
 		return true;
+	workload_forget_lock();
 	if (cache_create(crash_dir, &cp, &err) || cache_open(crash_dir, 0, &c, NULL, &err)) {
 		snprintf(why, len, "the cache cannot be created again: %s", err.msg);
 		return false;

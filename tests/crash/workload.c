@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "engine/bypass.h"
 #include "engine/recover.h"
@@ -290,6 +291,14 @@ static void vol_names(unsigned v, char *name, char *spec)
 	sprintf(spec, "rec:b%u", v);
 }
 
+void workload_forget_lock(void)
+{
+	char path[300];
+
+	snprintf(path, sizeof path, "%s/" CACHE_LOCK_FILE, crash_dir);
+	unlink(path);
+}
+
 static int create_cache(const struct config *cfg, struct bc_error *err)
 {
 	struct cache_create_params p = { .size_bytes = cfg->cache_size,
@@ -298,6 +307,8 @@ static int create_cache(const struct config *cfg, struct bc_error *err)
 					 .ram_bytes = 1 << 20,
 					 .force = true };
 
+	if (!cache_exists(crash_dir))
+		workload_forget_lock();
 	return cache_create(crash_dir, &p, err);
 }
 

@@ -62,4 +62,8 @@ void run_free(struct run *r);
 void print_op(const struct op *op, unsigned index);
 void fill_data(uint8_t *buf, uint64_t len, uint64_t seed);
 
+/* The lock file is a real one, outside of the world: in a folder that is no cache it would look like somebody's file.
+ */
+void workload_forget_lock(void);
+
 #endif
