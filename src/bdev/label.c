@@ -42,7 +42,7 @@
 static const struct key {
 	const char *name;
 	const char *said; /* to people; NULL: not */
-	enum { HINT, OF_DISK, OF_PARTITION } kind;
+	enum kind { HINT, OF_DISK, OF_PARTITION } kind;
 } keys[] = {
 	{ "wwid", "WWID", OF_DISK },
 	{ "wwn", "WWN", OF_DISK },
@@ -98,7 +98,7 @@ static void add(char *label, size_t len, const char *key, const char *value)
 enum bdev_sameness bdev_label_compare(const char *then, const char *now)
 {
 	enum bdev_sameness r = BDEV_UNKNOWN;
-	int decided = HINT;
+	enum kind decided = HINT;
 	char a[VALUE_MAX], b[VALUE_MAX];
 
 	for (size_t i = 0; i < NKEYS; i++) {
