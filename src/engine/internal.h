@@ -103,7 +103,8 @@ struct volume {
 	counter lost_blocks; /* met by the cleaner: dirty, and not readable any more */
 	counter last_epoch; /* that holds an answered write of this volume, or makes a dirty block clean (P1) */
 	_Atomic bool row_in_use; /* its row says that backing may be written; guarded by intent.lock */
-	pthread_mutex_t row_lock; /* its row is being written: one commit of the journal, no I/O of the backing device */
+	pthread_mutex_t
+		row_lock; /* its row is being written: one commit of the journal, no I/O of the backing device */
 	bool row_says_in_use; /* what the row says, or is about to; row_lock */
 	_Atomic bool backing_failed; /* a flush of it failed: none succeeds any more (P6) */
 	struct intent intent;
@@ -261,6 +262,8 @@ struct cache {
 	pthread_rwlock_t volumes_lock;
 	struct volume *volume[CACHE_MAX_VOLUMES + 1]; /* by id */
 	unsigned nvolumes;
+	struct adding *adding; /* volume.c */
+	_Atomic unsigned helpers; /* cache_hold()s */
 
 	counter occupied_lines, dirty_lines, dirty_blocks;
 	counter discard_seq;
@@ -272,8 +275,8 @@ struct cache {
 	counter unsent; /* since the writer was last sent, in this epoch: slots taken; << 32: blocks that had one */
 	_Atomic bool failed; /* P6: nothing is promised durable any more */
 	_Atomic bool bypass_noted; /* bypass.h */
-	_Atomic bool deleted; /* its data file, by somebody, while it is loaded */
 	uint64_t loads; /* of this cache so far, this one included once it is under way; bypass.h */
+	_Atomic bool deleted; /* its data file, by somebody, while it is loaded */
 	_Atomic bool degraded, stopping;
 	_Atomic bool compact_wanted; /* somebody found no slots side by side */
 	_Atomic bool clean_soon; /* a volume left write-back: clean without waiting for the period */
@@ -498,6 +501,13 @@ void background_kick(struct cache *c, enum background_job job);
 void background_fold(struct cache *c);
 
 /* ---- volume.c ---- */
+/*
+ * volume.refs holds two counts. Users' references (open files, management) are in the lower half and make removal
+ * refuse. The engine's own short ones are in the upper half, and removal waits for them. Each half has room for more
+ * than there can be threads and open files.
+ */
+#define INTERNAL_REF (UINT64_C(1) << 32)
+#define VOLUME_REMOVING UINT64_MAX
 int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_backing, bool claim, struct volume **out,
 		  struct bc_error *err);
 /* A reference for the engine's own short use: it does not make cache_volume_remove refuse, which waits for it. NULL:
@@ -506,6 +516,9 @@ struct volume *volume_use(struct cache *c, unsigned id);
 void volume_use_more(struct volume *v); /* another one, by who has one of any kind */
 void volume_unuse(struct volume *v);
 void volume_detach(struct volume *v); /* frees; not in the table any more */
+struct patience;
+/* The same, on another thread if the caller has patience: a device that does not answer is closed when it does. */
+void volume_let_go(struct volume *v, const struct patience *patience);
 /* Writes its row with the backing device's present identity: waits for that device. */
 int volume_record(struct volume *v, bool in_use, struct bc_error *err);
 /* Switches the mode and writes the row with it; what the row says of the backing device stays. */
