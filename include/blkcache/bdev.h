@@ -145,8 +145,8 @@ bool bdev_label_find(const char *label, uint64_t size, char *path, size_t len);
 
 /*
  * Does the name that it was opened by still lead to it? For regular files; others always say yes. 0: yes; -ESTALE: no,
- * and `why` says it ("was deleted"); -ETIMEDOUT: the look-up takes longer than `ms` (a network file system that does not
- * answer): it goes on in a thread of its own, and until it ends the answer is this one, at once.
+ * and `why` says it ("was deleted"); -ETIMEDOUT: the look-up takes longer than `ms` (a network file system that does
+ * not answer): it goes on in a thread of its own, and until it ends the answer is this one, at once.
  */
 int bdev_check_name(struct bdev *bdev, unsigned ms, char *why, size_t len);
 

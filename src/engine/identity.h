@@ -36,7 +36,8 @@ struct known {
 void identity_load(struct volume *v, const struct journal_volume *jv); /* from the journal */
 /* The device's present label, BDEV_LABEL_MAX bytes: may wait for the device, so it is asked for with no lock held. */
 void identity_look(struct volume *v, char *label);
-void identity_note(struct volume *v, const char *label); /* what is known becomes that; row_lock, before it is written */
+void identity_note(struct volume *v,
+		   const char *label); /* what is known becomes that; row_lock, before it is written */
 void identity_put(struct volume *v, struct journal_volume *jv); /* jv borrows it */
 /* Is the row in use and what it says of the time too old? Then it has to be written again before backing is. */
 bool identity_is_old(const struct volume *v);
