@@ -112,8 +112,8 @@ void bdev_set_own_mount(dev_t dev, int below, bool loading);
 void bdev_set_use(struct bdev *bdev, const char *use);
 
 /*
- * Is there an open device that has answered nothing for at least `ms`, although somebody waits for a write, a flush, a
- * discard or a look at its identity? Its use and spec go to buf. Any thread; waits for nobody.
+ * Is there an open device that somebody has been waiting for at least `ms`: for a write, a flush, a discard, a look at
+ * its identity, its end? Its use and spec go to buf. Any thread; waits for nobody.
  */
 bool bdev_find_hung(unsigned ms, char *buf, size_t len);
 
@@ -145,8 +145,8 @@ bool bdev_label_find(const char *label, uint64_t size, char *path, size_t len);
 
 /*
  * Does the name that it was opened by still lead to it? For regular files; others always say yes. 0: yes; -ESTALE: no,
- * and `why` says it ("was deleted"); -ETIMEDOUT: the look-up takes longer than `ms` (a network file system that does not
- * answer): it goes on in a thread of its own, and until it ends the answer is this one, at once.
+ * and `why` says it ("was deleted"); -ETIMEDOUT: the look-up takes longer than `ms` (a network file system that does
+ * not answer): it goes on in a thread of its own, and until it ends the answer is this one, at once.
  */
 int bdev_check_name(struct bdev *bdev, unsigned ms, char *why, size_t len);
 
