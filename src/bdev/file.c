@@ -103,6 +103,8 @@ static int open_by(struct file_bdev *fb, const char *path, struct stat *st, stru
 	if (fb->buf_fd < 0 || fstat(fb->buf_fd, st))
 		return fail_open(fb->path, -errno, err);
 	fb->block = S_ISBLK(st->st_mode);
+	fb->inodes_last = label_inodes_last(fb->buf_fd);
+	fb->times_last = label_times_last(fb->buf_fd);
 	/* a read-only device can be opened for writing: only the writes fail */
 	if (fb->block && !(fb->b.flags & BDEV_OPEN_RDONLY) && !ioctl(fb->buf_fd, BLKROGET, &read_only) && read_only)
 		return fail_open(fb->path, -EROFS, err);
@@ -283,8 +285,9 @@ static void file_get_identity(struct bdev *b, struct bdev_identity *id)
 		return;
 	}
 	id->id[0] = st.st_dev;
-	id->id[1] = label_inodes_last(fb->buf_fd) ? st.st_ino : 0;
-	id->mtime_ns = st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
+	id->id[1] = fb->inodes_last ? st.st_ino : 0;
+	if (fb->times_last)
+		id->mtime_ns = st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
 }
 
 static void file_get_label(struct bdev *b, char *label, size_t len)

@@ -199,7 +199,7 @@ static int count_load(struct cache *c, struct bc_error *err)
 	char text[32];
 
 	snprintf(text, sizeof text, "%llu", (unsigned long long)++c->loads);
-	return MUTATE(BYPASS_LOADS) ? 0 : journal_setting_put(c->journal, LOADS_KEY, text, err);
+	return journal_setting_put(c->journal, LOADS_KEY, text, err);
 }
 
 int cache_open(const char *dir, unsigned flags, struct cache **out, struct cache_open_report *report,
@@ -292,7 +292,10 @@ fail:
 /* Everything is durable and the marks are gone: the row says that the backing device is as we left it. */
 static int mark_stopped(struct volume *v, void *ctx)
 {
-	return v->bdev && !GET(v->intent.nmarked) && v->row_in_use ? volume_record(v, false, ctx) : 0;
+	if (!v->bdev || GET(v->intent.nmarked) || !v->row_in_use)
+		return 0;
+	witness_refill(v);
+	return volume_record(v, false, ctx);
 }
 
 static int flush_backing(struct volume *v, void *ctx)

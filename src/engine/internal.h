@@ -29,6 +29,7 @@
 #include "blkcache/buffer.h"
 #include "blkcache/engine.h"
 #include "blkcache/journal.h"
+#include "identity.h"
 #include "lines.h"
 #include "policy.h"
 #include "range.h"
@@ -107,6 +108,7 @@ struct volume {
 	bool row_says_in_use; /* what the row says, or is about to; row_lock */
 	_Atomic bool backing_failed; /* a flush of it failed: none succeeds any more (P6) */
 	struct intent intent;
+	struct known known; /* of the backing device */
 	struct readahead readahead;
 	struct promotion promotion;
 	struct volume_counters n;
@@ -274,6 +276,7 @@ struct cache {
 	_Atomic bool failed; /* P6: nothing is promised durable any more */
 	_Atomic bool bypass_noted; /* bypass.h */
 	uint64_t loads; /* of this cache so far, this one included once it is under way; bypass.h */
+	_Atomic bool deleted; /* its data file, by somebody, while it is loaded */
 	_Atomic bool degraded, stopping;
 	_Atomic bool compact_wanted; /* somebody found no slots side by side */
 	_Atomic bool clean_soon; /* a volume left write-back: clean without waiting for the period */

@@ -67,6 +67,7 @@ static int attach(struct cache *c, const struct journal_volume *jv, struct bdev 
 	}
 	v->backing = strdup(jv->backing);
 	v->identity = jv->identity;
+	identity_load(v, jv);
 	v->size = bdev ? bdev_size(bdev) : jv->identity.size;
 	v->row_says_in_use = jv->in_use;
 	pthread_mutex_init(&v->row_lock, NULL);
@@ -129,13 +130,14 @@ static int __put_row(struct volume *v, struct bc_error *err)
 		.id = (uint16_t)v->id, .backing = v->backing, .in_use = v->row_says_in_use, .identity = v->identity
 	};
 
+	identity_put(v, &jv);
 	memcpy(jv.name, v->name, sizeof jv.name);
 	snprintf(jv.mode, sizeof jv.mode, "%s", cache_mode_name((enum cache_mode)GET(v->mode)));
 	return journal_volume_put(v->cache->journal, &jv, err);
 }
 
 /* What the device is now; with sync, in a way that survives a power loss. Waits for the device. */
-static int identify(struct volume *v, bool sync, struct bdev_identity *id, struct bc_error *err)
+static int identify(struct volume *v, bool sync, struct bdev_identity *id, char *label, struct bc_error *err)
 {
 	int rc;
 
@@ -143,21 +145,24 @@ static int identify(struct volume *v, bool sync, struct bdev_identity *id, struc
 		return bc_fail(err, rc, "volume %s: backing %s cannot be synced: %s", v->name, v->backing,
 			       strerror(-rc));
 	bdev_get_identity(v->bdev, id);
+	identity_look(v, label);
 	return 0;
 }
 
 int volume_record(struct volume *v, bool in_use, struct bc_error *err)
 {
 	struct bdev_identity now;
+	char label[BDEV_LABEL_MAX];
 	int rc;
 
 	/* before the lock: the device may take its time, and a mode switch takes that lock (P11). What the row says
 	 * exactly must be so after a power loss too. */
-	if (v->bdev && (rc = identify(v, !in_use, &now, err)))
+	if (v->bdev && (rc = identify(v, !in_use, &now, label, err)))
 		return rc;
 	pthread_mutex_lock(&v->row_lock);
 	if (v->bdev)
 		v->identity = now;
+	identity_note(v, label);
 	v->row_says_in_use = in_use;
 	rc = __put_row(v, err);
 	pthread_mutex_unlock(&v->row_lock);
@@ -350,6 +355,7 @@ static void end_reservation(struct cache *c, struct adding *a, struct volume *v)
 struct identifying {
 	struct volume *v;
 	struct bdev_identity now;
+	char label[BDEV_LABEL_MAX];
 	int rc;
 	struct bc_error err;
 };
@@ -358,7 +364,11 @@ static void identify_it(void *arg)
 {
 	struct identifying *i = arg;
 
-	i->rc = identify(i->v, true, &i->now, &i->err);
+	i->rc = identify(i->v, true, &i->now, i->label, &i->err);
+	if (!i->rc) {
+		i->v->identity = i->now;
+		witness_read(i->v);
+	}
 }
 
 static void identified_late(void *arg)
@@ -388,8 +398,9 @@ static int record_new(struct volume *v, const char *name, const char *spec, cons
 		bc_fail(err, rc, "volume %s: no thread can be started to look at its backing device", v->name);
 	} else {
 		rc = i->rc;
-		v->identity = i->now;
-		if (rc && err)
+		if (!rc)
+			identity_note(v, i->label);
+		else if (err)
 			*err = i->err;
 	}
 	free(i);
