@@ -112,8 +112,8 @@ void bdev_set_own_mount(dev_t dev, int below, bool loading);
 void bdev_set_use(struct bdev *bdev, const char *use);
 
 /*
- * Is there an open device that has answered nothing for at least `ms`, although somebody waits for a write, a flush, a
- * discard or a look at its identity? Its use and spec go to buf. Any thread; waits for nobody.
+ * Is there an open device that somebody has been waiting for at least `ms`: for a write, a flush, a discard, a look at
+ * its identity, its end? Its use and spec go to buf. Any thread; waits for nobody.
  */
 bool bdev_find_hung(unsigned ms, char *buf, size_t len);
 

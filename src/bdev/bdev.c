@@ -102,16 +102,40 @@ static uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-static void wait_begins(struct bdev *b)
+/* On the stack of a thread that waits for a device. */
+struct bdev_wait {
+	struct bdev_wait *newer, *older;
+	uint64_t since; /* ns */
+};
+
+static void wait_begins(struct bdev *b, struct bdev_wait *w)
 {
-	if (!atomic_fetch_add(&b->waits, 1))
-		atomic_store(&b->answered_ns, now_ns());
+	*w = (struct bdev_wait){ .since = now_ns() };
+	pthread_mutex_lock(&b->waits_lock);
+	w->older = b->newest_wait;
+	*(w->older ? &w->older->newer : &b->oldest_wait) = w;
+	b->newest_wait = w;
+	pthread_mutex_unlock(&b->waits_lock);
 }
 
-static void wait_ends(struct bdev *b)
+static void wait_ends(struct bdev *b, struct bdev_wait *w)
 {
-	atomic_store(&b->answered_ns, now_ns());
-	atomic_fetch_sub(&b->waits, 1);
+	pthread_mutex_lock(&b->waits_lock);
+	*(w->older ? &w->older->newer : &b->oldest_wait) = w->newer;
+	*(w->newer ? &w->newer->older : &b->newest_wait) = w->older;
+	pthread_mutex_unlock(&b->waits_lock);
+}
+
+/* ns; 0: nobody waits */
+static uint64_t longest_wait(struct bdev *b)
+{
+	uint64_t now = now_ns(), ns = 0;
+
+	pthread_mutex_lock(&b->waits_lock);
+	if (b->oldest_wait && now > b->oldest_wait->since)
+		ns = now - b->oldest_wait->since;
+	pthread_mutex_unlock(&b->waits_lock);
+	return ns;
 }
 
 void bdev_set_use(struct bdev *bdev, const char *use)
@@ -126,14 +150,13 @@ void bdev_set_use(struct bdev *bdev, const char *use)
 
 bool bdev_find_hung(unsigned ms, char *buf, size_t len)
 {
-	uint64_t now = now_ns();
 	bool found = false;
 
 	pthread_mutex_lock(&open_lock);
-	for (const struct bdev *b = open_devices; b && !found; b = b->next_open) {
-		uint64_t since = atomic_load(&b->answered_ns);
+	for (struct bdev *b = open_devices; b && !found; b = b->next_open) {
+		uint64_t ns = longest_wait(b);
 
-		found = atomic_load(&b->waits) && now > since && now - since >= ms * UINT64_C(1000000);
+		found = ns && ns >= ms * UINT64_C(1000000);
 		if (found)
 			snprintf(buf, len, "%s%s%s%s", b->use ? b->use : "", b->use ? " (" : "", b->spec,
 				 b->use ? ")" : "");
@@ -145,6 +168,7 @@ bool bdev_find_hung(unsigned ms, char *buf, size_t len)
 static void free_bdev(struct bdev *b)
 {
 	bdev_close(b->base);
+	pthread_mutex_destroy(&b->waits_lock);
 	free(b->use);
 	free(b->spec);
 	free(b);
@@ -189,6 +213,7 @@ static int open_nested(const char *spec, unsigned flags, unsigned level, struct 
 	b = calloc(1, m->bdev_size);
 	if (!args || !b)
 		goto out_memory;
+	pthread_mutex_init(&b->waits_lock, NULL);
 	b->module = m;
 	b->flags = flags;
 	b->alignment = 1;
@@ -241,9 +266,11 @@ const char *bdev_spec_path(const char *spec)
 
 void bdev_close(struct bdev *bdev)
 {
+	struct bdev_wait w;
+
 	if (!bdev)
 		return;
-	wait_begins(bdev);
+	wait_begins(bdev, &w);
 	if (bdev->module->destruct)
 		bdev->module->destruct(bdev);
 	delist(bdev);
@@ -283,29 +310,31 @@ bool bdev_io_type_supported(struct bdev *bdev, enum bdev_io_type type)
 void bdev_get_identity(struct bdev *bdev, struct bdev_identity *id)
 {
 	struct bdev *b = bdev;
+	struct bdev_wait w;
 
 	*id = (struct bdev_identity){ .size = bdev->size };
 	while (b && !b->module->get_identity)
 		b = b->base;
 	if (!b)
 		return;
-	wait_begins(bdev);
+	wait_begins(bdev, &w);
 	b->module->get_identity(b, id);
-	wait_ends(bdev);
+	wait_ends(bdev, &w);
 }
 
 int bdev_sync_identity(struct bdev *bdev)
 {
 	struct bdev *b = bdev;
+	struct bdev_wait w;
 	int r;
 
 	while (b && !b->module->get_identity)
 		b = b->base;
 	if (!b || !b->module->sync_identity)
 		return 0;
-	wait_begins(bdev);
+	wait_begins(bdev, &w);
 	r = b->module->sync_identity(b);
-	wait_ends(bdev);
+	wait_ends(bdev, &w);
 	return r;
 }
 
@@ -583,14 +612,15 @@ static int rw_wait(struct bdev_channel *ch, struct bdev_io *ios, size_t n)
 
 int bdev_rw_wait(struct bdev_channel *ch, struct bdev_io *ios, size_t n)
 {
+	struct bdev_wait w;
 	int r;
 
 	about_to_wait();
 	if (!n || ios->type == BDEV_READ)
 		return rw_wait(ch, ios, n);
-	wait_begins(ch->bdev);
+	wait_begins(ch->bdev, &w);
 	r = rw_wait(ch, ios, n);
-	wait_ends(ch->bdev);
+	wait_ends(ch->bdev, &w);
 	return r;
 }
 

@@ -10,7 +10,7 @@
 #ifndef BDEV_MODULE_H
 #define BDEV_MODULE_H
 
-#include <stdatomic.h>
+#include <pthread.h>
 
 #include "blkcache/bdev.h"
 
@@ -27,8 +27,8 @@ struct bdev {
 	struct bdev *base; /* the device below, for wrapping modules (closed after destruct), else NULL */
 	struct bdev *next_open; /* list of what bdev_open() has handed out */
 	char *use; /* bdev_set_use()'s; may be NULL */
-	_Atomic unsigned waits; /* threads that wait for it now */
-	_Atomic uint64_t answered_ns; /* when the first of them began to wait, or it last answered one */
+	pthread_mutex_t waits_lock;
+	struct bdev_wait *newest_wait, *oldest_wait; /* threads that wait for it now */
 };
 
 /* The common head of a channel, likewise embedded. */

@@ -414,6 +414,7 @@ static int close_cache(struct daemon *d)
 
 	cl.d = d;
 	cl.factor = CLOSE_FACTOR;
+	clock_gettime(CLOCK_MONOTONIC, &cl.since);
 	if (d->export && export_abandoned(d->export)) {
 		cache_hold(d->cache); /* its workers are in it */
 		cl.factor = 1;

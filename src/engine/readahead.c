@@ -221,7 +221,8 @@ int readahead_start(struct cache *c)
 	pthread_mutex_lock(&p->lock);
 	while (p->started < READAHEAD_THREADS && !rc && !p->stop) {
 		rc = -pthread_create(&p->thread[p->started], NULL, readahead_main, c);
-		p->started += !rc;
+		if (!rc)
+			pthread_setname_np(p->thread[p->started++], "read-ahead");
 	}
 	rc = p->started ? 0 : rc; /* fewer do as well */
 	pthread_mutex_unlock(&p->lock);
