@@ -232,6 +232,7 @@ bool check_state(const struct run *r, uint32_t p, struct world *w, bool extra, c
 			goto out;
 		}
 		check_stats.dropped_epochs += report.epochs_dropped;
+		check_stats.void_journals += strstr(report.notes, "starts empty") != NULL;
 		check_stats.redone += report.redo_blocks;
 		check_stats.dropped_clean += report.dropped_clean_lines;
 		ok = check_lines(c, why, len);

@@ -202,7 +202,7 @@ static void try_state(const struct run *r, const struct sweep *s, unsigned style
 		      const struct limits *lim, uint8_t *choice, struct failure *f)
 {
 	char why[600];
-	uint64_t dropped = check_stats.dropped_epochs;
+	uint64_t dropped = check_stats.dropped_epochs + check_stats.void_journals;
 	bool extra = rng_below(rng, 4) == 0;
 	uint32_t odds;
 
@@ -213,7 +213,9 @@ static void try_state(const struct run *r, const struct sweep *s, unsigned style
 		return;
 	}
 	/* a recovery that gives something up is rare, and what it leaves behind worth a closer look */
-	odds = check_stats.dropped_epochs > dropped && lim->nested_every > 3 ? 3 : lim->nested_every;
+	odds = check_stats.dropped_epochs + check_stats.void_journals > dropped && lim->nested_every > 3
+		       ? 3
+		       : lim->nested_every;
 	if (!odds || rng_below(rng, odds) || !oracle_cache_must_exist(&r->oracle, r->ops, r->nops, s->pos))
 		return;
 	nested(r, s->pos, crash(s, choice), NULL, rng, f);

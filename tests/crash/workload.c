@@ -85,16 +85,27 @@ static void pick_range(const struct config *cfg, struct rng *r, struct op *op)
 		op->len = (uint32_t)(bytes - op->off);
 }
 
-/* On the stopped cache. */
+static void add_change(struct run *r, struct rng *rng, enum op_type type, unsigned volume)
+{
+	struct op *op = &r->ops[r->nops++];
+
+	op->type = type;
+	op->volume = (uint8_t)volume;
+	op->mode = pick_mode(&r->cfg, rng);
+}
+
+/* Of the stopped cache: often the volume that is most in use makes place for another one, which gets its id. */
 static void add_offline(struct run *r, struct rng *rng)
 {
-	for (unsigned n = r->cfg.offline ? rng_below(rng, 4) : 0; n; n--) {
-		struct op *op = &r->ops[r->nops++];
+	unsigned n = r->cfg.offline ? rng_below(rng, 6) : 0;
 
-		op->type = rng_below(rng, 2) ? OP_ADD : OP_REMOVE;
-		op->volume = (uint8_t)rng_below(rng, VOLUMES);
-		op->mode = pick_mode(&r->cfg, rng);
+	if (n >= 3) {
+		add_change(r, rng, OP_REMOVE, 0);
+		add_change(r, rng, OP_ADD, 1 + rng_below(rng, VOLUMES - 1));
+		n -= 3;
 	}
+	while (n--)
+		add_change(r, rng, rng_below(rng, 2) ? OP_ADD : OP_REMOVE, rng_below(rng, VOLUMES));
 }
 
 void workload_generate(struct run *r)
@@ -103,7 +114,7 @@ void workload_generate(struct run *r)
 	struct rng rng = { .s = r->seed * 0x9e3779b9ull + 7 };
 	unsigned n = cfg->min_ops + rng_below(&rng, cfg->max_ops - cfg->min_ops + 1);
 
-	r->ops = calloc(6 * n + 10, sizeof r->ops[0]);
+	r->ops = calloc(8 * n + 12, sizeof r->ops[0]);
 	if (!r->ops)
 		abort();
 	r->nops = 0;
@@ -122,6 +133,14 @@ void workload_generate(struct run *r)
 		op->mode = pick_mode(cfg, &rng);
 		op->seed = rng_next(&rng);
 		pick_range(cfg, &rng, op);
+		if (op->type == OP_FAIL_ZERO) { /* whole blocks: others are written first, and make the cache dirty */
+			op->off &= ~(uint64_t)(CACHE_BLOCK - 1);
+			op->len = (op->len + CACHE_BLOCK) & ~(CACHE_BLOCK - 1);
+			/* and then something is written there, without the cache, and promised */
+			r->ops[r->nops] = *op;
+			r->ops[r->nops].type = OP_WRITE_DURABLE;
+			r->ops[r->nops++].len = CACHE_BLOCK;
+		}
 		if (op->type == OP_CREATE) { /* in place of the old one */
 			op->type = OP_CLOSE;
 			r->ops[r->nops++].type = OP_CREATE;
@@ -243,11 +262,13 @@ static void fail_now(void)
 	cache_fail(to_fail, "its disk is gone, says the rig");
 }
 
-/* The cache's disk is lost while a discard is under way (P7). */
+/* The cache's disk is lost while a discard is under way, and nothing is dirty (P7). */
 static int fail_while_zeroing(struct op *op, struct volume *v)
 {
-	int rc;
+	int rc = cache_write_back(v->cache, NULL, NULL, NULL, NULL);
 
+	if (rc)
+		return rc;
 	to_fail = v->cache;
 	recbdev_on_zero = fail_now;
 	rc = volume_zero(v, op->off, op->len, op->seed & 1);
@@ -453,9 +474,9 @@ static bool makes_sense(struct exec *x, const struct op *op)
 	case OP_ZERO:
 	case OP_PUNCH:
 		return v && op->len && op->off + op->len <= x->r->cfg.bytes[op->volume];
-	case OP_FAIL_ZERO: /* of whole blocks, since others are written first, and make the cache dirty */
-		return v && op->len && op->off + op->len <= x->r->cfg.bytes[op->volume] && !(op->off % CACHE_BLOCK) &&
-		       !(op->len % CACHE_BLOCK) && !GET(x->c->dirty_blocks) && mode_writes_back((int)volume_mode(v));
+	case OP_FAIL_ZERO:
+		return v && op->len && op->off + op->len <= x->r->cfg.bytes[op->volume] &&
+		       mode_writes_back((int)volume_mode(v));
 	default:
 		return v != NULL;
 	}
