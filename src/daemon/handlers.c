@@ -221,7 +221,7 @@ static int stop_serving(struct daemon *d, struct control_request *req, bool with
 			struct bc_error *err)
 {
 	struct bc_error last = { 0 };
-	int ret = daemon_mount_busy(d, err);
+	int ret = export_busy(d->export, err);
 
 	if (!ret && with_flush)
 		ret = flush(d, req, NULL, done, err);
@@ -285,8 +285,8 @@ static json_t *run_stop(struct control_request *req, json_t *args, void *ctx)
 				     d->params->dir);
 		else if (ret == -EINTR)
 			control_fail(req, EXIT_INTERRUPTED, "interrupted; the volumes go on working, nothing is lost");
-		else if (ret == -EBUSY)
-			control_fail(req, EXIT_FAILED, "%s", err.msg);
+		else if (ret == -EBUSY || ret == -ENOTEMPTY)
+			control_fail(req, EXIT_FAILED, "%s; nothing was stopped", err.msg);
 		else
 			refuse_stop(d, req, with_flush, &err);
 		daemon_leave(d);
