@@ -163,7 +163,9 @@ int journal_marks_set(struct journal *j, const struct journal_mark *marks, size_
 int journal_marks_clear(struct journal *j, const struct journal_mark *marks, size_t n, struct bc_error *err);
 int journal_volume_put(struct journal *j, const struct journal_volume *v,
 		       struct bc_error *err); /* insert or replace by id */
-int journal_volume_delete(struct journal *j, uint16_t id, struct bc_error *err); /* and its marks */
+/* And its marks and settings (those whose key begins with JOURNAL_VOLUME_KEY), in the same transaction. */
+#define JOURNAL_VOLUME_KEY "volume.%u."
+int journal_volume_delete(struct journal *j, uint16_t id, struct bc_error *err);
 int journal_setting_put(struct journal *j, const char *key, const char *value, struct bc_error *err);
 
 /* Background work, in steps of a few milliseconds, so that commits get their turn: folds epochs <= durable_upto into

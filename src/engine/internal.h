@@ -98,6 +98,7 @@ struct volume {
 	counter last_epoch; /* that holds an answered write of this volume, or makes a dirty block clean (P1) */
 	_Atomic bool row_in_use; /* its row says that backing may be written; guarded by intent.lock */
 	_Atomic bool backing_failed; /* a flush of it failed: none succeeds any more (P6) */
+	struct volume_access access; /* access.c has its lock */
 	struct intent intent;
 	struct readahead readahead;
 	struct promotion promotion;
@@ -509,6 +510,7 @@ int tunables_load(struct cache *c, const char *key, const char *value); /* from 
 /* ---- engine.c ---- */
 /* Seam for tests: the spec of the data file's device instead of DIR/data; NULL. Set before any cache is opened. */
 extern const char *cache_data_spec;
+void access_load(struct cache *c, const char *key, const char *value); /* a setting, once the volumes are known */
 int cache_setup_buffers(struct cache *c, struct bc_error *err); /* once the settings are known */
 void cache_fail(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cache_degrade(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

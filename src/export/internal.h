@@ -43,13 +43,10 @@ struct handle {
 	_Atomic uint16_t open;
 };
 
-/* Attributes somebody changed. Two copies, so that one of them is whole whenever the process dies. */
+/* Times somebody changed. Two copies, so that one of them is whole whenever the process dies. */
 struct node_attr {
 	_Atomic uint32_t current; /* 0: none; 1, 2: copy[current - 1] */
 	struct attr_copy {
-		mode_t mode;
-		uid_t uid;
-		gid_t gid;
 		struct timespec atime, mtime;
 		char name[128]; /* ids may be given out again after a removal: it has to match */
 	} copy[2];
@@ -82,6 +79,7 @@ struct nodes {
 	uint32_t *free; /* stack of handles below memory->nhandles */
 	uint32_t nfree;
 	unsigned open_files;
+	uint64_t changes[CACHE_MAX_VOLUMES + 1]; /* of each volume, when its modification time was set */
 };
 
 struct worker {

@@ -76,13 +76,14 @@ int journal_volume_put(struct journal *j, const struct journal_volume *v, struct
 
 int journal_volume_delete(struct journal *j, uint16_t id, struct bc_error *err)
 {
-	static const enum jdb_stmt stmts[] = { STMT_VOLUME_DELETE, STMT_MARK_DELETE_VOLUME };
+	static const enum jdb_stmt stmts[] = { STMT_VOLUME_DELETE, STMT_MARK_DELETE_VOLUME,
+					       STMT_SETTING_DELETE_VOLUME };
 	int code, rc = SQLITE_OK;
 
 	pthread_mutex_lock(&j->lock);
 	code = jdb_begin(j, err);
 	if (!code) {
-		for (int i = 0; rc == SQLITE_OK && i < 2; i++) {
+		for (int i = 0; rc == SQLITE_OK && i < 3; i++) {
 			sqlite3_bind_int64(j->stmt[stmts[i]], 1, id);
 			rc = jdb_step_reset(j->stmt[stmts[i]]);
 		}
