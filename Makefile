@@ -35,7 +35,7 @@ BENCHES  := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*
 TSAN     := $(patsubst tests/tsan/%.c,$(BUILD)/tsan/%,$(wildcard tests/tsan/*.c))
 WHOLE    := -Wl,--whole-archive $(LIB) -Wl,--no-whole-archive
 
-.PHONY: all help deps demo check check-unit check-cli asan tsan valgrind bench install uninstall format format-check lint clean
+.PHONY: all help deps demo check check-unit check-cli check-tree check-long asan tsan valgrind bench install uninstall format format-check lint clean
 .SECONDARY:
 all: $(BIN) ## build the program
 
@@ -98,7 +98,7 @@ $(RIG): $(RIG_OBJ) $(LIB)
 # ---- tests ----
 
 .PHONY: tests
-tests: $(BIN) $(UNIT) $(HELPERS) $(RIG) ## build the program, the unit tests and the test tools
+tests: $(BIN) $(UNIT) $(HELPERS) $(RIG) $(BUILD)/bench/engine ## build the program, the unit tests and the test tools
 
 check: deps ## everything: install what is missing, build, run all tests; the last line has the totals
 	$(Q)$(MAKE) --no-print-directory tests
@@ -109,6 +109,9 @@ check-unit: $(UNIT) ## unit tests only
 
 check-cli: $(BIN) $(HELPERS) $(RIG) ## black-box tests only (SOAK=N: N times as long)
 	$(Q)BUILD=$(BUILD) J=$(J) tests/run cli
+
+check-tree: $(BIN) $(BUILD)/bench/engine ## checks of the tree: includes, documents, instruction budgets
+	$(Q)BUILD=$(BUILD) J=$(J) tests/run checks
 
 asan: ## all tests, built with the address and undefined-behaviour sanitizers
 	$(Q)LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0 $(MAKE) --no-print-directory check CONFIG=asan
