@@ -72,6 +72,8 @@ $(BUILD)/tools/%.so: tests/faults/%.c
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(CSTD) $(WARN) -O2 -g -fPIC -shared $< -o $@
 
+$(BUILD)/tests/unit/%.o: CPPFLAGS_ += -include tests/unit/slow.h
+
 # Test tools look at the program from outside and share no code with it.
 $(BUILD)/tools/%: $(BUILD)/tests/tools/%.o
 	@mkdir -p $(@D)

@@ -3,6 +3,7 @@
 #
 # The documents say what the program does: commands, options, tunables and configuration keys in README, man page, completion and
 # example configuration; mutations in durability.md. What the program itself says (--help, get) is the reference.
+# shellcheck disable=SC2016,SC2317,SC2013 # for inner shells; called by others
 . "$(dirname "$0")/../cli/lib.sh"
 [ -x "$BLKCACHE" ] || { echo "Bail out! $BLKCACHE has not been built"; exit 99; }
 readme=$TOP/README.md
@@ -73,15 +74,15 @@ is "$wrong" "" "completion: each command's options are those of its --help"
 echo "# tunables"
 must bc create "$T/c" --size 1M
 tunables=$(bc get "$T/c" --json | jq -r 'keys[]')
-# shellcheck disable=SC2016 # backticks of markdown
+
 rows=$(awk '/^## Tunables/ { on = 1 } /^## systemd/ { on = 0 } on && /^\| `/' "$readme")
 same_words "README: the table has all tunables and no other" "$tunables" "$(grep -oE '^\| `[a-z-]+`' <<<"$rows" | tr -d '|` ')"
 same_words "man page: so does 'set'" "$tunables" \
 	"$(awk '/^\.B set$/ { on = 1 } /^\.B get$/ { on = 0 } on && /^\.BR? [a-z-]+ ?\.?$/ { print $2 }' <<<"$plain_man" | grep -v '^set$')"
 wrong=$(for key in $tunables; do
 	default=$(bc get "$T/c" "$key")
-	grep -qE "^\| \`$key\` \| $default[ |]" <<<"$rows" || echo "README: $key is $default"
-	[ "$key" = mode ] || grep -A1 -x ".B $key" <<<"$plain_man" | grep -qE "^\($default[,:;]" || echo "man page: $key is $default"
+	grep -qE "^\| \`$key\` \| ${default}[ |]" <<<"$rows" || echo "README: $key is $default"
+	[ "$key" = mode ] || grep -A1 -x ".B $key" <<<"$plain_man" | grep -qE "^\(${default}[,:;]" || echo "man page: $key is $default"
 done)
 is "$wrong" "" "their defaults are right in both"
 same_words "completion: 'set' offers them" "$tunables" "$(
@@ -90,7 +91,7 @@ same_words "completion: 'set' offers them" "$tunables" "$(
 	# a stopped cache is not asked by a Tab; here it is
 	# shellcheck source=/dev/null
 	. <(sed 's/\[ -S "$1\/control" \]/true/' "$TOP/contrib/completion/blkcache.bash")
-	# shellcheck disable=SC2034
+	# shellcheck disable=SC2034 # what completion functions read
 	COMP_WORDS=(blkcache set "$T/c" '') COMP_CWORD=3
 	_blkcache
 	printf '%s\n' "${COMPREPLY[@]}" | sed -n 's/=$//p'
@@ -105,7 +106,7 @@ ok "and is a configuration with all of them set" env BLKCACHE_CONF="$T/conf" "$B
 is "$(bc get "$T/d" --json)" "$(bc get "$T/c" --json)" "its defaults are the built-in ones"
 
 echo "# mutations"
-# shellcheck disable=SC2016
+
 same_words "durability.md: its table has the mutations of mutate.h" \
 	"$(tr '\n' ' ' <"$TOP/src/util/mutate.h" | grep -oE 'X\([A-Z_]+, *"[a-z-]+"' | sed 's/.*"\(.*\)"/\1/')" \
 	"$(awk '/^\| step \| mutations \|/ { on = 1; next } on && !/^\|/ { on = 0 } on { split($0, f, "|"); print f[3] }' "$durability" |

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 #
 # A volume as a file: what df, stat, chown, chmod, cp, dd and rsync make of it.
+# shellcheck disable=SC2016,SC2317,SC2013 # for inner shells; called by others
 . "$(dirname "$0")/lib.sh"
 requires_root
 requires_fuse

@@ -3,6 +3,7 @@
 #
 # What ends is our mount, not whatever lies at its name by then: file systems mounted over it or over a folder above it, moved and
 # renamed mount points, copies of the mount. The daemon is asked by `stop` and by a signal.
+# shellcheck disable=SC2016,SC2317,SC2013 # for inner shells; called by others
 . "$(dirname "$0")/lib.sh"
 requires_root
 requires_fuse
