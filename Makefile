@@ -115,6 +115,11 @@ check-cli: $(BIN) $(HELPERS) $(RIG) ## black-box tests only (SOAK=N: N times as 
 check-tree: $(BIN) $(BUILD)/bench/engine ## checks of the tree: includes, documents, instruction budgets
 	$(Q)BUILD=$(BUILD) J=$(J) tests/run checks
 
+check-long: deps ## what takes long: the soak, power losses, kills (SOAK=N CRASH_STATES=100000 CYCLES=15 KILLS=15)
+	$(Q)$(MAKE) --no-print-directory tests
+	$(Q)BUILD=$(BUILD) J=$(J) CRASH_STATES=$(CRASH_STATES) SEED=$(SEED) CYCLES=$${CYCLES:-15} KILLS=$${KILLS:-15} \
+		TEST_LIMIT=$${TEST_LIMIT:-36000} tests/run long
+
 asan: ## all tests, built with the address and undefined-behaviour sanitizers
 	$(Q)LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0 $(MAKE) --no-print-directory check CONFIG=asan
 

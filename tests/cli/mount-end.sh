@@ -30,9 +30,9 @@ gone() {
 	! kill -0 "$1" 2>/dev/null
 }
 
-start() { # [OPTIONS]
+start() {
 	mkdir -p "$m"
-	must bc load "$T/c" "$m" "$@"
+	must bc load "$T/c" "$m"
 	pid=$(status_of c .cache.pid)
 	[ "$pid" != null ] || pid=$(cut -d' ' -f1 "$T/c/lock")
 }
@@ -197,7 +197,9 @@ mount -t tmpfs other m && echo precious >m/file
 as_user "$b" stop 'c,\x y' 2>&1
 echo "stop $? $(cat m/file)"
 umount m
+as_user chmod 640 m/a
 as_user "$b" stop 'c,\x y'
+as_user "$b" load 'c,\x y' m >/dev/null && echo "mode $(as_user stat -c %u:%a m/a)" && as_user "$b" stop 'c,\x y'
 echo "stop $? $(grep -c "$u/m" /proc/self/mountinfo)"
 END
 run unshare -m --propagation private bash "$T/user.sh" "$u" "$T/w/blkcache"
@@ -208,5 +210,6 @@ else
 	like "$out" "mounted over it.*nothing was stopped" "stop refuses if something lies over the mount"
 	like "$out" "^stop 1 precious$" "which stays"
 	like "$out" "^stop 0 0$" "and works afterwards"
+	like "$out" "^mode 65534:640$" "the mode that a user gave his volume's file is kept"
 fi
 done_testing
