@@ -115,6 +115,13 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 		op_getattr(req, ino, fi);
 }
 
+/*
+ * Always past the page cache, so mmap(MAP_SHARED) is refused (ENODEV). FUSE_DIRECT_IO_ALLOW_MMAP (Linux 6.6) would
+ * allow it, and is not asked for. It puts pages beside the direct writes, which are right only if the kernel drops them
+ * after such a write as well as before it: a page that is faulted in between is old, and a store to it writes old data
+ * over new (P3). Linux 6.18 does, which ones before it do not say. And no kernel drops them when a truncation leaves
+ * the size as it is, as all of ours do.
+ */
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	/* libfuse 3.14.0 has no field for parallel direct writes (without, the kernel serialises writes to a file):

@@ -6,7 +6,7 @@
 . "$(dirname "$0")/lib.sh"
 requires_root
 requires_fuse
-requires rsync
+requires rsync fio
 
 random_file "$T/a.img" 8M
 new_cache c 4M --volume a="$T/a.img" --mode wb
@@ -106,6 +106,8 @@ for make in "touch $m/x" "mkdir $m/x" "mkfifo $m/x" "ln -s a $m/x" "ln $m/a $m/x
 	run $make
 	like "$err" "not permitted" "${make%% *} is refused as not permitted"
 done
+refuses 1 "No such device" "a shared mapping is refused, not granted without being coherent" \
+	sh -c 'fio --name=m --filename="$1" --ioengine=mmap --rw=write --bs=4k --size=64k --allow_file_create=0 2>&1 | grep -m1 -i "error" >&2; exit 1' sh "$m/a"
 ok "a truncated volume, flushed, is zeros" sh -c ': >"$1" && sync "$1"' sh "$m/a"
 must bc flush "$T/c"
 ok "on the backing device, too" cmp -n 8388608 "$T/a.img" /dev/zero

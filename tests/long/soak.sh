@@ -17,7 +17,8 @@ more_rss_kb=$((4 * 1024)) more_fds=4 more_db_kb=4096
 printf '[daemon]\nthreads = 16\n' >"$T/conf"
 export BLKCACHE_CONF=$T/conf
 
-new_cache c 32M --ram 16M --mode wb --volume a="malloc:size=64M"
+truncate -s 64M "$T/a.img"
+new_cache c 32M --ram 16M --mode wb --volume a="$T/a.img"
 truncate -s 16M "$T/b.img"
 must bc add "$T/c" b="$T/b.img" --mode wt
 must bc set "$T/c" clean-after=1s
