@@ -122,6 +122,8 @@ struct export
 	bool answered; /* and the answer has been given */
 	bool ending; /* start no more */
 	bool joined;
+	bool abandoned; /* workers wait for devices that do not answer, and nobody waits for them any more */
+	unsigned patience_ms; /* until then; 0: no limit */
 };
 
 /* mount.c */
@@ -141,7 +143,7 @@ int mount_end(const struct mount_identity *m, bool lazy, bool by_fusermount, str
 
 /* workers.c */
 int workers_start(struct export *e, struct bc_error *err);
-void workers_end(struct export *e); /* sends idle workers home, waits for busy ones */
+void workers_end(struct export *e); /* sends idle workers home, waits for busy ones as long as patience_ms says */
 void workers_join(struct export *e); /* after the last has ended */
 bool workers_ended(struct export *e);
 /* Returns when the kernel's INIT has been answered: the mount works from then on. 0 or -errno. */

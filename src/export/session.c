@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -46,6 +47,7 @@ static struct export *export_new(struct cache *c, const struct export_params *pa
 		params && params->max_background ? params->max_background : e->max_workers * DEFAULT_BACKGROUND / 8;
 	e->max_background = e->max_background ? e->max_background : 1;
 	e->survive = params ? params->survive : NULL;
+	e->patience_ms = params ? params->patience_ms : 0;
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -227,6 +229,16 @@ int export_stop(struct export *e, bool force, struct bc_error *err)
 	return 0;
 }
 
+bool export_abandoned(struct export *e)
+{
+	bool yes;
+
+	pthread_mutex_lock(&e->lock);
+	yes = e->abandoned;
+	pthread_mutex_unlock(&e->lock);
+	return yes;
+}
+
 void export_free(struct export *e)
 {
 	if (!e)
@@ -242,6 +254,11 @@ void export_free(struct export *e)
 	pthread_mutex_destroy(&e->lock);
 	free(e->mountpoint);
 	free(e);
+}
+
+dev_t export_device(const struct export *e)
+{
+	return makedev(e->mount.major, e->mount.minor);
 }
 
 const char *export_mountpoint(const struct export *e)
