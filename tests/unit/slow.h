@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * slow.h - time limits on slow machines (emulation, sanitizers under load): BLKCACHE_TEST_SLOW=N in the environment makes
- * each N times as long. The Makefile includes it before everything else in each unit test program, so that no test has
- * to think of it:
+ * slow.h - time limits on slow machines (emulation, sanitizers under load): BLKCACHE_TEST_SLOW=N in the environment
+ * makes each N times as long. The Makefile includes it before everything else in each unit test program, so that no
+ * test has to think of it:
  *
  *   - Criterion's limits (.timeout of tests and suites), in the hook below, before the first test starts;
  *   - alarm(2);
@@ -35,10 +35,10 @@ static inline void slow_limit(struct criterion_test_extra_data *data)
 
 ReportHook(PRE_ALL)(struct criterion_test_set *tests)
 {
-	FOREACH_SET(struct criterion_suite_set *s, tests->suites)
+	FOREACH_SET(struct criterion_suite_set * s, tests->suites)
 	{
 		slow_limit(s->suite.data);
-		FOREACH_SET(struct criterion_test *t, s->tests) slow_limit(t->data);
+		FOREACH_SET(struct criterion_test * t, s->tests) slow_limit(t->data);
 	}
 }
 
