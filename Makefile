@@ -42,7 +42,7 @@ $(warning packages are missing that the build needs; run "make deps" first (as r
 endif
 endif
 
-.PHONY: all help deps demo check check-unit check-cli asan tsan valgrind bench install uninstall format format-check lint clean
+.PHONY: all help deps demo check check-unit check-cli check-tree check-long asan tsan valgrind bench install uninstall format format-check lint clean
 .SECONDARY:
 all: $(BIN) ## build the program
 
@@ -78,6 +78,8 @@ $(BUILD)/tools/%.so: tests/faults/%.c
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(CSTD) $(WARN) -O2 -g -fPIC -shared $< -o $@
+
+$(BUILD)/tests/unit/%.o: CPPFLAGS_ += -include tests/unit/slow.h
 
 # Test tools look at the program from outside and share no code with it.
 $(BUILD)/tools/%: $(BUILD)/tests/tools/%.o
@@ -116,7 +118,7 @@ man: $(BUILD)/counters.man ## bring the manual page's generated sections up to d
 # ---- tests ----
 
 .PHONY: tests
-tests: $(BIN) $(UNIT) $(HELPERS) $(RIG) $(BUILD)/counters.man ## build the program, the unit tests and the test tools
+tests: $(BIN) $(UNIT) $(HELPERS) $(RIG) $(BUILD)/bench/engine $(BUILD)/counters.man ## build the program, the unit tests and the test tools
 
 check: deps ## everything: install what is missing, build, run all tests; the last line has the totals
 	$(Q)$(MAKE) --no-print-directory tests
@@ -127,6 +129,14 @@ check-unit: $(UNIT) ## unit tests only
 
 check-cli: $(BIN) $(HELPERS) $(RIG) ## black-box tests only (SOAK=N: N times as long)
 	$(Q)BUILD=$(BUILD) J=$(J) tests/run cli
+
+check-tree: $(BIN) $(BUILD)/bench/engine ## checks of the tree: includes, documents, instruction budgets
+	$(Q)BUILD=$(BUILD) J=$(J) tests/run checks
+
+check-long: deps ## what takes long: the soak, power losses, kills (SOAK=N CRASH_STATES=100000 CYCLES=15 KILLS=15)
+	$(Q)$(MAKE) --no-print-directory tests
+	$(Q)BUILD=$(BUILD) J=$(J) CRASH_STATES=$(CRASH_STATES) SEED=$(SEED) CYCLES=$${CYCLES:-15} KILLS=$${KILLS:-15} \
+		TEST_LIMIT=$${TEST_LIMIT:-36000} tests/run long
 
 asan: ## all tests, built with the address and undefined-behaviour sanitizers
 	$(Q)LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0 $(MAKE) --no-print-directory check CONFIG=asan

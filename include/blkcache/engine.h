@@ -156,10 +156,21 @@ unsigned volume_id(const struct volume *v); /* 1.., stable over loads */
 const char *volume_name(const struct volume *v);
 const char *volume_backing(const struct volume *v); /* spec */
 uint64_t volume_size(const struct volume *v); /* bytes */
+uint64_t volume_changes(struct volume *v); /* grows with every write and discard since load; never waits */
 enum cache_mode volume_mode(const struct volume *v);
 /* Live switch, kept in the journal. To wi, wa, wt or pt from wb/wo nothing is lost: dirty lines stay until cleaned.
  * Requests under way go on in the mode they began with; waits neither for them nor for cleaning. */
 int volume_set_mode(struct volume *v, enum cache_mode mode, struct bc_error *err);
+
+/* Owner, group and mode of the volume's file. Set ones are durable on return, and gone with the volume. Not for any
+ * decision here: whoever shows volumes as files asks. */
+struct volume_access {
+	bool set; /* else nobody has, and the rest means nothing */
+	uint32_t mode, uid, gid; /* mode: permission bits */
+};
+void volume_get_access(struct volume *v, struct volume_access *a); /* never waits */
+int volume_set_access(struct volume *v, const struct volume_access *a,
+		      struct bc_error *err); /* nothing changed if not 0 */
 
 /* ---- I/O. off + len beyond the volume: -EINVAL. Any alignment. ---- */
 

@@ -46,8 +46,14 @@ void export_wait(struct export *e);
 /* Has the mount ended, though perhaps not all workers have seen it? Never blocks; any thread. */
 bool export_unmounted(struct export *e);
 
-/* -EBUSY with a message if files are open or a loop device sits on the mount; force: unmounts lazily. Afterwards no
- * request is under way, unless export_abandoned(). */
+/* Could the mount end in order now? -EBUSY if somebody uses it, -ENOTEMPTY if another file system lies on it or hides
+ * it, both with a message; 0 too where we are not allowed to know. Disturbs nobody, looks at no open files. */
+int export_busy(struct export *e, struct bc_error *err);
+
+/* Unmounts what is ours, wherever it is by now, and nothing else. -EBUSY with a message if files are open or a loop
+ * device sits on the mount, -ENOTEMPTY as export_busy; then nothing has ended. force: ends all the same: detaches the
+ * mount lazily, or leaves it behind below what somebody else mounted over it. Afterwards no request is under way,
+ * unless export_abandoned(). */
 int export_stop(struct export *e, bool force, struct bc_error *err);
 /* The mount has ended, but requests are under way that wait for a device which does not answer: neither the export nor
  * its cache can be freed. */

@@ -356,7 +356,7 @@ static int stop_serving(struct daemon *d, struct control_request *req, bool with
 {
 	struct bc_error last = { 0 };
 	uint64_t more = 0;
-	int ret = daemon_mount_busy(d, err);
+	int ret = export_busy(d->export, err);
 
 	if (!ret && with_flush)
 		ret = flush(d, req, NULL, daemon_patience_ms(d), done, err);
@@ -420,7 +420,7 @@ static void stop_failed(struct daemon *d, struct control_request *req, bool with
 	else if (ret == -EINTR)
 		control_fail(req, EXIT_INTERRUPTED,
 			     "%s: interrupted; the volumes go on working, what was flushed stays so", d->params->dir);
-	else if (ret == -EBUSY)
+	else if (ret == -EBUSY || ret == -ENOTEMPTY)
 		control_fail(req, EXIT_FAILED, "%s", err->msg);
 	else
 		refuse_stop(d, req, with_flush, err);

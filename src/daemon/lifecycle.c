@@ -11,7 +11,7 @@
  * Ends: `blkcache stop`; somebody's umount; a signal. A signal means "soon" (a machine going down): everything answered
  * is made durable in the cache, but dirty data is not written to the backing device, as with `stop --no-flush`. If
  * files are open, it waits up to BUSY_GRACE_S for them, then takes the mount from their owners; a second signal does so
- * at once.
+ * at once. What somebody else mounted over ours is left alone: ours ends below it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +19,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -148,32 +147,6 @@ bool daemon_in_a_hurry(struct daemon *d)
 	return yes;
 }
 
-/*
- * MNT_EXPIRE asks the kernel for what umount would ask: it fails with EBUSY if anybody uses the mount, and otherwise
- * only marks it (EAGAIN). A mark that is there already would make it unmount: using the mount for a moment clears it,
- * before and after. O_PATH makes no request to ourselves.
- */
-int daemon_mount_busy(struct daemon *d, struct bc_error *err)
-{
-	const char *path = d->params->mountpoint;
-	int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC), busy;
-
-	if (fd < 0)
-		return 0; /* the mount has ended, or export_stop() will say what is wrong */
-	close(fd);
-	busy = umount2(path, MNT_EXPIRE | UMOUNT_NOFOLLOW) < 0 && errno == EBUSY;
-	fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (fd >= 0)
-		close(fd);
-	if (!busy)
-		return 0;
-	return bc_fail(err, -EBUSY,
-		       "%s: in use: unmount file systems, detach loop devices and close files on it first ('losetup "
-		       "-l' and 'fuser -vm %s' "
-		       "show them); nothing was stopped",
-		       path, path);
-}
-
 /* ---- systemd ---- */
 
 /* sd_notify(3) without its library: a datagram to $NOTIFY_SOCKET, if there is one. */
@@ -238,6 +211,12 @@ static void stop_by_signal(struct daemon *d, int sig, const sigset_t *set)
 		return;
 	log_info("%s: ending after signal %d (%s)", d->params->dir, sig, strsignal(sig));
 	for (int tries = 0; (ret = export_stop(d->export, force, &err)) && !force; tries++) {
+		/* Nobody has a file open, and what lies over the mount will not go because we wait. */
+		if (ret == -ENOTEMPTY) {
+			log_warn("%s; the mount stays below it and ends all the same", err.msg);
+			force = true;
+			continue;
+		}
 		if (!tries)
 			log_warn("%s; waiting %d s, then the mount ends all the same", err.msg, BUSY_GRACE_S);
 		force = tries >= BUSY_GRACE_S || sigtimedwait(set, NULL, &(struct timespec){ .tv_sec = 1 }) > 0 ||

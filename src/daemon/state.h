@@ -72,9 +72,6 @@ json_t *daemon_last(struct daemon *d, bool stats);
 /* Is a signal waiting for the end, or is it under way? What takes long looks here. */
 bool daemon_in_a_hurry(struct daemon *d);
 
-/* -EBUSY with a message if somebody uses the mount; 0 too where we are not allowed to know. Disturbs nobody. */
-int daemon_mount_busy(struct daemon *d, struct bc_error *err);
-
 /* handlers.c */
 extern const struct control_handler daemon_handlers[];
 extern const size_t daemon_nhandlers;

@@ -121,6 +121,7 @@ struct volume {
 	pthread_mutex_t row_lock; /* its row is being written: one commit of the journal, no I/O of the backing device */
 	bool row_says_in_use; /* what the row says, or is about to; row_lock */
 	_Atomic bool backing_failed; /* a flush of it failed: none succeeds any more (P6) */
+	struct volume_access access; /* access.c has its lock */
 	struct intent intent;
 	struct known known; /* of the backing device */
 	struct readahead readahead;
@@ -608,6 +609,7 @@ int tunables_load(struct cache *c, const char *key, const char *value); /* from 
 /* ---- engine.c ---- */
 /* Seam for tests: the spec of the data file's device instead of DIR/data; NULL. Set before any cache is opened. */
 extern const char *cache_data_spec;
+void access_load(struct cache *c, const char *key, const char *value); /* a setting, once the volumes are known */
 /* Does this machine have the RAM for the metadata of a cache of this geometry? What is created must be loadable. */
 int cache_check_memory(const char *dir, const struct journal_geometry *geo, struct bc_error *err);
 int cache_setup_buffers(struct cache *c, struct bc_error *err); /* once the settings are known */

@@ -158,6 +158,7 @@ static int on_setting(void *ctx, const char *key, const char *value)
 
 	if (!strcmp(key, CLEAN_STOP_KEY))
 		r->report->clean_stop = !strcmp(value, "yes");
+	access_load(r->c, key, value);
 	return tunables_load(r->c, key, value);
 }
 

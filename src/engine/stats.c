@@ -42,6 +42,11 @@ static struct latency_summary summary(const struct hist *h)
 	return s;
 }
 
+uint64_t volume_changes(struct volume *v)
+{
+	return GET(v->n.volume_written) + GET(v->n.discards);
+}
+
 void volume_get_stats(struct volume *v, struct volume_stats *s)
 {
 	memset(s, 0, sizeof *s);
