@@ -41,7 +41,7 @@ static enum cache_state shown_state(enum cache_state state, struct volume *v, vo
 static struct json_daemon_view view_of(struct daemon *d)
 {
 	return (struct json_daemon_view){
-		.mountpoint = d->params->mountpoint, .pid = getpid(), .state = shown_state, .ctx = d
+		.mountpoint = d->params->mountpoint, .pid = getpid(), .locked = d->locked, .state = shown_state, .ctx = d
 	};
 }
 

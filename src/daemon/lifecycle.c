@@ -276,6 +276,23 @@ static int open_cache(struct daemon *d, struct cache_open_report *opened, struct
 	}
 }
 
+/* Where not all that is mapped may be locked: what matters most, as far as it goes. */
+static void lock_cache_memory(struct daemon *d)
+{
+	uint64_t locked, all;
+	char a[32], b[32];
+
+	d->locked = "all";
+	if (protect_locked_all())
+		return;
+	cache_lock_memory(d->cache, &locked, &all);
+	d->locked = locked == all ? "cache" : locked ? "part" : "none";
+	log_warn("%s: %s of the cache's %s could be locked in memory: a volume used for swap or through a loop device "
+		 "may "
+		 "hang when memory is short; raise 'ulimit -l' or run as root",
+		 d->params->dir, units_format_size(a, sizeof(a), locked), units_format_size(b, sizeof(b), all));
+}
+
 /* Everything from the cache on; what was started when it fails is taken down by end_all(). */
 static int start_all(struct daemon *d, json_t **report, struct bc_error *err)
 {
@@ -288,6 +305,8 @@ static int start_all(struct daemon *d, json_t **report, struct bc_error *err)
 		ret = export_check_mountpoint(d->params->mountpoint, err);
 	if (!ret)
 		ret = open_cache(d, &opened, err);
+	if (!ret)
+		lock_cache_memory(d);
 	if (!ret)
 		ret = start_export(d, err);
 	if (ret)

@@ -29,6 +29,7 @@ struct daemon {
 	struct cache *cache;
 	struct export *export;
 	struct control_server *control;
+	const char *locked; /* json_daemon_view's */
 	pthread_t signal_thread;
 	atomic_bool quit; /* the signal thread is to end */
 

@@ -7,12 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "blkcache/units.h"
 #include "bypass.h"
 #include "recover.h"
 #include "survive.h"
+#include "util/limits.h"
 
 static void say(struct cache *c, const char *fmt, va_list ap)
 {
@@ -62,6 +64,20 @@ void cache_degrade(struct cache *c, const char *fmt, ...)
 
 const char *cache_data_spec;
 
+/* What lies beyond the limit could not be written, and the first such write would end the cache. */
+static int check_file_size_limit(struct cache *c, struct bc_error *err)
+{
+	char a[32], b[32];
+	struct rlimit r;
+
+	if (c->open_flags & CACHE_OPEN_NO_VOLUMES || getrlimit(RLIMIT_FSIZE, &r) || r.rlim_cur == RLIM_INFINITY ||
+	    r.rlim_cur >= c->geo.size_bytes)
+		return 0;
+	return bc_fail(
+		err, -EFBIG, "cache %s: its data file has %s, and the limit of file sizes (ulimit -f) is %s; raise it",
+		c->dir, units_format_size(a, sizeof a, c->geo.size_bytes), units_format_size(b, sizeof b, r.rlim_cur));
+}
+
 static int open_data(struct cache *c, struct bc_error *err)
 {
 	char *path = NULL;
@@ -78,7 +94,7 @@ static int open_data(struct cache *c, struct bc_error *err)
 			err, -EUCLEAN,
 			"cache %s: its data file has %llu bytes and should have %llu; it was cut off or replaced",
 			c->dir, (unsigned long long)bdev_size(c->data), (unsigned long long)c->geo.size_bytes);
-	return 0;
+	return check_file_size_limit(c, err);
 }
 
 /* How much is kept free, and how much a write may take at once, in terms of what there is. */
@@ -102,14 +118,15 @@ static void set_limits(struct cache *c, uint64_t frames)
 
 static int setup_memory(struct cache *c, struct bc_error *err)
 {
-	uint64_t need = lines_bytes(c->geo.nlines, c->geo.blocks_per_line),
-		 have = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t need = lines_bytes(c->geo.nlines, c->geo.blocks_per_line), have;
+	const char *what;
 	char a[32], b[32];
 
+	have = limits_memory(&what);
 	if (need > have)
 		return bc_fail(err, -ENOMEM,
-			       "cache %s: its metadata takes %s of RAM and this machine has %s; larger lines take less",
-			       c->dir, units_format_size(a, sizeof a, need), units_format_size(b, sizeof b, have));
+			       "cache %s: its metadata takes %s of RAM, and %s %s; larger lines take less", c->dir,
+			       units_format_size(a, sizeof a, need), what, units_format_size(b, sizeof b, have));
 	if (lines_init(&c->lines, c->geo.nlines, c->geo.blocks_per_line) || slots_init(&c->slots, c->geo.nslots))
 		return bc_fail(err, -ENOMEM,
 			       "cache %s: %s of RAM for its metadata cannot be had; larger lines take less", c->dir,
@@ -119,19 +136,14 @@ static int setup_memory(struct cache *c, struct bc_error *err)
 
 int cache_setup_buffers(struct cache *c, struct bc_error *err)
 {
-	struct buffer_pool_params pp = { .memory = GET(c->tunables.ram_bytes),
-					 .block_size = CACHE_BLOCK,
-					 .shared_fd = c->shared ? c->shared->frames_fd : 0 };
 	struct buffer_client_params cp = { .reserved = 0 };
-	int rc = buffer_pool_create(&pp, &c->pool, err);
+	int rc = ram_setup(c, err);
 
 	if (!rc)
 		rc = buffer_client_create(c->pool, c->data, &cp, &c->buffers, err);
-	if (rc)
-		return rc;
-	c->ram_bytes = pp.memory;
-	set_limits(c, pp.memory / CACHE_BLOCK);
-	return 0;
+	if (!rc)
+		set_limits(c, c->ram_bytes / CACHE_BLOCK);
+	return rc;
 }
 
 static void free_cache(struct cache *c)

@@ -242,7 +242,7 @@ struct cache {
 	struct idle idle;
 	struct readahead_pool readahead;
 	struct tunables tunables;
-	uint64_t ram_bytes;
+	uint64_t ram_bytes; /* that the pool has */
 	_Atomic int default_mode;
 	unsigned open_flags;
 	const struct cache_shared *shared; /* while it is opened */
@@ -505,6 +505,16 @@ int volume_record(struct volume *v, bool in_use, struct bc_error *err); /* write
 /* ---- tunables.c ---- */
 void tunables_init(struct cache *c);
 int tunables_load(struct cache *c, const char *key, const char *value); /* from the journal */
+/* Is it a size that `ram` takes, wherever the cache is loaded? */
+int tunables_check_ram(uint64_t bytes, struct bc_error *err);
+
+/* ---- ram.c ---- */
+/* The most that buffers may be given on this machine, beside `metadata` bytes; *what and *all: whose limit, and how
+ * much. */
+uint64_t ram_limit(uint64_t metadata, const char **what, uint64_t *all);
+int ram_check(uint64_t ram, uint64_t metadata, struct bc_error *err); /* -EINVAL: a load could not have it */
+uint64_t ram_to_take(struct cache *c); /* once the settings are known */
+int ram_setup(struct cache *c, struct bc_error *err); /* makes the pool */
 
 /* ---- engine.c ---- */
 /* Seam for tests: the spec of the data file's device instead of DIR/data; NULL. Set before any cache is opened. */

@@ -388,6 +388,19 @@ static int check_accepted(struct cache *c, struct bc_error *err)
 	return 0;
 }
 
+static void note_less_ram(const struct cache *c, struct cache_open_report *report)
+{
+	uint64_t set = GET(c->tunables.ram_bytes);
+	char a[32], b[32];
+
+	if (c->ram_bytes >= set || c->open_flags & (CACHE_OPEN_NO_VOLUMES | CACHE_OPEN_BRIEF) ||
+	    (c->shared && c->shared->takeover))
+		return;
+	note(report, "ram is set to %s, and %s is what can be had here: buffers take that",
+	     units_format_size(a, sizeof a, set), units_format_size(b, sizeof b, c->ram_bytes));
+	log_warn("%s: ram is set to %s, and %s is what can be had here: buffers take that", c->dir, a, b);
+}
+
 int recover(struct cache *c, struct cache_open_report *report, struct bc_error *err)
 {
 	static const struct journal_load_ops ops = {
@@ -427,6 +440,7 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 		rc = cache_setup_buffers(c, err); /* how large they are is a setting */
 	if (rc)
 		goto out;
+	note_less_ram(c, report);
 	lines_rebuild_free(&c->lines);
 	/* also what was only found there: the last owner may have been killed between writing and flushing it, and from
 	 * now on it counts as durable (data_upto) */
