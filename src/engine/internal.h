@@ -161,6 +161,7 @@ struct epoch {
 	counter opened_ns; /* when the open epoch was opened */
 	counter open_id, durable_id; /* durable_id: highest epoch that survives power loss */
 	counter data_upto; /* highest epoch durable in the data file too; written by the leader */
+	uint32_t max_changes; /* entries: more are not collected in one epoch */
 	uint32_t inline_blocks; /* carried by rows after data_upto; the leader's */
 	bool committing; /* a leader is at work */
 	/* the sealed epoch being committed; the leader's */
