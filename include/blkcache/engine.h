@@ -158,6 +158,17 @@ struct volume_reply {
 	void *priv; /* the engine's */
 };
 
+/*
+ * What a thread that makes I/O calls needs of memory, made before it exists: a pool of threads then knows before it
+ * takes work whether another thread can be had. NULL: out of memory. The new thread begins with cache_worker_begin(),
+ * and what it began with is freed when it ends; what never came to that is freed by cache_worker_drop(). A thread without
+ * it gets its own at its first call, which may fail with -ENOMEM.
+ */
+struct cache_worker;
+struct cache_worker *cache_worker_make(struct cache *c);
+int cache_worker_begin(struct cache_worker *w); /* -ENOMEM: dropped */
+void cache_worker_drop(struct cache_worker *w);
+
 /* Reads. On 0 the reply's pieces hold len bytes, valid until volume_read_done(), which must be called exactly once
  * after a 0 return, on the same thread and before its next I/O call. On error nothing needs to be done. */
 int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_reply *reply);

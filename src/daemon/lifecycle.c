@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -29,6 +30,7 @@
 
 #define BUSY_GRACE_S 10
 #define TAKEOVER_PATIENCE_MS 120000 /* of a slow backing device: longer than a disk's own time limits */
+#define CONTROL_FILES 8 /* descriptors that have to be left when all is started */
 #define STOP_PATIENCE_S 2 /* a `stop` that was just interrupted takes a moment to notice */
 
 /* ---- states ---- */
@@ -276,6 +278,35 @@ static int open_cache(struct daemon *d, struct cache_open_report *opened, struct
 	}
 }
 
+/* A daemon that nobody can command is worse than none: a few descriptors have to be left for control clients. */
+static int check_descriptors(struct bc_error *err)
+{
+	int fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0);
+	struct rlimit r;
+
+	if (fd >= 0)
+		close(fd);
+	if (getrlimit(RLIMIT_NOFILE, &r) || (fd >= 0 && (rlim_t)fd + CONTROL_FILES <= r.rlim_cur))
+		return 0;
+	return bc_fail(
+		err, -EMFILE,
+		"the limit of open files (ulimit -n, LimitNOFILE=) is %llu, which leaves none for commands; raise "
+		"it to %llu or more",
+		(unsigned long long)r.rlim_cur, (unsigned long long)r.rlim_cur + 64);
+}
+
+/* Whatever it was that could not be opened: what helps is the same. */
+static void explain_files(struct bc_error *err)
+{
+	char why[sizeof(err->msg)];
+
+	if (!err || (err->code != -EMFILE && err->code != -ENFILE) || strstr(err->msg, "ulimit -n"))
+		return;
+	memcpy(why, err->msg, sizeof(why));
+	bc_fail(err, err->code, "%.*s; raise the limit of open files (ulimit -n, LimitNOFILE=)", (int)sizeof(why) - 80,
+		why);
+}
+
 /* Where not all that is mapped may be locked: what matters most, as far as it goes. */
 static void lock_cache_memory(struct daemon *d)
 {
@@ -317,6 +348,8 @@ static int start_all(struct daemon *d, json_t **report, struct bc_error *err)
 		return bc_fail(err, ret, "cannot start a thread: %s", strerror(-ret));
 	}
 	ret = control_server_start(d->params->dir, daemon_handlers, daemon_nhandlers, d, &d->control, err);
+	if (!ret)
+		ret = check_descriptors(err);
 	if (ret)
 		return ret;
 	*report = daemon_status(d);
@@ -390,6 +423,8 @@ int daemon_run(const struct daemon_params *params, int (*ready)(json_t *report, 
 	protect_process();
 
 	ret = start_all(&d, &report, err);
+	if (ret)
+		explain_files(err);
 	if (!ret && params->survive)
 		atomic_fetch_add(params->survive->served, 1);
 	if (!ret && ready(report, ctx))

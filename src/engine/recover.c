@@ -83,7 +83,8 @@ static int no_backing(struct recovery *r, const struct journal_volume *jv, int r
 {
 	char why[sizeof r->err->msg];
 
-	if (!r->err || rc == -EBUSY || rc == -EUCLEAN || rc == -ENOMEM || rc == -EFBIG)
+	if (!r->err || rc == -EBUSY || rc == -EUCLEAN || rc == -ENOMEM || rc == -EFBIG || rc == -EMFILE ||
+	    rc == -ENFILE)
 		return rc;
 	memcpy(why, r->err->msg, sizeof why);
 	return bc_fail(r->err, rc,

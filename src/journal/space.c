@@ -32,7 +32,7 @@
 #include "util/log.h"
 
 #define CHUNK (1 << 20) /* the database grows by so much */
-#define MARGIN 64u /* pages: one epoch with in-line data, marks, rows of volumes and settings */
+#define MARGIN 320u /* pages: one epoch with in-line data, one merge of the ring, marks, rows of volumes and settings */
 
 uint64_t journal_epoch_bytes(const struct journal_geometry *geo)
 {
