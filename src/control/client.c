@@ -39,8 +39,11 @@ static int connect_to(const char *dir, struct bc_error *err)
 	dirfd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (dirfd < 0) {
 		ret = errno == ENOTDIR ? -ENOENT : -errno;
-		return bc_fail(err, ret, "%s: %s; give the folder that was given to 'blkcache create'", dir,
-			       strerror(errno));
+		return bc_fail(err, ret, "%s: %s%s", dir, strerror(errno),
+			       ret == -ENOENT ? "; give the folder that was given to 'blkcache create'"
+			       : ret == -EMFILE || ret == -ENFILE || ret == -ENOMEM || ret == -EACCES
+				       ? ""
+				       : "; the disk that it lies on cannot be read: see the kernel's log (dmesg)");
 	}
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0) {

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "blkcache/units.h"
+#include "util/cow.h"
 #include "util/limits.h"
 
 bool cache_exists(const char *dir)
@@ -117,6 +118,11 @@ static int make_data_file(int dir_fd, const char *dir, uint64_t bytes, struct bc
 	fd = openat(dir_fd, CACHE_DATA_FILE, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return bc_fail(err, -errno, "%s/%s cannot be made: %s", dir, CACHE_DATA_FILE, strerror(errno));
+	if (cow_switch_off(fd))
+		log_warn("%s lies on %s, which copies on write: with a full disk flushes will fail; a folder on ext4 "
+			 "or XFS "
+			 "is better",
+			 dir, cow_name(fd));
 	/* space must not run out half-way through a flush */
 	rc = fallocate(fd, 0, 0, (off_t)bytes) ? -errno : 0;
 	if (rc == -EOPNOTSUPP)
@@ -183,6 +189,10 @@ int cache_create(const char *dir, const struct cache_create_params *p, struct bc
 	rc = cache_lock_dir(dir, true, 0, &dir_fd, &lock_fd, err);
 	if (rc)
 		goto out;
+	if (cache_lock_is_read_only(lock_fd)) {
+		rc = bc_fail(err, -EROFS, "%s lies on a read-only file system", dir);
+		goto out;
+	}
 	if (p->force)
 		remove_files(dir_fd);
 	rc = make_data_file(dir_fd, dir, geo.size_bytes, err);

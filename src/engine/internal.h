@@ -246,6 +246,7 @@ struct cache {
 	uint64_t ram_bytes; /* that the pool has */
 	_Atomic int default_mode;
 	unsigned open_flags;
+	bool read_only; /* its file system is: opened without volumes, to be looked at */
 	const struct cache_shared *shared; /* while it is opened */
 	struct writelog *log; /* survive.h; NULL: a dead process is not survived */
 	const char *const *accepted; /* cache_open_accepting()'s, until it returns; NULL-terminated, or NULL */
@@ -525,7 +526,12 @@ void cache_fail(struct cache *c, const char *fmt, ...) __attribute__((format(pri
 void cache_degrade(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* ---- lock.c ---- */
-/* brief: a moment's business with a stopped cache; others wait for it instead of giving up. */
+/* brief: a moment's business with a stopped cache; others wait for it instead of giving up, and it does not mind a
+ * read-only file system. */
 int cache_lock_dir(const char *dir, bool brief, int inherited, int *dir_fd, int *lock_fd, struct bc_error *err);
+bool cache_lock_is_read_only(int lock_fd); /* the folder can be read only */
+/* Is there a data file at all? -ENOENT with what that means. */
+int cache_check_data_file(const char *dir, struct bc_error *err);
+int cache_check_writable(const struct cache *c, struct bc_error *err); /* -EROFS */
 
 #endif

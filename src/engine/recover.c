@@ -312,6 +312,8 @@ static int on_redo(void *ctx, uint32_t slot, const void *data)
 	struct recovery *r = ctx;
 	int rc;
 
+	if (r->c->read_only) /* for the next who opens it */
+		return 0;
 	memcpy(r->buf, data, CACHE_BLOCK);
 	rc = MUTATE(INLINE_REDO) ? 0 : bdev_pwrite(r->ch, r->buf, CACHE_BLOCK, (uint64_t)slot * CACHE_BLOCK);
 	r->redone++;
@@ -445,7 +447,7 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 	lines_rebuild_free(&c->lines);
 	/* also what was only found there: the last owner may have been killed between writing and flushing it, and from
 	 * now on it counts as durable (data_upto) */
-	if ((r.redone || (jr.epochs_replayed && !MUTATE(FOUND_FLUSH))) && !MUTATE(INLINE_FLUSH) &&
+	if (!c->read_only && (r.redone || (jr.epochs_replayed && !MUTATE(FOUND_FLUSH))) && !MUTATE(INLINE_FLUSH) &&
 	    (rc = bdev_flush(r.ch))) {
 		bc_fail(err, rc, "%s/%s cannot be flushed: %s", c->dir, CACHE_DATA_FILE, strerror(-rc));
 		goto out;
@@ -461,7 +463,7 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 	c->epoch.data_upto = jr.next_id - 1;
 	for (uint32_t i = 0; i < r.ndiscards && !rc; i++)
 		rc = repeat_discard(&r, &r.discards[i]);
-	if (!rc && !MUTATE(RECOVER_COMMIT)) {
+	if (!rc && !c->read_only && !MUTATE(RECOVER_COMMIT)) {
 		rc = epoch_commit(c, true);
 		if (rc)
 			bc_fail(err, rc, "the recovered state cannot be written: %s", c->why);

@@ -153,6 +153,9 @@ int cache_set(struct cache *c, struct volume *v, const char *key, const char *va
 	if (!note)
 		note = &dummy;
 	*note = NULL;
+	rc = cache_check_writable(c, err);
+	if (rc)
+		return rc;
 	if (!strcmp(key, "mode"))
 		return set_mode(c, v, value, note, err);
 	if (!t)

@@ -242,6 +242,10 @@ int cache_volume_add(struct cache *c, const char *name, const char *backing, enu
 	unsigned id = 1;
 	int rc;
 
+	if (cache_check_writable(c, err)) {
+		free(spec);
+		return -EROFS;
+	}
 	if (!spec)
 		return bc_fail(err, -ENOMEM, "out of memory");
 	rc = check_name(name, err);
@@ -356,6 +360,11 @@ int cache_volume_remove(struct cache *c, const char *name, bool discard_dirty, s
 	struct volume *v = cache_volume_get(c, name);
 	int rc = 0;
 
+	if (cache_check_writable(c, err)) {
+		if (v)
+			volume_put(v);
+		return -EROFS;
+	}
 	if (!v)
 		return bc_fail(err, -ENOENT, "there is no volume %s in %s; `blkcache status %s` lists them", name,
 			       c->dir, c->dir);

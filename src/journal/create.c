@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "journal/db.h"
+#include "util/cow.h"
 
 /* Bytes of free pages: what may be held before it is folded, and one epoch more, at its largest (space.c). */
 static unsigned epoch_reserve(const struct journal_geometry *geo)
@@ -86,6 +87,7 @@ static int build(const char *path, const struct journal_geometry *geo, struct bc
 	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return bc_fail(err, -errno, "%s: cannot create the journal: %s", path, strerror(errno));
+	cow_switch_off(fd); /* whoever makes the data file beside it says so where that cannot be */
 	close(fd);
 	rc = sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
 			     journal_vfs_name);
