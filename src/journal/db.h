@@ -103,6 +103,7 @@ struct journal {
 	bool failed; /* final (P6) */
 	bool grows; /* space.c: the VFS can make the database longer */
 	_Atomic bool low; /* it could not */
+	uint64_t room; /* pages, at least */
 	int pages_fd; /* -1, or open until SQLite has closed the database */
 	int wal_frames; /* since the WAL was last restarted; 0 once everything is checkpointed */
 	struct jdb_state state;
@@ -133,6 +134,9 @@ extern size_t journal_wal_reserve;
 
 /* Seam for tests: called before each write and sync of the ring; a negative errno is its failure. */
 extern int (*journal_ring_step)(bool sync);
+
+/* Seam for tests: a journal with at least so many epochs is low, as if the disk were full (space.c); 0: never. */
+extern unsigned journal_low_at;
 
 /* The ring's rows at most; like the reserve for tests, but also what creates a journal must know it. */
 extern unsigned journal_ring_max;
@@ -197,6 +201,7 @@ int jdb_wal_prepare(struct journal *j, struct bc_error *err);
 void jdb_room_init(struct journal *j); /* SQLite has opened the database */
 /* After free pages were taken or given back: sees to it that the largest epoch finds room, or sets `low`. */
 void jdb_room_update(struct journal *j);
+void jdb_room_used(struct journal *j, size_t bytes); /* by a new row: looks only if it may have become tight */
 /* Before a transaction that may take so many frames of SQLite's log: they will be within its reserve. */
 void jdb_log_room(struct journal *j, size_t frames);
 /* Blocks of the disk for the holes that SQLite left in the database. With the exclusive lock on it. 0 or -errno. */

@@ -32,7 +32,11 @@
 #include "util/log.h"
 
 #define CHUNK (1 << 20) /* the database grows by so much */
-#define MARGIN 320u /* pages: one epoch with in-line data, one merge of the ring, marks, rows of volumes and settings */
+#define MARGIN                                                                                                         \
+	320u /* pages: one epoch with in-line data, one merge of the ring, marks, rows of volumes and settings         \
+	      */
+
+unsigned journal_low_at;
 
 uint64_t journal_epoch_bytes(const struct journal_geometry *geo)
 {
@@ -87,6 +91,7 @@ void jdb_room_update(struct journal *j)
 		if (sqlite3_file_control(j->db, "main", SQLITE_FCNTL_SIZE_HINT, &size) == SQLITE_OK)
 			room = (uint64_t)free + pages_behind(j, pages);
 	}
+	j->room = room;
 	if (room < mark && !atomic_exchange(&j->low, true))
 		log_warn("%s: the disk has no space for it to grow: flushes go on in the space that it has, slower; "
 			 "free "
@@ -94,6 +99,16 @@ void jdb_room_update(struct journal *j)
 			 j->path);
 	else if (room >= mark && atomic_exchange(&j->low, false))
 		log_info("%s: has room again", j->path);
+}
+
+/* A row takes whole pages besides its own part of one, and may split pages of the table's tree. */
+void jdb_room_used(struct journal *j, size_t bytes)
+{
+	uint64_t pages = bytes / JOURNAL_PAGE + 4;
+
+	j->room = j->room > pages ? j->room - pages : 0;
+	if (j->room < low_mark(j))
+		jdb_room_update(j);
 }
 
 void jdb_room_init(struct journal *j)
@@ -132,5 +147,6 @@ int jdb_allocate_pages(struct journal *j)
 
 bool journal_is_low(struct journal *j)
 {
-	return atomic_load_explicit(&j->low, memory_order_relaxed);
+	return atomic_load_explicit(&j->low, memory_order_relaxed) ||
+	       (journal_low_at && atomic_load_explicit(&j->epochs_held, memory_order_relaxed) >= journal_low_at);
 }

@@ -44,6 +44,7 @@
 	X(FOLD_PATCH, "fold-patch", "folding deletes epoch rows without patching the snapshot")                        \
 	X(MERGE_PUT, "merge-put", "merging frees the ring without the row that takes its place")                       \
 	X(MERGE_TABLE, "merge-table", "merging leaves out the table's epochs that lie between those of the ring")      \
+	X(LOW_FOLD, "low-fold", "without space, folding does not wait for the data file")                              \
 	X(REMOVE_LINES, "remove-lines", "a volume's row is removed before its lines are")                              \
 	X(IDENTITY_SYNC, "identity-sync", "a volume's row holds a modification time that was not synced")              \
 	X(REMOVE_SYNC, "remove-sync",                                                                                  \

@@ -24,6 +24,7 @@ struct config {
 	bool busy; /* background threads at their fastest */
 	bool fold; /* the journal folds at every occasion */
 	bool tidy; /* idle work at every maintenance */
+	bool low; /* the disk is full: the journal folds before it commits */
 	bool merge; /* the ring is small: its epochs are merged all the time */
 	unsigned threads; /* each with its own volume */
 	unsigned share; /* of all runs, relative */
