@@ -104,6 +104,8 @@ struct journal {
 	bool grows; /* space.c: the VFS can make the database longer */
 	_Atomic bool low; /* it could not */
 	uint64_t room; /* pages, at least */
+	uint64_t log_reserved; /* bytes that SQLite's log had when it was opened: the reserve, or what there was space
+				  for */
 	int pages_fd; /* -1, or open until SQLite has closed the database */
 	int wal_frames; /* since the WAL was last restarted; 0 once everything is checkpointed */
 	struct jdb_state state;

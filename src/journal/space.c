@@ -7,7 +7,8 @@
  *
  * SQLite's log. It is as long as the reserve (jdb_wal_prepare()), and a transaction that would reach beyond it makes
  * the log start again from its beginning first, by a checkpoint (jdb_log_room()). So the log never grows. The largest
- * transaction, one epoch at JOURNAL_EPOCH_BYTES, fits in the reserve as a whole.
+ * transaction, one epoch at JOURNAL_EPOCH_BYTES, fits in the reserve as a whole. (A load that found no space for all of
+ * the reserve makes do with what it got.)
  *
  * The database. All its pages have blocks of the disk (jdb_allocate_pages()): SQLite leaves holes where pages were
  * never written, and a checkpoint that meets one needs space. *Room* is its free pages and those that the file has
@@ -123,7 +124,8 @@ void jdb_room_init(struct journal *j)
 
 void jdb_log_room(struct journal *j, size_t frames)
 {
-	size_t limit = (journal_wal_reserve - 32) / (JOURNAL_PAGE + 24);
+	uint64_t reserve = j->log_reserved < WAL_RESERVE ? j->log_reserved : WAL_RESERVE;
+	size_t limit = (size_t)(reserve / (JOURNAL_PAGE + 24));
 
 	if (journal_wal_reserve < WAL_RESERVE)
 		limit = WAL_HARD_FRAMES; /* tests that have none */

@@ -262,6 +262,7 @@ int jdb_wal_prepare(struct journal *j, struct bc_error *err)
 		code = bc_fail(err, -errno, "%s: cannot be made durable: %s", path, strerror(errno));
 	else if (!fstat(fd, &st))
 		atomic_store(&j->wal_bytes, (uint64_t)st.st_size);
+	j->log_reserved = atomic_load(&j->wal_bytes);
 out:
 	if (fd >= 0)
 		close(fd);
