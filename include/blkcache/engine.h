@@ -18,6 +18,7 @@
 #include <sys/uio.h>
 
 #include "blkcache/bdev.h"
+#include "blkcache/counters.h"
 #include "blkcache/error.h"
 
 #define CACHE_BLOCK 4096u /* bytes: unit of valid, dirty, checksum and slot */
@@ -61,6 +62,7 @@ struct cache_open_report {
 	bool clean_stop; /* the last owner ended it in order */
 	uint64_t lines, dirty_lines, dirty_bytes; /* found */
 	uint64_t epochs_replayed, epochs_dropped, redo_blocks;
+	unsigned changed_volumes; /* whose backing device was not as it had been left */
 	uint64_t dropped_clean_lines; /* of regions that were being written, or of volumes whose backing changed */
 	char notes[1000]; /* sentences separated by newlines, for the user; may be empty */
 };
@@ -113,6 +115,13 @@ void cache_lock_memory(struct cache *c, uint64_t *locked, uint64_t *all);
  * closed in any case.
  */
 int cache_close(struct cache *c, struct bc_error *err);
+/* The same; *durable becomes true when what was answered is durable. What comes after may wait for backing devices. */
+int cache_close_telling(struct cache *c, _Atomic bool *durable, struct bc_error *err);
+
+/* Somebody uses the cache who may not be done when everybody is to end: cache_close() waits for the release, after it
+ * has made durable what was answered. */
+void cache_hold(struct cache *c);
+void cache_release(struct cache *c);
 
 /* ---- volumes ---- */
 
@@ -125,6 +134,16 @@ int cache_volume_add(struct cache *c, const char *name, const char *backing, enu
 /* Writes its dirty data to the backing device (waits for it), drops its lines and forgets it. discard_dirty: drops
  * dirty data instead. -EBUSY while volume_get references are held (an open file). */
 int cache_volume_remove(struct cache *c, const char *name, bool discard_dirty, struct bc_error *err);
+
+struct patience; /* util/patience.h */
+/*
+ * The same for callers who may have enough of waiting: for a backing device to open or to close, for dirty data to be
+ * written out. -ETIMEDOUT or -EINTR: nothing was added; the volume stays and goes on working.
+ */
+int cache_volume_add_patiently(struct cache *c, const char *name, const char *backing, enum cache_mode mode,
+			       const struct patience *patience, struct bc_error *err);
+int cache_volume_remove_patiently(struct cache *c, const char *name, bool discard_dirty,
+				  const struct patience *patience, struct bc_error *err);
 
 /* Counted reference, or NULL. volume_put when done; volume_remove refuses meanwhile. */
 struct volume *cache_volume_get(struct cache *c, const char *name);
@@ -142,7 +161,7 @@ const char *volume_backing(const struct volume *v); /* spec */
 uint64_t volume_size(const struct volume *v); /* bytes */
 enum cache_mode volume_mode(const struct volume *v);
 /* Live switch, kept in the journal. To wi, wa, wt or pt from wb/wo nothing is lost: dirty lines stay until cleaned.
- * Waits for requests under way in the old mode, not for cleaning. */
+ * Requests under way go on in the mode they began with; waits neither for them nor for cleaning. */
 int volume_set_mode(struct volume *v, enum cache_mode mode, struct bc_error *err);
 
 /* ---- I/O. off + len beyond the volume: -EINVAL. Any alignment. ---- */
@@ -203,6 +222,15 @@ struct cache_progress {
 int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const struct cache_progress *p, void *ctx),
 		     void *ctx, struct bc_error *err);
 
+/*
+ * Do the names of the backing files still lead to those that are open? Looks, for `ms` at most, and what it finds shows
+ * in cache_get_info() and volume_state() as degraded. cache_write_back() does not write to one that has lost its name,
+ * and fails, with the remedy in the message; its dirty data stays in the cache.
+ */
+void cache_look_at_names(struct cache *c, unsigned ms);
+/* The cache's own data file was deleted: with the end of this process all is gone that is dirty. */
+bool cache_is_deleted(struct cache *c, unsigned ms, struct bc_error *err);
+
 /* ---- tunables ---- */
 
 /* Keys (cache-wide unless said): ram, clean-after (period after which the background cleaner writes everything dirty to
@@ -217,30 +245,35 @@ void cache_get_tunables(struct cache *c, struct volume *v,
 
 /* ---- statistics ---- */
 
+/* Buckets of a latency histogram as they are shown: bucket i counts what took less than 2^(i + LATENCY_FIRST_SHIFT)
+ * nanoseconds (1 us to 69 s), those of the buckets before it included. */
+#define LATENCY_BUCKETS 27u
+#define LATENCY_FIRST_SHIFT 10u
+
 struct latency_summary {
 	uint64_t count;
-	double p50, p99, max; /* microseconds */
+	double p50, p99, max, sum; /* microseconds; sum is within 3 % */
+	uint64_t bucket[LATENCY_BUCKETS];
 };
+#define COUNTER_LATENCY(name, help) struct latency_summary name;
 
-/* In the order and with the names of `stats --format json`, which scripts rely on. */
+/* What was counted since load; counters.h has the lists. */
 struct volume_stats {
 	struct {
 		uint64_t occupied_lines, clean_lines, dirty_lines;
 	} usage;
 	struct {
-		uint64_t read_hits, read_partial_misses, read_misses, write_hits, write_partial_misses, write_misses,
-			pass_through_reads, pass_through_writes, flushes, discards;
+		REQUEST_COUNTERS(COUNTER_VALUE)
 	} requests;
 	struct {
-		uint64_t volume_read, volume_written, ram_read, cache_read, cache_written, backing_read,
-			backing_written;
+		BYTE_COUNTERS(COUNTER_VALUE)
 	} bytes;
 	struct {
-		uint64_t cache_read, cache_write, backing_read, backing_write, checksum;
+		ERROR_COUNTERS(COUNTER_VALUE)
 	} errors;
 	struct {
-		struct latency_summary read_hit, read_miss, write, flush;
-	} latency_us;
+		LATENCY_HISTOGRAMS(COUNTER_LATENCY)
+	} latency;
 	uint64_t dirty_bytes;
 };
 

@@ -8,6 +8,7 @@
 
 #include "bdev/claim.h"
 #include "bdev/module.h"
+#include "bdev/name.h"
 
 /*
  * Direct I/O is used for whole grains only: everything else goes through the page cache, and a page in which a buffered
@@ -22,11 +23,13 @@ struct file_bdev {
 	int fd; /* O_DIRECT, or the same number as buf_fd */
 	int buf_fd; /* through the page cache; holds the claim */
 	bool block; /* kernel block device */
+	bool inodes_last, times_last; /* what the file system says of a file is so after its next mount, too */
 	uint32_t mem_align, len_align; /* what direct I/O asks of each piece of memory; at most FILE_GRAIN */
 	atomic_bool direct; /* cleared when the first direct I/O is refused */
 	atomic_bool no_punch, no_zero; /* fallocate said EOPNOTSUPP */
 	_Atomic int flush_error; /* the first error of a flush, or 0 */
 	struct claim claim;
+	struct name_check *name; /* regular files; NULL: cannot be looked at */
 };
 
 /* The descriptor for a READ or WRITE of `len` bytes at `off`. */

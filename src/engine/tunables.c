@@ -165,6 +165,9 @@ int cache_set(struct cache *c, struct volume *v, const char *key, const char *va
 	rc = parse(t, value, &x, err);
 	if (!rc && value_of(c, t) == &c->tunables.ram_bytes)
 		rc = ram_check(x, c->lines.bytes + c->slots.bytes, err);
+	if (!rc && t->offset == offsetof(struct tunables, read_ahead) && x && c->background.started &&
+	    (rc = readahead_start(c)))
+		return bc_fail(err, rc, "%s: threads cannot be started: %s", key, strerror(-rc));
 	if (!rc)
 		rc = journal_setting_put(c->journal, key, value, err);
 	if (rc)
