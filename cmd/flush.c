@@ -43,7 +43,7 @@ static int flush_stopped(struct args *a, struct progress *p, uint64_t *done)
 	struct volume *v = NULL;
 	struct cache_info before, after;
 	int code = CMD_OK;
-	struct cache *c = open_stopped(a->dir, 0, &code);
+	struct cache *c = open_stopped(a->dir, CACHE_OPEN_BRIEF, &code);
 
 	if (!c)
 		return code;

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "daemon/daemon.h"
 
 static const struct command commands[] = {
 	{ "create", "DIR --size SIZE", "make a cache in a folder", cmd_create },
@@ -111,6 +112,7 @@ int main(int argc, char **argv)
 {
 	int code;
 
+	protect_signals();
 	open_std_streams();
 	argp_err_exit_status = CMD_USAGE;
 	code = dispatch(argc, argv);

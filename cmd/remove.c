@@ -65,7 +65,7 @@ static int stopped_flags(const char *dir, const char *name, unsigned *flags)
 		memset(&s, 0, sizeof(s));
 		volume_get_stats(v, &s);
 		if (s.dirty_bytes)
-			*flags = 0;
+			*flags = CACHE_OPEN_BRIEF;
 		volume_put(v);
 	}
 	return close_stopped(c, CMD_OK);

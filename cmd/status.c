@@ -99,6 +99,21 @@ static json_t *find_status(const char *dir, int *code)
 	return status;
 }
 
+static void print_memory(struct table *t, const json_t *cache)
+{
+	uint64_t ram = jcount(cache, "ram_bytes"), set = jcount(cache, "ram_set_bytes");
+	const char *locked = jtext(cache, "locked_memory");
+	char less[64] = "";
+
+	if (set && set != ram && jcount(cache, "pid"))
+		snprintf(less, sizeof(less), " (ram is set to %s)", size_text(set));
+	table_cell(t, "%s of buffers%s, %s of metadata%s", size_text(ram), less,
+		   size_text(jcount(cache, "metadata_bytes")),
+		   !strcmp(locked, "part")   ? "; partly locked (ulimit -l)"
+		   : !strcmp(locked, "none") ? "; not locked (ulimit -l)"
+					     : "");
+}
+
 static void print_cache(const json_t *status)
 {
 	const json_t *cache = json_object_get(status, "cache"), *usage = json_object_get(status, "usage");
@@ -131,8 +146,7 @@ static void print_cache(const json_t *status)
 	table_cell(&t, "%s in lines of %s", size_text(jcount(cache, "size_bytes")),
 		   size_text(jcount(cache, "line_size")));
 	table_cell(&t, "memory");
-	table_cell(&t, "%s of buffers, %s of metadata", size_text(jcount(cache, "ram_bytes")),
-		   size_text(jcount(cache, "metadata_bytes")));
+	print_memory(&t, cache);
 	table_cell(&t, "occupied");
 	table_cell(&t, "%.1f %%", lines > 0 ? 100 * (double)jcount(usage, "occupied_lines") / lines : 0.0);
 	table_cell(&t, "dirty");

@@ -51,6 +51,8 @@ struct buffer_pool_params {
 
 /* -ENOMEM with a message that says how much would be needed. */
 int buffer_pool_create(const struct buffer_pool_params *params, struct buffer_pool **out, struct bc_error *err);
+/* Locks its memory as far as the limit allows; returns how much of *all. */
+uint64_t buffer_pool_lock(struct buffer_pool *pool, uint64_t *all);
 void buffer_pool_destroy(struct buffer_pool *pool); /* its client destroyed before; NULL is allowed */
 /* Frames that hold nothing: a new buffer costs no other its place. A look without a lock. */
 uint32_t buffer_pool_unused(const struct buffer_pool *pool);

@@ -46,7 +46,7 @@ struct cache_create_params {
 	uint64_t size_bytes; /* of the data file, rounded down to whole lines */
 	uint32_t line_size; /* 4096 .. 65536, power of two; 0 = 4096 */
 	enum cache_mode mode; /* default for volumes added without one */
-	uint64_t ram_bytes; /* 0 = 64 MiB */
+	uint64_t ram_bytes; /* 0 = 64 MiB, or what this machine can give if that is less */
 	bool force; /* replace an existing cache; refused (-EBUSY) if it is loaded, (-ENOTEMPTY) if it holds dirty data
 		       or cannot be read well enough to know */
 };
@@ -72,6 +72,7 @@ struct cache_open_report {
 };
 
 #define CACHE_OPEN_NO_VOLUMES 0x1 /* do not open the backing devices (management of a stopped cache) */
+#define CACHE_OPEN_BRIEF 0x2 /* nobody reads and writes volumes: little memory for buffers is enough */
 
 /*
  * Takes the lock (-EBUSY with the owner's pid in the message), recovers, opens the backing devices, starts the
@@ -105,6 +106,12 @@ struct cache_shared {
  * (-EBUSY: the dead process's I/O has not ended; try again). */
 int cache_open_shared(const char *dir, unsigned flags, const char *const *accepted, const struct cache_shared *shared,
 		      struct cache **out, struct cache_open_report *report, struct bc_error *err);
+
+/*
+ * Locks in memory what I/O goes through: the RAM buffers, the line map and the slots, as far as the limit of locked
+ * memory allows. For a process that has not locked all it maps (mlockall). *locked, *all: bytes.
+ */
+void cache_lock_memory(struct cache *c, uint64_t *locked, uint64_t *all);
 
 /*
  * Ends it: no I/O may be under way. Everything answered is made durable in the cache first (dirty lines stay dirty:
@@ -184,6 +191,17 @@ struct volume_reply {
 	int iovcnt; /* data pieces, not counting iov[0] */
 	void *priv; /* the engine's */
 };
+
+/*
+ * What a thread that makes I/O calls needs of memory, made before it exists: a pool of threads then knows before it
+ * takes work whether another thread can be had. NULL: out of memory. The new thread begins with cache_worker_begin(),
+ * and what it began with is freed when it ends; what never came to that is freed by cache_worker_drop(). A thread without
+ * it gets its own at its first call, which may fail with -ENOMEM.
+ */
+struct cache_worker;
+struct cache_worker *cache_worker_make(struct cache *c);
+int cache_worker_begin(struct cache_worker *w); /* -ENOMEM: dropped */
+void cache_worker_drop(struct cache_worker *w);
 
 /* Reads. On 0 the reply's pieces hold len bytes, valid until volume_read_done(), which must be called exactly once
  * after a 0 return, on the same thread and before its next I/O call. On error nothing needs to be done. */
@@ -283,6 +301,7 @@ struct cache_info {
 	uint64_t size_bytes;
 	uint32_t line_size;
 	uint64_t lines, ram_bytes, metadata_bytes;
+	uint64_t ram_set_bytes; /* the setting; a load takes less if so much cannot be had */
 	uint64_t occupied_lines, free_lines, clean_lines, dirty_lines, dirty_bytes;
 	unsigned volumes;
 };

@@ -28,14 +28,17 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/param.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "bdev/file.h"
 #include "bdev/label.h"
 #include "bdev/own_mount.h"
+#include "util/limits.h"
 #include "util/log.h"
 
 #define MAX_DEPTH 4096
+#define RETRY_NS 1000000000u
 #define MAX_SQE_LEN (1u << 30) /* a read or write of one piece takes a 32-bit length */
 
 /* ---- device ---- */
@@ -58,6 +61,13 @@ static int fail_open(const char *path, int r, struct bc_error *err)
 		return bc_fail(err, r, "%s: permission denied; run as a user who may read and write it", path);
 	case -EROFS:
 		return bc_fail(err, r, "%s: lies on a read-only file system", path);
+	case -EMFILE:
+	case -ENFILE:
+		return bc_fail(
+			err, r,
+			"%s: cannot open: too many open files; raise the limit (ulimit -n, LimitNOFILE=), a volume "
+			"takes two and a worker one more for each volume it serves",
+			path);
 	case -ENXIO:
 	case -ENODEV:
 	case -ENOMEDIUM:
@@ -327,6 +337,7 @@ struct file_channel {
 	struct io_uring ring;
 	enum { RING_NONE, RING_OWNED, RING_SHARED, RING_UNAVAILABLE } state;
 	uint64_t owner; /* RING_OWNED: thread_serial() of its thread */
+	uint64_t retry_ns; /* RING_NONE: it could not be had; to be tried again from then on */
 	unsigned depth;
 	unsigned active; /* in the ring, completion not seen yet */
 	struct io_list ring_list, sync_list, settling;
@@ -401,7 +412,17 @@ static void file_put_channel(struct bdev_channel *ch)
 	ring_close((struct file_channel *)ch);
 }
 
-/* Tries the best set of flags first; kernels that do not know one say EINVAL. */
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* Without a ring the channel makes plain system calls, one after the other. The last descriptors of the process are not
+ * for rings (limits.h).
+ * Tries the best set of flags first; kernels that do not know one say EINVAL. */
 static void ring_open(struct file_channel *fc, bool owned)
 {
 	static const unsigned flags[] = { IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
@@ -411,13 +432,21 @@ static void ring_open(struct file_channel *fc, bool owned)
 
 	for (unsigned i = owned ? 0 : 1; i < 3 && r == -EINVAL; i++) {
 		r = io_uring_queue_init(fc->depth, &fc->ring, flags[i]);
+		if (!r && limits_is_spare_file(fc->ring.ring_fd)) {
+			io_uring_queue_exit(&fc->ring);
+			r = -EMFILE;
+		}
 		if (!r) {
 			fc->state = i == 0 ? RING_OWNED : RING_SHARED;
 			fc->owner = thread_serial();
 			return;
 		}
 	}
-	fc->state = RING_UNAVAILABLE;
+	/* What is short now may not be later. */
+	if (r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -EAGAIN)
+		fc->retry_ns = now_ns() + RETRY_NS;
+	else
+		fc->state = RING_UNAVAILABLE;
 	if (!atomic_exchange(&told, true))
 		log_info("io_uring is not available (%s); using plain system calls", strerror(-r));
 }
@@ -431,9 +460,9 @@ static bool ring_ready(struct file_channel *fc)
 	 */
 	if (moved && !fc->active)
 		ring_close(fc);
-	if (fc->state == RING_NONE)
+	if (fc->state == RING_NONE && (!fc->retry_ns || now_ns() >= fc->retry_ns))
 		ring_open(fc, !moved);
-	return fc->state != RING_UNAVAILABLE;
+	return fc->state == RING_OWNED || fc->state == RING_SHARED;
 }
 
 static void file_submit(struct bdev_channel *ch, struct bdev_io *io)

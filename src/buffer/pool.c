@@ -151,6 +151,17 @@ int buffer_pool_create(const struct buffer_pool_params *params, struct buffer_po
 	return 0;
 }
 
+uint64_t buffer_pool_lock(struct buffer_pool *pool, uint64_t *all)
+{
+	uint64_t data = (uint64_t)pool->frames << pool->block_shift, locked = 0;
+
+	*all = data + pool->desc_len + pool->free_len;
+	locked += mlock(pool->desc_map, pool->desc_len) ? 0 : pool->desc_len;
+	locked += mlock(pool->free_map, pool->free_len) ? 0 : pool->free_len;
+	locked += mlock(pool->desc[0].data, data) ? 0 : data;
+	return locked;
+}
+
 void buffer_pool_destroy(struct buffer_pool *pool)
 {
 	if (!pool)

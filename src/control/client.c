@@ -119,8 +119,11 @@ static int connect_to(struct talk *t)
 	dirfd = open(t->dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (dirfd < 0) {
 		ret = errno == ENOTDIR ? -ENOENT : -errno;
-		return bc_fail(t->err, ret, "%s: %s; give the folder that was given to 'blkcache create'", t->dir,
-			       strerror(errno));
+		return bc_fail(t->err, ret, "%s: %s%s", t->dir, strerror(errno),
+			       ret == -ENOENT ? "; give the folder that was given to 'blkcache create'"
+			       : ret == -EMFILE || ret == -ENFILE || ret == -ENOMEM || ret == -EACCES
+				       ? ""
+				       : "; the disk that it lies on cannot be read: see the kernel's log (dmesg)");
 	}
 	t->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (t->fd < 0)

@@ -64,6 +64,16 @@ int config_load_file(const char *path, struct daemon_config *cfg, struct bc_erro
 /* Before any thread exists. Best effort: what is refused is logged, nothing fails. */
 void protect_process(void);
 
+/* Is all memory of this process locked, whatever it maps? (protect_process() has seen to it where that is allowed.) */
+bool protect_locked_all(void);
+
+/*
+ * What a process inherits from who started it may be wrong for it: an ignored SIGCHLD (children cannot be waited for:
+ * fusermount3, the supervised daemon), blocked signals, and SIGXFSZ, by which a limit of file sizes kills instead of
+ * failing one write with EFBIG. First thing in main().
+ */
+void protect_signals(void);
+
 /* ---- supervise.c ---- */
 
 /* What outlives a daemon. */
@@ -137,6 +147,7 @@ struct json_daemon_view {
 	const char *mountpoint; /* NULL: not mounted */
 	pid_t pid; /* 0: no daemon */
 	time_t start_time; /* of the daemon */
+	const char *locked; /* how much of its memory cannot be swapped out, in a word; NULL: no daemon */
 	/* The state to show for a cache (v NULL) or a volume that the engine says is in `state`; NULL: as the engine
 	 * says. */
 	enum cache_state (*state)(enum cache_state state, struct volume *v, void *ctx);

@@ -56,6 +56,7 @@ static json_t *describe(struct daemon *d, json_t *(*make)(struct cache *c, const
 	struct json_daemon_view view = { .mountpoint = shown.unmounted ? NULL : d->params->mountpoint,
 					 .pid = getpid(),
 					 .start_time = d->start_time,
+					 .locked = d->locked,
 					 .state = shown_state,
 					 .buckets = buckets,
 					 .ctx = &shown };

@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -32,6 +33,7 @@
 #define DELETED_MS 1000 /* to find out whether the data file was deleted */
 #define TAKEOVER_PATIENCE_MS 120000 /* of a slow backing device: longer than a disk's own time limits */
 #define LAST_PATIENCE_S 5
+#define CONTROL_FILES 8 /* descriptors that have to be left when all is started */
 #define STOP_PATIENCE_S 2 /* a `stop` that was just interrupted takes a moment to notice */
 
 /* ---- states ---- */
@@ -310,6 +312,52 @@ static int open_cache(struct daemon *d, struct cache_open_report *opened, struct
 	}
 }
 
+/* A daemon that nobody can command is worse than none: a few descriptors have to be left for control clients. */
+static int check_descriptors(struct bc_error *err)
+{
+	int fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0);
+	struct rlimit r;
+
+	if (fd >= 0)
+		close(fd);
+	if (getrlimit(RLIMIT_NOFILE, &r) || (fd >= 0 && (rlim_t)fd + CONTROL_FILES <= r.rlim_cur))
+		return 0;
+	return bc_fail(
+		err, -EMFILE,
+		"the limit of open files (ulimit -n, LimitNOFILE=) is %llu, which leaves none for commands; raise "
+		"it to %llu or more",
+		(unsigned long long)r.rlim_cur, (unsigned long long)r.rlim_cur + 64);
+}
+
+/* Whatever it was that could not be opened: what helps is the same. */
+static void explain_files(struct bc_error *err)
+{
+	char why[sizeof(err->msg)];
+
+	if (!err || (err->code != -EMFILE && err->code != -ENFILE) || strstr(err->msg, "ulimit -n"))
+		return;
+	memcpy(why, err->msg, sizeof(why));
+	bc_fail(err, err->code, "%.*s; raise the limit of open files (ulimit -n, LimitNOFILE=)", (int)sizeof(why) - 80,
+		why);
+}
+
+/* Where not all that is mapped may be locked: what matters most, as far as it goes. */
+static void lock_cache_memory(struct daemon *d)
+{
+	uint64_t locked, all;
+	char a[32], b[32];
+
+	d->locked = "all";
+	if (protect_locked_all())
+		return;
+	cache_lock_memory(d->cache, &locked, &all);
+	d->locked = locked == all ? "cache" : locked ? "part" : "none";
+	log_warn("%s: %s of the cache's %s could be locked in memory: a volume used for swap or through a loop device "
+		 "may "
+		 "hang when memory is short; raise 'ulimit -l' or run as root",
+		 d->params->dir, units_format_size(a, sizeof(a), locked), units_format_size(b, sizeof(b), all));
+}
+
 /* Everything from the cache on; what was started when it fails is taken down by end_all(). */
 static int start_all(struct daemon *d, json_t **report, struct bc_error *err)
 {
@@ -326,6 +374,8 @@ static int start_all(struct daemon *d, json_t **report, struct bc_error *err)
 	if (!ret)
 		ret = open_cache(d, &opened, err);
 	if (!ret)
+		lock_cache_memory(d);
+	if (!ret)
 		ret = start_export(d, err);
 	if (ret)
 		return ret;
@@ -335,6 +385,8 @@ static int start_all(struct daemon *d, json_t **report, struct bc_error *err)
 		return bc_fail(err, ret, "cannot start a thread: %s", strerror(-ret));
 	}
 	ret = control_server_start(d->params->dir, daemon_handlers, daemon_nhandlers, d, &d->control, err);
+	if (!ret)
+		ret = check_descriptors(err);
 	if (ret)
 		return ret;
 	*report = daemon_status(d);
@@ -488,12 +540,13 @@ static void log_end(struct daemon *d, int ret)
 int daemon_run(const struct daemon_params *params, int (*ready)(json_t *report, void *ctx), void *ctx,
 	       struct bc_error *err)
 {
-	struct daemon d = { .params = params, .below_fd = -1, .start_time = time(NULL) };
+	static struct daemon d; /* of the process: threads that are left behind go on looking at it */
 	json_t *report = NULL;
 	pthread_condattr_t attr;
 	sigset_t set;
 	int ret, end;
 
+	d = (struct daemon){ .params = params, .below_fd = -1, .start_time = time(NULL) };
 	pthread_mutex_init(&d.lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -508,6 +561,8 @@ int daemon_run(const struct daemon_params *params, int (*ready)(json_t *report, 
 	protect_process();
 
 	ret = start_all(&d, &report, err);
+	if (ret)
+		explain_files(err);
 	if (!ret && params->survive)
 		atomic_fetch_add(&params->survive->shared->served, 1);
 	if (!ret && ready(report, ctx))
@@ -525,11 +580,9 @@ int daemon_run(const struct daemon_params *params, int (*ready)(json_t *report, 
 		log_end(&d, end);
 	json_decref(d.last_status);
 	json_decref(d.last_stats);
-	if (d.abandoned) {
-		fflush(NULL);
-		_exit(EXIT_FAILURE);
+	if (!d.abandoned) {
+		pthread_cond_destroy(&d.cond);
+		pthread_mutex_destroy(&d.lock);
 	}
-	pthread_cond_destroy(&d.cond);
-	pthread_mutex_destroy(&d.lock);
 	return ret ? ret : end;
 }

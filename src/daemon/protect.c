@@ -13,6 +13,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -26,19 +28,53 @@
 #define PR_SET_IO_FLUSHER 57
 #endif
 
+static bool locked_all; /* whatever is mapped is locked; set before there are threads */
+
 #define WANTED_FILES 65536 /* a channel per device and worker, each a descriptor or two */
 
+/*
+ * Is there no limit to what this process may lock? Privilege counts, and what counts as privilege (a capability in
+ * which user namespace) only the kernel knows: it is asked to lock a page more than the limit, none of which exists.
+ */
+static bool may_lock_all(void)
+{
+	struct rlimit r;
+	size_t len;
+	void *p;
+	bool ok;
+
+	if (getrlimit(RLIMIT_MEMLOCK, &r) < 0)
+		return false;
+	if (r.rlim_cur == RLIM_INFINITY)
+		return true;
+	if (r.rlim_cur > (rlim_t)1 << 46)
+		return false;
+	len = (size_t)(r.rlim_cur + (2u << 12)) & ~(size_t)4095;
+	p = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return false;
+	ok = !mlock2(p, len, MLOCK_ONFAULT);
+	munmap(p, len);
+	return ok;
+}
+
+/*
+ * MCL_FUTURE under a limit would be a trap: it succeeds, and what is mapped later (a thread's stack, a ring, the
+ * buffers) fails once the limit is reached, under load. So it is used where there is no limit; elsewhere the cache
+ * locks what it keeps its data and its map in, as far as that goes (cache_lock_memory()).
+ */
 static void lock_memory(void)
 {
 	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
 
 	setrlimit(RLIMIT_MEMLOCK, &unlimited); /* matters where CAP_IPC_LOCK is missing and CAP_SYS_RESOURCE is not */
 	/* ONFAULT: thread stacks and arenas are mostly untouched; locking them whole would cost hundreds of MiB. */
-	if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0)
-		log_warn("cannot lock the daemon's memory (%s): a volume used for swap or through a loop device may "
-			 "hang when memory is "
-			 "short; raise 'ulimit -l' or run as root",
-			 strerror(errno));
+	locked_all = may_lock_all() && !mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT);
+}
+
+bool protect_locked_all(void)
+{
+	return locked_all;
 }
 
 static void raise_open_files(void)
@@ -82,8 +118,35 @@ static void avoid_oom_killer(void)
 	close(fd);
 }
 
+/*
+ * Under a limit of address space or data, fewer arenas: each costs up to 128 MiB of it, which threads need for their
+ * stacks.
+ */
+static void save_address_space(void)
+{
+	struct rlimit as, data;
+
+	if ((!getrlimit(RLIMIT_AS, &as) && as.rlim_cur != RLIM_INFINITY) ||
+	    (!getrlimit(RLIMIT_DATA, &data) && data.rlim_cur != RLIM_INFINITY))
+		mallopt(M_ARENA_MAX, 1);
+}
+
+void protect_signals(void)
+{
+	struct sigaction dfl = { .sa_handler = SIG_DFL }, ignore = { .sa_handler = SIG_IGN };
+	sigset_t none;
+
+	sigemptyset(&dfl.sa_mask);
+	sigemptyset(&ignore.sa_mask);
+	sigemptyset(&none);
+	sigaction(SIGCHLD, &dfl, NULL);
+	sigaction(SIGXFSZ, &ignore, NULL);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
 void protect_process(void)
 {
+	save_address_space();
 	raise_open_files();
 	avoid_oom_killer();
 	if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) < 0)

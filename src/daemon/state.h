@@ -29,6 +29,7 @@ struct daemon {
 	struct cache *cache;
 	struct export *export;
 	struct control_server *control;
+	const char *locked; /* json_daemon_view's */
 	pthread_t signal_thread;
 	int below_fd; /* the folder that is mounted on, opened before that (O_PATH); -1: none */
 	atomic_bool quit; /* the signal thread is to end */

@@ -7,6 +7,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -198,6 +199,9 @@ static int check_opened(const char *dir, struct journal *j, struct checking *k)
 	if (!k->redo || !k->buf)
 		return bc_fail(k->err, -ENOMEM, "out of memory");
 	snprintf(path, sizeof path, "%s/%s", dir, CACHE_DATA_FILE);
+	rc = cache_check_data_file(dir, k->err);
+	if (rc)
+		return rc;
 	rc = bdev_open(path, BDEV_OPEN_RDONLY, &data, k->err);
 	if (rc)
 		return rc;
@@ -260,7 +264,8 @@ int cache_check(const char *dir, struct cache_check_report *result, void (*repor
 		rc = bc_fail(err, -ENOENT, "%s holds no cache (there is no %s in it)", dir, JOURNAL_FILE);
 		goto out;
 	}
-	rc = cache_lock_dir(dir, false, 0, &dir_fd, &lock_fd, err);
+	rc = cache_lock_dir(dir, faccessat(AT_FDCWD, dir, W_OK, AT_EACCESS) && errno == EROFS, 0, &dir_fd, &lock_fd,
+			    err);
 	if (!rc)
 		rc = journal_open(dir, true, &j, err);
 	if (!rc)

@@ -24,6 +24,8 @@
 #include <unistd.h>
 
 #include "blkcache/units.h"
+#include "util/cow.h"
+#include "util/limits.h"
 
 #define MARKER "journal.db.creating"
 #define MARKER_TEXT "blkcache create was broken off here; it may be repeated, or this folder be removed\n"
@@ -62,9 +64,6 @@ static int check_params(const struct cache_create_params *p, struct journal_geom
 	if (p->size_bytes / CACHE_BLOCK >= UINT32_MAX)
 		return bc_fail(err, -EINVAL, "cache size %s is too large; it must be below 16T",
 			       units_format_size(a, sizeof a, p->size_bytes));
-	if (p->ram_bytes && p->ram_bytes < CACHE_MIN_RAM)
-		return bc_fail(err, -EINVAL, "ram %" PRIu64 " bytes is too small; it must be at least %s", p->ram_bytes,
-			       units_format_size(a, sizeof a, CACHE_MIN_RAM));
 	memset(geo, 0, sizeof *geo);
 	geo->line_size = line;
 	geo->blocks_per_line = line / CACHE_BLOCK;
@@ -76,6 +75,30 @@ static int check_params(const struct cache_create_params *p, struct journal_geom
 	geo->uuid[6] = (uint8_t)((geo->uuid[6] & 0x0f) | 0x40);
 	geo->uuid[8] = (uint8_t)((geo->uuid[8] & 0x3f) | 0x80);
 	return 0;
+}
+
+/* What a load would refuse is refused here: larger lines can still be chosen. */
+static int check_memory(const struct cache_create_params *p, const struct journal_geometry *geo, struct bc_error *err)
+{
+	uint64_t need = lines_bytes(geo->nlines, geo->blocks_per_line) + slots_bytes(geo->nslots), have;
+	char a[32], b[32];
+	const char *what;
+
+	have = limits_memory(&what);
+	if (need > have / 4 * 3)
+		return bc_fail(
+			err, -ENOMEM,
+			"cache size %s: its metadata takes %s of RAM, and %s %s; larger lines (--line-size) take "
+			"less",
+			units_format_size(a, sizeof a, p->size_bytes), units_format_size(b, sizeof b, need), what,
+			units_format_size((char[32]){ 0 }, 32, have));
+	if (!p->ram_bytes)
+		return 0;
+	if (p->ram_bytes < CACHE_MIN_RAM)
+		return bc_fail(err, -EINVAL, "ram %s is too small; it must be at least %s",
+			       units_format_size(a, sizeof a, p->ram_bytes),
+			       units_format_size(b, sizeof b, CACHE_MIN_RAM));
+	return tunables_check_ram(p->ram_bytes, err) ? -EINVAL : ram_check(p->ram_bytes, need, err);
 }
 
 /* The old cache may go only if it can be read and holds nothing dirty. */
@@ -229,6 +252,11 @@ static int make_data_file(struct making *m, uint64_t bytes, struct bc_error *err
 	if (fd < 0)
 		return bc_fail(err, -errno, "%s/%s cannot be made: %s", dir, CACHE_DATA_FILE, strerror(errno));
 	m->made_data = true;
+	if (cow_switch_off(fd))
+		log_warn("%s lies on %s, which copies on write: with a full disk flushes will fail; a folder on ext4 "
+			 "or XFS "
+			 "is better",
+			 dir, cow_name(fd));
 	/* space must not run out half-way through a flush */
 	rc = fallocate(fd, 0, 0, (off_t)bytes) ? -errno : 0;
 	if (rc == -EOPNOTSUPP)
@@ -347,7 +375,7 @@ int cache_create(const char *dir, const struct cache_create_params *p, struct bc
 	if (!rc)
 		rc = cache_check_path(dir, err);
 	if (!rc)
-		rc = cache_check_memory(dir, &geo, err);
+		rc = check_memory(p, &geo, err);
 	if (rc)
 		return rc;
 	if (cache_exists(dir)) {

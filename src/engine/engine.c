@@ -3,16 +3,21 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "blkcache/units.h"
 #include "bypass.h"
 #include "recover.h"
 #include "survive.h"
+#include "util/cow.h"
+#include "util/limits.h"
 
 static void say(struct cache *c, const char *fmt, va_list ap)
 {
@@ -62,6 +67,63 @@ void cache_degrade(struct cache *c, const char *fmt, ...)
 
 const char *cache_data_spec;
 
+/* A cache that an older release made on btrfs, or one that was copied there. */
+static void warn_of_copies(const struct cache *c)
+{
+	int fd = openat(c->dir_fd, CACHE_DATA_FILE, O_RDONLY | O_CLOEXEC);
+	const char *name = fd >= 0 ? cow_name(fd) : NULL;
+
+	if (name && !(c->open_flags & CACHE_OPEN_NO_VOLUMES))
+		log_warn("%s: its data file is copied on write by %s: with a full disk flushes will fail; a cache made "
+			 "anew "
+			 "there, or one on ext4 or XFS, is better",
+			 c->dir, name);
+	if (fd >= 0)
+		close(fd);
+}
+
+int cache_check_data_file(const char *dir, struct bc_error *err)
+{
+	char path[4200];
+	struct stat st;
+
+	snprintf(path, sizeof path, "%s/%s", dir, CACHE_DATA_FILE);
+	if (!stat(path, &st) || errno != ENOENT)
+		return 0;
+	return bc_fail(
+		err, -ENOENT,
+		"cache %s: its data file (%s) is missing: put it back. If it is lost, so is the dirty data that was "
+		"in it; then make a new cache in another folder",
+		dir, CACHE_DATA_FILE);
+}
+
+int cache_check_writable(const struct cache *c, struct bc_error *err)
+{
+	return c->read_only
+		       ? bc_fail(err, -EROFS,
+				 "cache %s lies on a read-only file system, so nothing about it can be changed; make "
+				 "that writable first",
+				 c->dir)
+		       : 0;
+}
+
+#define SMALL_FILES (16u << 20) /* what the journal's files have in a small cache, and the longest part of it */
+
+/* What lies beyond the limit could not be written, and the first such write would end the cache. */
+static int check_file_size_limit(struct cache *c, struct bc_error *err)
+{
+	uint64_t need = c->geo.size_bytes > SMALL_FILES ? c->geo.size_bytes : SMALL_FILES;
+	char a[32], b[32];
+	struct rlimit r;
+
+	if (c->open_flags & CACHE_OPEN_NO_VOLUMES || getrlimit(RLIMIT_FSIZE, &r) || r.rlim_cur == RLIM_INFINITY ||
+	    r.rlim_cur >= need)
+		return 0;
+	return bc_fail(err, -EFBIG,
+		       "cache %s: its files have up to %s, and the limit of file sizes (ulimit -f) is %s; raise it",
+		       c->dir, units_format_size(a, sizeof a, need), units_format_size(b, sizeof b, r.rlim_cur));
+}
+
 static int open_data(struct cache *c, struct bc_error *err)
 {
 	char *path = NULL;
@@ -69,16 +131,20 @@ static int open_data(struct cache *c, struct bc_error *err)
 
 	if (asprintf(&path, "%s/%s", c->dir, CACHE_DATA_FILE) < 0)
 		return bc_fail(err, -ENOMEM, "out of memory");
-	rc = bdev_open(cache_data_spec ? cache_data_spec : path, BDEV_OPEN_CLAIM, &c->data, err);
+	rc = cache_data_spec ? 0 : cache_check_data_file(c->dir, err);
+	if (!rc)
+		rc = bdev_open(cache_data_spec ? cache_data_spec : path,
+			       c->read_only ? BDEV_OPEN_RDONLY : BDEV_OPEN_CLAIM, &c->data, err);
 	free(path);
 	if (rc)
-		return bc_fail_prefix(err, "cache %s", c->dir);
+		return rc == -ENOENT ? rc : bc_fail_prefix(err, "cache %s", c->dir);
 	if (bdev_size(c->data) < c->geo.size_bytes)
 		return bc_fail(
 			err, -EUCLEAN,
 			"cache %s: its data file has %llu bytes and should have %llu; it was cut off or replaced",
 			c->dir, (unsigned long long)bdev_size(c->data), (unsigned long long)c->geo.size_bytes);
-	return 0;
+	warn_of_copies(c);
+	return check_file_size_limit(c, err);
 }
 
 /* How much is kept free, and how much a write may take at once, in terms of what there is. */
@@ -105,21 +171,21 @@ static uint64_t metadata_bytes(const struct journal_geometry *geo)
 	return lines_bytes(geo->nlines, geo->blocks_per_line) + slots_bytes(geo->nslots);
 }
 
-int cache_check_memory(const char *dir, const struct journal_geometry *geo, struct bc_error *err)
+static int check_memory(const char *dir, const struct journal_geometry *geo, struct bc_error *err)
 {
-	uint64_t need = metadata_bytes(geo), have = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+	const char *what;
+	uint64_t need = metadata_bytes(geo), have = limits_memory(&what);
 	char a[32], b[32];
 
 	if (need <= have)
 		return 0;
-	return bc_fail(err, -ENOMEM,
-		       "cache %s: its metadata takes %s of RAM and this machine has %s; larger lines take less", dir,
-		       units_format_size(a, sizeof a, need), units_format_size(b, sizeof b, have));
+	return bc_fail(err, -ENOMEM, "cache %s: its metadata takes %s of RAM, and %s %s; larger lines take less", dir,
+		       units_format_size(a, sizeof a, need), what, units_format_size(b, sizeof b, have));
 }
 
 static int setup_memory(struct cache *c, struct bc_error *err)
 {
-	int rc = cache_check_memory(c->dir, &c->geo, err);
+	int rc = check_memory(c->dir, &c->geo, err);
 	char a[32];
 
 	if (rc)
@@ -133,18 +199,13 @@ static int setup_memory(struct cache *c, struct bc_error *err)
 
 int cache_setup_buffers(struct cache *c, struct bc_error *err)
 {
-	struct buffer_pool_params pp = { .memory = GET(c->tunables.ram_bytes),
-					 .block_size = CACHE_BLOCK,
-					 .shared_fd = c->shared ? c->shared->frames_fd : 0 };
-	int rc = buffer_pool_create(&pp, &c->pool, err);
+	int rc = ram_setup(c, err);
 
 	if (!rc)
 		rc = buffer_client_create(c->pool, c->data, &c->buffers, err);
-	if (rc)
-		return rc;
-	c->ram_bytes = pp.memory;
-	set_limits(c, pp.memory / CACHE_BLOCK);
-	return 0;
+	if (!rc)
+		set_limits(c, c->ram_bytes / CACHE_BLOCK);
+	return rc;
 }
 
 static void free_cache(struct cache *c)
@@ -258,8 +319,9 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 	if (!rc)
 		rc = cache_lock_dir(c->dir, flags & CACHE_OPEN_NO_VOLUMES, shared ? shared->lock_fd : 0, &c->dir_fd,
 				    &c->lock_fd, err);
+	c->read_only = !rc && cache_lock_is_read_only(c->lock_fd);
 	if (!rc)
-		rc = journal_open(c->dir, false, &c->journal, err);
+		rc = journal_open(c->dir, c->read_only, &c->journal, err);
 	if (rc)
 		goto fail;
 	journal_get_geometry(c->journal, &c->geo);
@@ -352,6 +414,10 @@ int cache_close_telling(struct cache *c, _Atomic bool *durable, struct bc_error 
 			bc_fail(err, rc, "cache %s: a backing device could not be flushed: %s", c->dir, strerror(-rc));
 		free_cache(c);
 		return rc;
+	}
+	if (c->read_only) {
+		free_cache(c);
+		return 0;
 	}
 	rc = epoch_commit(c, true);
 	/* with everything in the data file, what goes bad there later is damage of single blocks, not an unfinished

@@ -33,7 +33,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EPOCH_MAX_CHANGES 262144u /* entries; beyond, writers commit before they go on */
+/* Bytes of records; beyond, writers commit before they go on. The journal has reserved more: those who are in the gate
+ * then still add theirs. */
+#define EPOCH_MAX_BYTES (JOURNAL_EPOCH_BYTES / 8 * 7)
 #define INLINE_MAX_BLOCKS 16u /* in one row: up to 64 KiB, about where a second sync costs the same */
 #define INLINE_MAX_TOTAL 4096u /* in rows not yet superseded by a full epoch: bounds recovery and the WAL */
 
@@ -74,6 +76,7 @@ int epoch_init(struct epoch *ep, struct cache *c)
 	pthread_rwlockattr_destroy(&attr);
 	pthread_mutex_init(&ep->lock, NULL);
 	pthread_cond_init(&ep->durable_cond, NULL);
+	ep->max_changes = EPOCH_MAX_BYTES / (c->lines.bpl > 1 ? 18 + 8 * c->lines.bpl : 24);
 	ep->inline_data = aligned_alloc(CACHE_BLOCK, INLINE_MAX_BLOCKS * CACHE_BLOCK);
 	ep->flush_ch = bdev_channel_open(c->data, BUFFER_WRITE_DEPTH);
 	return ep->inline_data && ep->flush_ch ? 0 : -ENOMEM;
@@ -128,7 +131,7 @@ void epoch_enter(struct cache *c)
 {
 	struct epoch *ep = &c->epoch;
 
-	while ((GET(ep->nchanged) > EPOCH_MAX_CHANGES || survive_full(c)) && !c->failed)
+	while ((GET(ep->nchanged) > ep->max_changes || survive_full(c)) && !c->failed)
 		epoch_commit(c, false);
 	while (slots_mostly_held(GET(ep->nheld), GET(c->slots.nfree)) && GET(ep->nheld) > c->slots_low && !c->failed)
 		wait_for_slots(c);
@@ -462,8 +465,10 @@ static int commit_one(struct cache *c, bool full)
 	struct sealed s;
 	uint32_t before = ep->inline_blocks;
 	bool sync_data;
-	int rc = c->failed ? -EIO : seal(c, &s, full);
+	int rc;
 
+	full |= journal_is_low(c->journal);
+	rc = c->failed ? -EIO : seal(c, &s, full);
 	if (rc)
 		return rc;
 	/* nothing to sync if no block's data is waiting to become durable in the data file */

@@ -186,6 +186,7 @@ struct epoch {
 	counter opened_ns; /* when the open epoch was opened */
 	counter open_id, durable_id; /* durable_id: highest epoch that survives power loss */
 	counter data_upto; /* highest epoch durable in the data file too; written by the leader */
+	uint32_t max_changes; /* entries: more are not collected in one epoch */
 	uint32_t inline_blocks; /* carried by rows after data_upto; the leader's */
 	bool committing; /* a leader is at work */
 	/* the sealed epoch being committed; the leader's */
@@ -284,9 +285,10 @@ struct cache {
 	struct idle idle;
 	struct readahead_pool readahead;
 	struct tunables tunables;
-	uint64_t ram_bytes;
+	uint64_t ram_bytes; /* that the pool has */
 	_Atomic int default_mode;
 	unsigned open_flags;
+	bool read_only; /* its file system is: opened without volumes, to be looked at */
 	const struct cache_shared *shared; /* while it is opened */
 	struct writelog *log; /* survive.h; NULL: a dead process is not survived */
 	const char *const *accepted; /* cache_open_accepting()'s, until it returns; NULL-terminated, or NULL */
@@ -605,13 +607,21 @@ void volume_clean_soon(struct volume *v);
 /* ---- tunables.c ---- */
 void tunables_init(struct cache *c);
 int tunables_load(struct cache *c, const char *key, const char *value); /* from the journal */
+/* Is it a size that `ram` takes, wherever the cache is loaded? */
+int tunables_check_ram(uint64_t bytes, struct bc_error *err);
+
+/* ---- ram.c ---- */
+/* The most that buffers may be given on this machine, beside `metadata` bytes; *what and *all: whose limit, and how
+ * much. */
+uint64_t ram_limit(uint64_t metadata, const char **what, uint64_t *all);
+int ram_check(uint64_t ram, uint64_t metadata, struct bc_error *err); /* -EINVAL: a load could not have it */
+uint64_t ram_to_take(struct cache *c); /* once the settings are known */
+int ram_setup(struct cache *c, struct bc_error *err); /* makes the pool */
 
 /* ---- engine.c ---- */
 /* Seam for tests: the spec of the data file's device instead of DIR/data; NULL. Set before any cache is opened. */
 extern const char *cache_data_spec;
 void access_load(struct cache *c, const char *key, const char *value); /* a setting, once the volumes are known */
-/* Does this machine have the RAM for the metadata of a cache of this geometry? What is created must be loadable. */
-int cache_check_memory(const char *dir, const struct journal_geometry *geo, struct bc_error *err);
 int cache_setup_buffers(struct cache *c, struct bc_error *err); /* once the settings are known */
 void cache_fail(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cache_degrade(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -621,7 +631,12 @@ void cache_degrade(struct cache *c, const char *fmt, ...) __attribute__((format(
 int cache_check_path(const char *dir, struct bc_error *err);
 
 /* ---- lock.c ---- */
-/* brief: a moment's business with a stopped cache; others wait for it instead of giving up. */
+/* brief: a moment's business with a stopped cache; others wait for it instead of giving up, and it does not mind a
+ * read-only file system. */
 int cache_lock_dir(const char *dir, bool brief, int inherited, int *dir_fd, int *lock_fd, struct bc_error *err);
+bool cache_lock_is_read_only(int lock_fd); /* the folder can be read only */
+/* Is there a data file at all? -ENOENT with what that means. */
+int cache_check_data_file(const char *dir, struct bc_error *err);
+int cache_check_writable(const struct cache *c, struct bc_error *err); /* -EROFS */
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * io.c - what each thread that makes I/O calls owns: its channels, bounce memory and work arrays. Made at its first
- * call, freed when the thread ends or the cache is closed, so that nothing is allocated while serving requests.
+ * io.c - what each thread that makes I/O calls owns: its channels, bounce memory and work arrays. Made before the
+ * thread (cache_worker_make) or at its first call, freed when the thread ends or the cache is closed, so that nothing
+ * is allocated while serving requests but channels to volumes, which are small.
  */
 #include "internal.h"
 
@@ -57,13 +58,10 @@ void io_destroy(struct cache *c)
 	pthread_mutex_destroy(&c->threads_lock);
 }
 
-struct io_thread *io_thread_get(struct cache *c)
+static struct io_thread *thread_make(struct cache *c)
 {
-	struct io_thread *t = pthread_getspecific(c->io_key);
+	struct io_thread *t = calloc(1, sizeof *t);
 
-	if (t)
-		return t;
-	t = calloc(1, sizeof *t);
 	if (!t)
 		return NULL;
 	t->cache = c;
@@ -72,18 +70,56 @@ struct io_thread *io_thread_get(struct cache *c)
 	if (!t->bounce_small || !t->bounce_large)
 		goto fail;
 	t->data_ch = bdev_channel_open(c->data, 0);
-	if (!t->data_ch || pthread_setspecific(c->io_key, t))
-		goto fail;
+	if (t->data_ch)
+		return t;
+fail:
+	thread_free(t);
+	return NULL;
+}
+
+/* The calling thread's from now on. */
+static int thread_adopt(struct io_thread *t)
+{
+	struct cache *c = t->cache;
+
+	if (pthread_setspecific(c->io_key, t)) {
+		thread_free(t);
+		return -ENOMEM;
+	}
 	pthread_mutex_lock(&c->threads_lock);
 	t->next = c->threads;
 	if (t->next)
 		t->next->prev = t;
 	c->threads = t;
 	pthread_mutex_unlock(&c->threads_lock);
-	return t;
-fail:
-	thread_free(t);
-	return NULL;
+	return 0;
+}
+
+struct io_thread *io_thread_get(struct cache *c)
+{
+	struct io_thread *t = pthread_getspecific(c->io_key);
+
+	if (t)
+		return t;
+	t = thread_make(c);
+	return t && !thread_adopt(t) ? t : NULL;
+}
+
+/* struct cache_worker is struct io_thread, under a name that says nothing. */
+struct cache_worker *cache_worker_make(struct cache *c)
+{
+	return (struct cache_worker *)thread_make(c);
+}
+
+int cache_worker_begin(struct cache_worker *w)
+{
+	return thread_adopt((struct io_thread *)w);
+}
+
+void cache_worker_drop(struct cache_worker *w)
+{
+	if (w)
+		thread_free((struct io_thread *)w);
 }
 
 struct bdev_channel *io_backing(struct io_thread *t, struct volume *v)

@@ -38,6 +38,11 @@ static int fail_busy(const char *dir, int lock_fd, struct bc_error *err)
 		       *pid ? pid : "(unknown)", dir);
 }
 
+bool cache_lock_is_read_only(int lock_fd)
+{
+	return (fcntl(lock_fd, F_GETFL) & O_ACCMODE) == O_RDONLY;
+}
+
 int cache_lock_dir(const char *dir, bool brief, int inherited, int *dir_fd, int *lock_fd, struct bc_error *err)
 {
 	char pid[32] = "";
@@ -55,6 +60,19 @@ int cache_lock_dir(const char *dir, bool brief, int inherited, int *dir_fd, int 
 	}
 	*lock_fd = inherited ? fcntl(inherited, F_DUPFD_CLOEXEC, 0)
 			     : openat(*dir_fd, CACHE_LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	/* Who only looks needs no pid in it. If it is not there, nobody can have it: the folder stands in. */
+	if (*lock_fd < 0 && errno == EROFS && brief) {
+		*lock_fd = openat(*dir_fd, CACHE_LOCK_FILE, O_RDONLY | O_CLOEXEC);
+		if (*lock_fd < 0 && errno == ENOENT)
+			*lock_fd = openat(*dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	} else if (*lock_fd < 0 && errno == EROFS) {
+		rc = bc_fail(
+			err, -EROFS,
+			"cache %s lies on a read-only file system; make it writable first (after an error of the disk "
+			"see the kernel's log); 'blkcache status' and 'blkcache check' work as it is",
+			dir);
+		goto fail;
+	}
 	if (*lock_fd < 0) {
 		rc = bc_fail(err, -errno, "cache %s: its lock file cannot be opened: %s", dir, strerror(errno));
 		goto fail;
@@ -72,6 +90,8 @@ int cache_lock_dir(const char *dir, bool brief, int inherited, int *dir_fd, int 
 		goto fail;
 	}
 	n = snprintf(pid, sizeof pid, "%d%s\n", (int)getpid(), brief ? BRIEF : "");
+	if (cache_lock_is_read_only(*lock_fd))
+		return 0;
 	if (ftruncate(*lock_fd, 0) || pwrite(*lock_fd, pid, (size_t)n, 0) != n)
 		log_debug("%s: the pid could not be written to the lock file", dir); /* only for messages */
 	return 0;

@@ -80,7 +80,8 @@ static int no_backing(struct recovery *r, const struct journal_volume *jv, int r
 {
 	char why[sizeof r->err->msg];
 
-	if (!r->err || rc == -EBUSY || rc == -EUCLEAN || rc == -ENOMEM || rc == -EFBIG)
+	if (!r->err || rc == -EBUSY || rc == -EUCLEAN || rc == -ENOMEM || rc == -EFBIG || rc == -EMFILE ||
+	    rc == -ENFILE)
 		return rc;
 	memcpy(why, r->err->msg, sizeof why);
 	return bc_fail(r->err, rc,
@@ -408,6 +409,8 @@ static int on_redo(void *ctx, uint32_t slot, const void *data)
 	struct recovery *r = ctx;
 	int rc;
 
+	if (r->c->read_only) /* for the next who opens it */
+		return 0;
 	memcpy(r->buf, data, CACHE_BLOCK);
 	rc = MUTATE(INLINE_REDO) ? 0 : bdev_pwrite(r->ch, r->buf, CACHE_BLOCK, (uint64_t)slot * CACHE_BLOCK);
 	r->redone++;
@@ -537,6 +540,19 @@ static int check_accepted(struct cache *c, struct bc_error *err)
 	return 0;
 }
 
+static void note_less_ram(const struct cache *c, struct cache_open_report *report)
+{
+	uint64_t set = GET(c->tunables.ram_bytes);
+	char a[32], b[32];
+
+	if (c->ram_bytes >= set || c->open_flags & (CACHE_OPEN_NO_VOLUMES | CACHE_OPEN_BRIEF) ||
+	    (c->shared && c->shared->takeover))
+		return;
+	note(report, "ram is set to %s, and %s is what can be had here: buffers take that",
+	     units_format_size(a, sizeof a, set), units_format_size(b, sizeof b, c->ram_bytes));
+	log_warn("%s: ram is set to %s, and %s is what can be had here: buffers take that", c->dir, a, b);
+}
+
 /* Is the journal void? Before anything is read from it but settings. */
 static int look_for_note(struct recovery *r)
 {
@@ -632,10 +648,11 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 		rc = compare_data(&r);
 	if (rc)
 		goto out;
+	note_less_ram(c, report);
 	lines_rebuild_free(&c->lines);
 	/* also what was only found there: the last owner may have been killed between writing and flushing it, and from
 	 * now on it counts as durable (data_upto) */
-	if ((r.redone || (jr.epochs_replayed && !MUTATE(FOUND_FLUSH))) && !MUTATE(INLINE_FLUSH) &&
+	if (!c->read_only && (r.redone || (jr.epochs_replayed && !MUTATE(FOUND_FLUSH))) && !MUTATE(INLINE_FLUSH) &&
 	    (rc = bdev_flush(r.ch))) {
 		bc_fail(err, rc, "%s/%s cannot be flushed: %s", c->dir, CACHE_DATA_FILE, strerror(-rc));
 		goto out;
@@ -649,7 +666,8 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 	c->epoch.open_id = jr.next_id;
 	c->epoch.durable_id = jr.next_id - 1;
 	c->epoch.data_upto = jr.next_id - 1;
-	rc = record_drops(&r);
+	if (!c->read_only)
+		rc = record_drops(&r);
 out:
 	bdev_channel_close(r.ch);
 	free(r.buf);

@@ -257,7 +257,9 @@ int cache_volume_remove_patiently(struct cache *c, const char *name, bool discar
 		return bc_fail(err, -ENOENT, "there is no volume %s in %s; `blkcache status %s` lists them", name,
 			       c->dir, c->dir);
 	/* before the flush: nobody waits an hour to be told of an open file */
-	rc = in_use(v) ? fail_in_use(name, err) : try_remove(c, v, discard_dirty, patience, err);
+	rc = cache_check_writable(c, err);
+	if (!rc)
+		rc = in_use(v) ? fail_in_use(name, err) : try_remove(c, v, discard_dirty, patience, err);
 	if (rc) {
 		volume_put(v);
 		return rc;

@@ -159,7 +159,10 @@ void cache_get_info(struct cache *c, struct cache_info *info)
 	info->size_bytes = c->geo.size_bytes;
 	info->line_size = c->geo.line_size;
 	info->lines = c->geo.nlines;
-	info->ram_bytes = c->ram_bytes;
+	info->ram_set_bytes = GET(c->tunables.ram_bytes);
+	/* of a stopped cache: what a load would take */
+	info->ram_bytes =
+		c->open_flags & (CACHE_OPEN_NO_VOLUMES | CACHE_OPEN_BRIEF) ? info->ram_set_bytes : c->ram_bytes;
 	info->metadata_bytes = c->lines.bytes + c->slots.bytes;
 	info->occupied_lines = info->lines - GET(c->lines.nfree);
 	info->dirty_lines = GET(c->dirty_lines);

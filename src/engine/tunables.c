@@ -107,6 +107,15 @@ static int parse(const struct tunable *t, const char *text, uint64_t *v, struct 
 	return 0;
 }
 
+int tunables_check_ram(uint64_t bytes, struct bc_error *err)
+{
+	const struct tunable *t = find("ram");
+	char text[32];
+
+	snprintf(text, sizeof text, "%" PRIu64, bytes);
+	return parse(t, text, &bytes, err);
+}
+
 int tunables_load(struct cache *c, const char *key, const char *value)
 {
 	const struct tunable *t = find(key);
@@ -150,6 +159,9 @@ int cache_set(struct cache *c, struct volume *v, const char *key, const char *va
 	if (!note)
 		note = &dummy;
 	*note = NULL;
+	rc = cache_check_writable(c, err);
+	if (rc)
+		return rc;
 	if (!strcmp(key, "mode"))
 		return set_mode(c, v, value, note, err);
 	if (!t)
@@ -157,6 +169,8 @@ int cache_set(struct cache *c, struct volume *v, const char *key, const char *va
 	if (v)
 		return bc_fail(err, -EINVAL, "%s is a tunable of the whole cache; leave the volume's name out", key);
 	rc = parse(t, value, &x, err);
+	if (!rc && value_of(c, t) == &c->tunables.ram_bytes)
+		rc = ram_check(x, c->lines.bytes + c->slots.bytes, err);
 	if (!rc && t->offset == offsetof(struct tunables, read_ahead) && x && c->background.started &&
 	    (rc = readahead_start(c)))
 		return bc_fail(err, rc, "%s: threads cannot be started: %s", key, strerror(-rc));

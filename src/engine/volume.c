@@ -469,7 +469,9 @@ int cache_volume_add_patiently(struct cache *c, const char *name, const char *ba
 
 	if (!spec)
 		return bc_fail(err, -ENOMEM, "out of memory");
-	rc = cache_check_volume_name(name, err);
+	rc = cache_check_writable(c, err);
+	if (!rc)
+		rc = cache_check_volume_name(name, err);
 	if (!rc)
 		rc = reserve(c, &a, err);
 	if (rc)

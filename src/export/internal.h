@@ -86,6 +86,7 @@ struct worker {
 	struct export *export;
 	struct worker *next;
 	pthread_t thread;
+	struct cache_worker *io; /* the engine's, until the thread takes it */
 	struct fuse_buf buf; /* libfuse's receive buffer, reused for each request */
 	atomic_bool in_read; /* blocked in, or about to enter, the read of /dev/fuse: may be kicked */
 	struct waits waits;
@@ -121,6 +122,8 @@ struct export
 	bool agreed; /* libfuse took the kernel's INIT: set by the worker that is at it, before `answered` */
 	bool answered; /* and the answer has been given */
 	bool ending; /* start no more */
+	uint64_t no_more_until; /* CLOCK_MONOTONIC, ms: another worker could not be had */
+	bool told; /* so, in the log; until one could */
 	bool joined;
 	bool abandoned; /* workers wait for devices that do not answer, and nobody waits for them any more */
 	unsigned patience_ms; /* until then; 0: no limit */

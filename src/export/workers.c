@@ -12,6 +12,11 @@
  * worker or starts another one, up to the limit. He goes back to receiving afterwards, as under a load of misses that
  * is where he is needed. Workers never end before the mount does, so a burst pays for its threads once.
  *
+ * A worker is added only if all it needs can be had at once: its stack, the buffer it receives in, its memory for I/O;
+ * and if enough address space is left then for commands, flushes and cleaning. Otherwise the pool stays as large as it
+ * is: requests wait, none fails for lack of a worker. (Descriptors, which channels take at their first I/O, are seen to
+ * in bdev/file.c.)
+ *
  * The mount is over when the read of /dev/fuse says ENODEV, in every worker. workers_end() ends a connection that is
  * still alive (forced stop; a copy of the mount in another mount namespace): it sends a signal to workers that sit in
  * that read. A worker might enter the read just after the signal, so signals are repeated until all have left. Busy
@@ -22,10 +27,12 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "internal.h"
 #include "util/deadline.h"
+#include "util/limits.h"
 #include "util/log.h"
 
 #define KICK_SIGNAL (SIGRTMIN + 5)
@@ -33,6 +40,18 @@
 
 /* Request code keeps its large buffers on the heap; an mlockall'ed daemon pays for stacks in full. */
 #define WORKER_STACK (512u << 10)
+
+/* Address space that no worker takes: for control clients and their stacks, for flushes and cleaning. */
+#define SPARE_MEMORY ((size_t)64 << 20)
+#define RETRY_MS 500
+
+static uint64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
 
 static void on_kick(int sig)
 {
@@ -182,8 +201,12 @@ static void *worker_main(void *arg)
 	struct export *e = w->export;
 
 	thread_waits = &w->waits;
+	if (cache_worker_begin(w->io))
+		log_warn("%s: a worker has no memory for its I/O", e->mountpoint); /* it tries again at each request */
+	w->io = NULL;
 	serve(w);
 	free(w->buf.mem);
+	w->buf.mem = NULL;
 	pthread_mutex_lock(&e->lock);
 	end_all(e);
 	if (--e->running == 0)
@@ -192,26 +215,49 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
-/* export.lock is held. Workers take no signals but the kick, those are for the daemon's main thread. */
-static bool start_one(struct export *e)
+/* What libfuse would allocate at the first read, where a failure would end the mount: FUSE_MAX_MAX_PAGES and a header.
+ */
+static void *receive_buffer(const struct export *e)
+{
+	return e->survive ? survive_receive_buffer() : malloc(256 * (size_t)sysconf(_SC_PAGESIZE) + 4096);
+}
+
+static void worker_free(struct worker *w)
+{
+	if (!w)
+		return;
+	cache_worker_drop(w->io);
+	free(w->buf.mem);
+	pthread_cond_destroy(&w->unpark);
+	free(w);
+}
+
+/* All that it will need. NULL: it cannot be had, or it would take what commands and flushes need. */
+static struct worker *worker_make(struct export *e)
 {
 	struct worker *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		return NULL;
+	w->export = e;
+	w->waits.begin = on_wait;
+	pthread_cond_init(&w->unpark, NULL);
+	w->buf.mem = receive_buffer(e);
+	w->io = cache_worker_make(e->cache);
+	if (w->buf.mem && w->io && (!e->nworkers || limits_room_for(SPARE_MEMORY)))
+		return w;
+	worker_free(w);
+	return NULL;
+}
+
+/* export.lock is held. Workers take no signals but the kick, those are for the daemon's main thread. */
+static int worker_run(struct worker *w)
+{
+	struct export *e = w->export;
 	sigset_t set, old;
 	pthread_attr_t attr;
 	int rc;
 
-	if (!w)
-		return false;
-	w->export = e;
-	w->waits.begin = on_wait;
-	pthread_cond_init(&w->unpark, NULL);
-	if (e->survive) {
-		w->buf.mem = survive_receive_buffer();
-		if (!w->buf.mem) {
-			free(w);
-			return false;
-		}
-	}
 	sigfillset(&set);
 	sigdelset(&set, KICK_SIGNAL);
 	pthread_attr_init(&attr);
@@ -223,13 +269,33 @@ static bool start_one(struct export *e)
 	rc = pthread_create(&w->thread, &attr, worker_main, w);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	pthread_attr_destroy(&attr);
-	if (rc != 0) {
-		log_warn("%s: cannot start worker thread %u: %s", e->mountpoint, e->nworkers + 1, strerror(rc));
+	if (rc)
 		atomic_fetch_sub(&e->receiving, 1);
-		free(w->buf.mem);
-		free(w);
+	return rc;
+}
+
+/* export.lock is held. After a failure it is left alone for a moment: requests wait for the workers there are. */
+static bool start_one(struct export *e)
+{
+	uint64_t now = now_ms();
+	struct worker *w;
+	int rc;
+
+	if (now < e->no_more_until)
+		return false;
+	w = worker_make(e);
+	rc = w ? worker_run(w) : ENOMEM;
+	if (rc) {
+		worker_free(w);
+		e->no_more_until = now + RETRY_MS;
+		if (!e->told)
+			log_warn("%s: %u workers is all that can be had (%s): requests wait for one of them; raise the "
+				 "limits of memory and threads (ulimit -v, -u)",
+				 e->mountpoint, e->nworkers, strerror(rc));
+		e->told = true;
 		return false;
 	}
+	e->told = false;
 	w->next = e->workers;
 	e->workers = w;
 	e->nworkers++;
@@ -328,8 +394,7 @@ void workers_join(struct export *e)
 		struct worker *next = w->next;
 
 		pthread_join(w->thread, NULL);
-		pthread_cond_destroy(&w->unpark);
-		free(w);
+		worker_free(w);
 		w = next;
 	}
 	e->workers = NULL;

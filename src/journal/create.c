@@ -16,14 +16,15 @@
 #include <unistd.h>
 
 #include "journal/db.h"
+#include "util/cow.h"
 
-/* Bytes of free pages: what may be held before it is folded, and one epoch more, at its largest. */
+/* Bytes of free pages: what may be held before it is folded, and one epoch more, at its largest (space.c). */
 static unsigned epoch_reserve(const struct journal_geometry *geo)
 {
-	uint64_t entries = geo->nlines < 300000 ? geo->nlines : 300000, held = snapshot_rows(geo) * JOURNAL_PAGE / 8;
+	uint64_t held = snapshot_rows(geo) * JOURNAL_PAGE / 8;
 
 	held = held < 4u << 20 ? 4u << 20 : held < 64u << 20 ? held : 64u << 20;
-	return (unsigned)(held + entries * 24);
+	return (unsigned)(held + journal_epoch_bytes(geo));
 }
 
 static int fill(sqlite3 *db, const struct journal_geometry *geo)
@@ -62,6 +63,19 @@ static int fill(sqlite3 *db, const struct journal_geometry *geo)
 	return rc;
 }
 
+/* Pages that were freed before they were written: blocks of the disk for them too (space.c). */
+static int fill_holes(const char *path, struct bc_error *err)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC), code = 0;
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0 || (fallocate(fd, 0, 0, st.st_size) < 0 && errno != EOPNOTSUPP))
+		code = bc_fail(err, -errno, "%s: cannot create the journal: %s", path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return code;
+}
+
 static int build(const char *path, const struct journal_geometry *geo, struct bc_error *err)
 {
 	char sql[300];
@@ -73,6 +87,7 @@ static int build(const char *path, const struct journal_geometry *geo, struct bc
 	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return bc_fail(err, -errno, "%s: cannot create the journal: %s", path, strerror(errno));
+	cow_switch_off(fd); /* whoever makes the data file beside it says so where that cannot be */
 	close(fd);
 	rc = sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
 			     journal_vfs_name);
@@ -101,6 +116,8 @@ static int build(const char *path, const struct journal_geometry *geo, struct bc
 	}
 	if (sqlite3_close(db) != SQLITE_OK && !code)
 		code = bc_fail(err, -EIO, "%s: cannot close the new journal", path);
+	if (!code)
+		code = fill_holes(path, err);
 	return code;
 }
 

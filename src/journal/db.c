@@ -33,6 +33,8 @@ size_t journal_wal_reserve = WAL_RESERVE;
 static const char *const stmt_sql[STMT_COUNT] = {
 	[STMT_BEGIN] = "BEGIN IMMEDIATE",
 	[STMT_COMMIT] = "COMMIT",
+	[STMT_FREE_PAGES] = "PRAGMA freelist_count",
+	[STMT_PAGES] = "PRAGMA page_count",
 	[STMT_EPOCH_PUT] = "INSERT INTO epoch(id, body) VALUES(?1, ?2)",
 	[STMT_EPOCH_IDS] = "SELECT id FROM epoch ORDER BY id",
 	[STMT_EPOCH_DELETE_RANGE] = "DELETE FROM epoch WHERE id BETWEEN ?1 AND ?2",
@@ -111,7 +113,7 @@ int jdb_errno(sqlite3 *db, int rc)
 	case SQLITE_TOOBIG:
 		return -E2BIG;
 	case SQLITE_IOERR:
-		return os == ENOSPC || os == EDQUOT ? -ENOSPC : -EIO;
+		return os == ENOSPC || os == EDQUOT || os == EFBIG ? -ENOSPC : -EIO;
 	default:
 		return -EIO;
 	}
@@ -126,6 +128,9 @@ int jdb_fail(struct journal *j, int rc, const char *what, struct bc_error *err)
 	case -EBUSY:
 		return bc_fail(err, code, "%s: in use by another process; stop it first", j->path);
 	case -ENOSPC:
+		if (j->db && sqlite3_system_errno(j->db) == EFBIG)
+			return bc_fail(err, code, "%s: %s: beyond the limit of file sizes (ulimit -f); raise it",
+				       j->path, what);
 		return bc_fail(err, code, "%s: %s: no space left on the disk; free some", j->path, what);
 	case -EUCLEAN:
 		return bc_fail(err, code, "%s: %s: the journal is damaged (%s)", j->path, what, why);
@@ -156,6 +161,17 @@ int jdb_step_reset(sqlite3_stmt *s)
 	return rc == SQLITE_DONE || rc == SQLITE_ROW ? SQLITE_OK : rc;
 }
 
+bool jdb_no_space(struct journal *j, int rc)
+{
+	int os = j->db ? sqlite3_system_errno(j->db) : 0;
+
+	return (rc & 0xff) == SQLITE_FULL || (rc == SQLITE_IOERR_WRITE && (os == EDQUOT || os == EFBIG));
+}
+
+/* Of any transaction but an epoch's commit: the rest of a step's, which are those of its snapshot rows or, in their
+ * place, of one merged row. */
+#define STEP_FRAMES 256
+
 int jdb_writable(struct journal *j, struct bc_error *err)
 {
 	if (j->read_only)
@@ -174,6 +190,9 @@ int jdb_begin(struct journal *j, struct bc_error *err)
 
 	if (code)
 		return code;
+	jdb_log_room(j, journal_fold_limits.rows + STEP_FRAMES);
+	if (j->failed)
+		return jdb_writable(j, err);
 	rc = jdb_step_reset(j->stmt[STMT_BEGIN]);
 	if (rc != SQLITE_OK) {
 		j->failed = true;
@@ -191,7 +210,7 @@ int jdb_end(struct journal *j, int rc, bool fatal, const char *what, struct bc_e
 	if (rc == SQLITE_OK)
 		return 0;
 	code = jdb_fail(j, rc, what, err);
-	if (fatal || (rc & 0xff) != SQLITE_FULL)
+	if (fatal || !jdb_no_space(j, rc))
 		j->failed = true;
 	/* SQLite may have rolled back on its own. */
 	if (!sqlite3_get_autocommit(j->db) && sqlite3_exec(j->db, "ROLLBACK", NULL, NULL, NULL) != SQLITE_OK)
@@ -227,7 +246,7 @@ int jdb_checkpoint(struct journal *j, struct bc_error *err)
 		code = jdb_fail(j, rc, "cannot write the journal's log back", err);
 		/* A write without space: nothing was promised, nothing forgotten. Any other failure may have been the
 		 * sync, also one that says "no space". */
-		if ((rc & 0xff) != SQLITE_FULL)
+		if (!jdb_no_space(j, rc))
 			j->failed = true;
 		return code;
 	}
@@ -639,6 +658,9 @@ static int open_db(struct journal *j, struct bc_error *err)
 		if (rc != SQLITE_OK)
 			return jdb_fail(j, rc, "cannot open it for writing", err);
 		sqlite3_wal_hook(j->db, wal_hook, j);
+		jdb_room_init(j);
+		if (jdb_allocate_pages(j))
+			log_warn("%s: no space for the pages that it has; a full disk may stop the cache", j->path);
 	}
 	return 0;
 }
@@ -656,7 +678,7 @@ int journal_open(const char *dir, bool read_only, struct journal **out, struct b
 	pthread_mutex_init(&j->lock, NULL);
 	pthread_mutex_init(&j->maint, NULL);
 	j->read_only = read_only;
-	j->ring_fd = -1;
+	j->ring_fd = j->pages_fd = -1;
 	code = open_db(j, err);
 	if (!code)
 		code = read_geometry(j, err);
@@ -668,6 +690,8 @@ int journal_open(const char *dir, bool read_only, struct journal **out, struct b
 		j->last_id = j->state.last_id > j->state.folded_upto ? j->state.last_id : j->state.folded_upto;
 		code = read_held(j, err);
 	}
+	if (!code)
+		jdb_room_update(j);
 	if (code) {
 		j->failed = true; /* close without touching it */
 		journal_close(j);
@@ -692,6 +716,8 @@ void journal_close(struct journal *j)
 	for (int i = 0; i < STMT_COUNT; i++)
 		sqlite3_finalize(j->stmt[i]);
 	sqlite3_close(j->db);
+	if (j->pages_fd >= 0)
+		close(j->pages_fd);
 	fold_free(j->fold);
 	pthread_mutex_destroy(&j->lock);
 	pthread_mutex_destroy(&j->maint);

@@ -38,12 +38,15 @@
  * does not keep up. */
 #define WAL_SOFT_FRAMES 1000
 #define WAL_HARD_FRAMES 4000
-/* Written with zeros when a journal is opened, so that commits neither extend the file nor meet a full disk. */
+/* Written with zeros when a journal is opened, so that commits neither extend the file nor meet a full disk (space.c).
+ */
 #define WAL_RESERVE ((size_t)(WAL_SOFT_FRAMES + 1000) * (JOURNAL_PAGE + 24))
 
 enum jdb_stmt {
 	STMT_BEGIN,
 	STMT_COMMIT,
+	STMT_FREE_PAGES,
+	STMT_PAGES,
 	STMT_EPOCH_PUT,
 	STMT_EPOCH_IDS,
 	STMT_EPOCH_DELETE_RANGE,
@@ -106,6 +109,12 @@ struct journal {
 	struct journal_geometry geo;
 	bool read_only, loaded;
 	bool failed; /* final (P6) */
+	bool grows; /* space.c: the VFS can make the database longer */
+	_Atomic bool low; /* it could not */
+	uint64_t room; /* pages, at least */
+	uint64_t log_reserved; /* bytes that SQLite's log had when it was opened: the reserve, or what there was space
+				  for */
+	int pages_fd; /* -1, or open until SQLite has closed the database */
 	int wal_frames; /* since the WAL was last restarted; 0 once everything is checkpointed */
 	struct jdb_state state;
 	uint64_t last_id; /* last committed or seen */
@@ -138,6 +147,9 @@ extern size_t journal_wal_reserve;
 /* Seam for tests: called before each write and sync of the ring; a negative errno is its failure. */
 extern int (*journal_ring_step)(bool sync);
 
+/* Seam for tests: a journal with at least so many epochs is low, as if the disk were full (space.c); 0: never. */
+extern unsigned journal_low_at;
+
 /* The ring's rows at most; like the reserve for tests, but also what creates a journal must know it. */
 extern unsigned journal_ring_max;
 
@@ -169,6 +181,9 @@ int jdb_damaged(struct journal *j, struct bc_error *err, const char *fmt, ...) _
 int jdb_step_reset(sqlite3_stmt *s); /* step, reset, clear bindings; SQLITE_OK for SQLITE_DONE */
 int jdb_writable(struct journal *j, struct bc_error *err); /* -EIO if failed, -EROFS */
 int jdb_begin(struct journal *j, struct bc_error *err); /* likewise */
+/* Does the result mean that there is no space, and nothing else? A write was refused, so nothing was promised of it:
+ * the disk or a quota is full, or a limit of file sizes is reached. */
+bool jdb_no_space(struct journal *j, int rc);
 /* Ends the transaction: rc SQLITE_OK commits, anything else rolls back. `fatal`: any failure makes the journal failed.
  * Otherwise only those after which a retry could lie do: all but a full disk. */
 int jdb_end(struct journal *j, int rc, bool fatal, const char *what, struct bc_error *err);
@@ -192,6 +207,17 @@ int jdb_epoch_data(struct journal *j, struct epoch_blobs *b, const struct held_e
 int jdb_wal_check(struct journal *j, struct bc_error *err);
 /* Makes it durable as it is, and as long as the reserve. Before the first write through SQLite. */
 int jdb_wal_prepare(struct journal *j, struct bc_error *err);
+
+/* ---- space.c ---- */
+
+void jdb_room_init(struct journal *j); /* SQLite has opened the database */
+/* After free pages were taken or given back: sees to it that the largest epoch finds room, or sets `low`. */
+void jdb_room_update(struct journal *j);
+void jdb_room_used(struct journal *j, size_t bytes); /* by a new row: looks only if it may have become tight */
+/* Before a transaction that may take so many frames of SQLite's log: they will be within its reserve. */
+void jdb_log_room(struct journal *j, size_t frames);
+/* Blocks of the disk for the holes that SQLite left in the database. With the exclusive lock on it. 0 or -errno. */
+int jdb_allocate_pages(struct journal *j);
 
 /* ---- ring.c ---- */
 

@@ -27,6 +27,10 @@ static int put_row(struct journal *j, const struct journal_epoch *e, size_t meta
 		}
 		return code;
 	}
+	jdb_log_room(j, body / JOURNAL_PAGE + 32);
+	code = jdb_writable(j, err);
+	if (code)
+		return code;
 	epoch_encode(&j->geo, e, meta, j->buf);
 	sqlite3_bind_int64(s, 1, (int64_t)e->id);
 	sqlite3_bind_blob64(s, 2, j->buf, body, SQLITE_STATIC);
@@ -65,16 +69,25 @@ static int commit_locked(struct journal *j, const struct journal_epoch *e, struc
 		j->state.durable_upto = e->durable_upto; /* known from this row; written to the state row by folding */
 	atomic_fetch_add_explicit(&j->commits, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&j->bytes_committed, body, memory_order_relaxed);
-	/* This epoch is durable whatever happens here; a failure other than a full disk fails the next commit. */
-	if (j->wal_frames > WAL_HARD_FRAMES)
-		jdb_checkpoint(j, NULL);
+	if (!ring)
+		jdb_room_used(j, body);
 	return 0;
+}
+
+/* The journal cannot grow: what is durable in the data file leaves it. A failure shows at the commit. */
+static void make_room(struct journal *j, uint64_t durable_upto)
+{
+	if (MUTATE(LOW_FOLD))
+		durable_upto = UINT64_MAX;
+	while (journal_is_low(j) && journal_maintain(j, durable_upto, NULL) == 1)
+		;
 }
 
 int journal_commit(struct journal *j, const struct journal_epoch *e, struct bc_error *err)
 {
 	int code;
 
+	make_room(j, e->durable_upto);
 	pthread_mutex_lock(&j->lock);
 	code = commit_locked(j, e, err);
 	pthread_mutex_unlock(&j->lock);

@@ -135,7 +135,8 @@ static int fold_start(struct journal *j, struct fold *f, uint64_t durable_upto)
 			fit = n + 1;
 	}
 	/* In-line data counts in `body` only; without it both grow alike and `meta` decides. */
-	merge = meta <= meta_limit && body - meta <= body_limit && n <= journal_fold_limits.start_epochs;
+	merge = !journal_is_low(j) && meta <= meta_limit && body - meta <= body_limit &&
+		n <= journal_fold_limits.start_epochs;
 	if (!n || (merge && ring <= j->nring / 2))
 		return 0;
 	/* it is all of these or none, in one transaction */
@@ -402,6 +403,7 @@ static int fold_delete(struct journal *j, struct fold *f, struct bc_error *err)
 		return code;
 	j->state = st;
 	f->state_written = true;
+	jdb_room_update(j);
 	j->held_first = end;
 	atomic_store_explicit(&j->epochs_held, j->held_end - j->held_first, memory_order_relaxed);
 	if (end == j->held_end || j->held[end].id > f->upto) {
@@ -440,6 +442,7 @@ static int fold_merge(struct journal *j, struct fold *f, struct bc_error *err)
 	*first = (struct held_epoch){
 		.id = f->upto, .row = RING_NONE, .meta = (uint32_t)f->row_size, .body = (uint32_t)f->row_size
 	};
+	jdb_room_update(j);
 	memmove(first + 1, first + f->count, (j->held_end - j->held_first - f->first - f->count) * sizeof(*first));
 	j->held_end -= f->count - 1;
 	atomic_store_explicit(&j->epochs_held, j->held_end - j->held_first, memory_order_relaxed);
@@ -462,6 +465,7 @@ static int delete_leftover(struct journal *j, struct bc_error *err)
 	code = jdb_end(j, jdb_step_reset(s), false, "cannot delete folded epochs", err);
 	if (!code)
 		j->leftover -= n;
+	jdb_room_update(j);
 	return code;
 }
 

@@ -49,6 +49,7 @@
 #include <unistd.h>
 
 #include "journal/db.h"
+#include "util/cow.h"
 #include "util/crc.h"
 
 #define RING_MAGIC 0x31524342u
@@ -154,6 +155,8 @@ int ring_create(const char *journal, const struct journal_geometry *geo, struct 
 	fd = ring_open(path, O_RDWR | O_CREAT | O_TRUNC);
 	if (fd < 0)
 		code = -errno;
+	else
+		cow_switch_off(fd);
 	for (uint32_t k = 0, some; !code && k < n; k += some) {
 		some = n - k < CHUNK_ROWS ? n - k : CHUNK_ROWS;
 		for (uint32_t i = 0; i < some; i++)

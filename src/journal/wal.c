@@ -48,6 +48,7 @@
 #include <unistd.h>
 
 #include "journal/db.h"
+#include "util/cow.h"
 #include "util/log.h"
 
 #define WAL_MAGIC 0x377f0682u /* lowest bit set: sums are made of big-endian words */
@@ -238,6 +239,8 @@ int jdb_wal_prepare(struct journal *j, struct bc_error *err)
 		code = bc_fail(err, -errno, "%s: %s", path, strerror(errno));
 		goto out;
 	}
+	if (!st.st_size)
+		cow_switch_off(fd);
 	for (off_t pos = 0; pos < st.st_size; pos += n) {
 		n = pread(fd, buf, size, pos);
 		if (n <= 0 || pwrite(fd, buf, (size_t)n, pos) != n) {
@@ -259,6 +262,7 @@ int jdb_wal_prepare(struct journal *j, struct bc_error *err)
 		code = bc_fail(err, -errno, "%s: cannot be made durable: %s", path, strerror(errno));
 	else if (!fstat(fd, &st))
 		atomic_store(&j->wal_bytes, (uint64_t)st.st_size);
+	j->log_reserved = atomic_load(&j->wal_bytes);
 out:
 	if (fd >= 0)
 		close(fd);

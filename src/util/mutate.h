@@ -46,6 +46,7 @@
 	X(FOLD_PATCH, "fold-patch", "folding deletes epoch rows without patching the snapshot")                        \
 	X(MERGE_PUT, "merge-put", "merging frees the ring without the row that takes its place")                       \
 	X(MERGE_TABLE, "merge-table", "merging leaves out the table's epochs that lie between those of the ring")      \
+	X(LOW_FOLD, "low-fold", "without space, folding does not wait for the data file")                              \
 	X(REMOVE_LINES, "remove-lines", "a volume's row is removed before its lines are")                              \
 	X(VOLUME_SINCE, "volume-since", "a discard counts for whatever volume has its id now")                         \
 	X(VOID_EARLY, "void-early", "the note that the journal is void is removed before its lines are gone")          \

@@ -628,6 +628,7 @@ static void set_folding(const struct config *cfg)
 
 	ring_max = ring_max ? ring_max : journal_ring_max;
 	journal_ring_max = cfg->merge ? 5 : ring_max;
+	journal_low_at = cfg->low ? 4 : 0;
 	journal_fold_limits.start_meta = cfg->fold ? 64 : 4u << 20;
 	journal_fold_limits.rows = cfg->fold ? 1 : 256;
 	journal_fold_limits.delete_epochs = cfg->fold ? 1 : 256;

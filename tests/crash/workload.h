@@ -24,6 +24,7 @@ struct config {
 	bool busy; /* background threads at their fastest */
 	bool fold; /* the journal folds at every occasion */
 	bool tidy; /* idle work at every maintenance */
+	bool low; /* the disk is full: the journal folds before it commits */
 	bool merge; /* the ring is small: its epochs are merged all the time */
 	bool offline; /* volumes are added to and removed from the stopped cache, also before it is loaded after a crash
 		       */

@@ -67,7 +67,7 @@ Test(names, utf8_is_told_from_other_bytes)
 static json_t *ask(struct cache *c, json_t *request)
 {
 	struct bc_error err = { 0 };
-	json_t *result = manage_run(c, NULL, request, &err);
+	json_t *result = manage_run(c, NULL, request, NULL, &err);
 
 	cr_assert(result, "%s", err.msg);
 	json_decref(request);
@@ -86,12 +86,12 @@ static int keep_volume(void *ctx, const struct journal_volume *jv)
 	return 0;
 }
 
-static bool believe(void *ctx, const struct journal_block *blocks, uint32_t n)
+static int believe(void *ctx, const struct journal_block *blocks, uint32_t n)
 {
 	(void)ctx;
 	(void)blocks;
 	(void)n;
-	return true;
+	return 1;
 }
 
 /* As a release that took any bytes would have left it. */
