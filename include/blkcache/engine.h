@@ -62,6 +62,7 @@ struct cache_open_report {
 	bool clean_stop; /* the last owner ended it in order */
 	uint64_t lines, dirty_lines, dirty_bytes; /* found */
 	uint64_t epochs_replayed, epochs_dropped, redo_blocks;
+	unsigned changed_volumes; /* whose backing device was not as it had been left */
 	uint64_t dropped_clean_lines; /* of regions that were being written, or of volumes whose backing changed */
 	char notes[1000]; /* sentences separated by newlines, for the user; may be empty */
 };
@@ -185,6 +186,15 @@ struct cache_progress {
  */
 int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const struct cache_progress *p, void *ctx),
 		     void *ctx, struct bc_error *err);
+
+/*
+ * Do the names of the backing files still lead to those that are open? Looks, for `ms` at most, and what it finds shows
+ * in cache_get_info() and volume_state() as degraded. cache_write_back() does not write to one that has lost its name,
+ * and fails, with the remedy in the message; its dirty data stays in the cache.
+ */
+void cache_look_at_names(struct cache *c, unsigned ms);
+/* The cache's own data file was deleted: with the end of this process all is gone that is dirty. */
+bool cache_is_deleted(struct cache *c, unsigned ms, struct bc_error *err);
 
 /* ---- tunables ---- */
 

@@ -120,10 +120,12 @@ void bdev_label_describe(const char *label, char *text, size_t len)
 	size_t n = 0;
 
 	text[0] = 0;
-	for (size_t i = 0; i < NKEYS && n < len; i++) {
+	for (size_t i = 0; i < NKEYS; i++) {
 		bdev_label_get(label, keys[i].name, v, sizeof(v));
-		if (v[0] && keys[i].said)
-			n += (size_t)snprintf(text + n, len - n, "%s%s %.80s", n ? ", " : "", keys[i].said, v);
+		/* whole pieces only */
+		if (!v[0] || !keys[i].said || n + strlen(keys[i].said) + strlen(v) + 4 > len)
+			continue;
+		n += (size_t)snprintf(text + n, len - n, "%s%s %s", n ? ", " : "", keys[i].said, v);
 	}
 	if (!text[0])
 		snprintf(text, len, "a device without serial number or UUID");

@@ -144,7 +144,7 @@ int name_check(struct name_check *n, unsigned ms, char *why, size_t len)
 	if (!r)
 		r = n->running ? -ETIMEDOUT : n->result;
 	if (r == -ESTALE)
-		snprintf(why, len, "%s", n->why);
+		snprintf(why, len, "%s (its data is there as /proc/%d/fd/%d)", n->why, (int)getpid(), n->fd);
 	pthread_mutex_unlock(&n->lock);
 	return r == -ESTALE || !r ? r : -ETIMEDOUT;
 }

@@ -327,6 +327,19 @@ static bool lock_lines(struct cache *c, struct volume *v, struct clean_batch *w,
 	return ok;
 }
 
+/* Before the wave is written: what it writes is nothing to know the backing device by any more. */
+static int forget_witnesses(struct volume *v, const struct clean_batch *w)
+{
+	int rc = 0;
+
+	for (uint32_t i = 0, n; i < w->nblocks && GET(v->known.nwitness) && !rc; i += n) {
+		for (n = 1; i + n < w->nblocks && w->block[i + n].block == w->block[i].block + n;)
+			n++;
+		rc = intent_forget(v, w->block[i].block, n);
+	}
+	return rc;
+}
+
 /*
  * Writes lines [from, ...) of the batch, as many as fit; returns the index after the last.
  * insist: keeps writers out of these lines meanwhile, for lines that are written all the time. Nothing is waited for
@@ -365,6 +378,8 @@ static uint32_t write_some(struct cache *c, struct volume *v, struct clean_batch
 	epoch_leave(c);
 	if (!rc && w->nblocks && !MUTATE(CLEAN_DURABLE))
 		rc = epoch_commit_to(c, sealed);
+	if (!rc && w->nblocks)
+		rc = forget_witnesses(v, w);
 	if (!rc && w->nblocks) {
 		load_wave(c, v, w);
 		verify_wave(c, v, w);
@@ -414,10 +429,17 @@ static uint64_t mark_clean(struct cache *c, struct volume *v, struct clean_batch
 	return blocks;
 }
 
+/* Is the name of the backing file still its own? What went to a file without a name would be gone with the daemon; in
+ * the cache it is safe. */
+static bool may_write(struct volume *v)
+{
+	return !identity_check_name(v, NAME_SHORT_MS, NULL);
+}
+
 /* Opens the way to the volume's backing device, on which no settled row may stand any more. 0 or -errno. */
 static int begin_run(struct volume *v, struct clean_batch *w)
 {
-	int rc = intent_hold(v);
+	int rc = may_write(v) ? intent_hold(v) : -ESTALE;
 
 	if (rc)
 		return rc;
@@ -658,11 +680,21 @@ static uint64_t lost_of_all(struct cache *c)
 	return n;
 }
 
+static int check_name(struct volume *v, void *ctx)
+{
+	struct bc_error *first = ctx, err = { 0 };
+
+	if (identity_check_name(v, NAME_PATIENCE_MS, &err) && !first->code)
+		*first = err;
+	return 0;
+}
+
 int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const struct cache_progress *p, void *ctx),
 		     void *ctx, struct bc_error *err)
 {
 	struct flush_run r = { .fn = progress, .ctx = ctx };
 	struct flush_all all = { .r = &r };
+	struct bc_error gone = { 0 };
 	uint64_t lost = v ? GET(v->lost_blocks) : lost_of_all(c);
 	int rc, stop;
 
@@ -671,6 +703,11 @@ int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const st
 	if (c->failed)
 		return bc_fail(err, -EIO,
 			       "the cache has failed (%s): its dirty data is kept and cannot be written back", c->why);
+	/* also when nothing is dirty: what was written through is as lost */
+	if (v)
+		identity_check_name(v, NAME_PATIENCE_MS, &gone);
+	else
+		cache_volume_foreach(c, check_name, &gone);
 	r.p.total_bytes = (v ? GET(v->dirty_blocks) : GET(c->dirty_blocks)) * CACHE_BLOCK;
 	ADD(c->flushing, 1);
 	if (!v && c->background.started) /* side by side: a slow one keeps only us waiting */
@@ -683,6 +720,11 @@ int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const st
 	if (!rc)
 		rc = epoch_commit(c, false);
 	report(&r, true);
+	if (gone.code && (!rc || rc == -ESTALE)) {
+		if (err)
+			*err = gone;
+		return gone.code;
+	}
 	if (!rc && (v ? GET(v->lost_blocks) : lost_of_all(c)) != lost)
 		return bc_fail(err, -EIO,
 			       "%s: dirty blocks are damaged in the cache and cannot be written to the backing device; "

@@ -293,7 +293,10 @@ fail:
 /* Everything is durable and the marks are gone: the row says that the backing device is as we left it. */
 static int mark_stopped(struct volume *v, void *ctx)
 {
-	return v->bdev && !GET(v->intent.nmarked) && v->row_in_use ? volume_record(v, false, ctx) : 0;
+	if (!v->bdev || GET(v->intent.nmarked) || !v->row_in_use)
+		return 0;
+	witness_refill(v);
+	return volume_record(v, false, ctx);
 }
 
 static int flush_backing(struct volume *v, void *ctx)

@@ -128,6 +128,7 @@ int intent_settle(struct volume *v)
 		end_row_locked(in);
 		goto out;
 	}
+	witness_refill(v);
 	rc = write_row_locked(v, false, &err);
 out:
 	pthread_mutex_unlock(&in->lock);
@@ -173,11 +174,13 @@ static void end_claim_locked(struct intent *in, const struct journal_mark *marks
 }
 
 /*
- * Until the row says `in use` and the regions [a, b] are marked (none if b < a). The caller has counted himself, in
+ * Until the row says `in use` and has no witness among the blocks, and the regions [a, b] are marked (none if b < a).
+ * Two writers of one block exclude each other by their range locks, so the row that forgets a witness is durable before
+ * anybody writes to its block, whoever else is on the way to others. The caller has counted himself, in
  * in_flight or in holders, so that what is reached stays. -EIO as soon as the cache has failed: then there is no mark,
  * and nobody may act as if there was.
  */
-static int ensure(struct volume *v, uint64_t a, uint64_t b)
+static int ensure(struct volume *v, uint64_t a, uint64_t b, uint64_t first, uint64_t nblocks)
 {
 	struct intent *in = &v->intent;
 	struct journal_mark marks[MARK_BATCH];
@@ -194,7 +197,7 @@ static int ensure(struct volume *v, uint64_t a, uint64_t b)
 			rc = MUTATE(BEGIN_FAILED) ? 0 : -EIO;
 			break;
 		}
-		if (!in->row_busy && !v->row_in_use) {
+		if (!in->row_busy && (!v->row_in_use || identity_is_old(v) || witness_drop(v, first, nblocks))) {
 			rc = write_row_locked(v, true, &err);
 			continue;
 		}
@@ -240,8 +243,8 @@ int intent_begin(struct volume *v, uint64_t off, uint64_t len)
 		atomic_fetch_add(&in->region[r].in_flight, 1);
 	if (v->cache->failed) {
 		rc = without_cache(v->cache);
-	} else if (!all_marked(in, a, b)) {
-		rc = ensure(v, a, b);
+	} else if (!all_marked(in, a, b) || identity_is_old(v) || GET(v->known.nwitness)) {
+		rc = ensure(v, a, b, off / CACHE_BLOCK, (off + len - 1) / CACHE_BLOCK - off / CACHE_BLOCK + 1);
 		if (rc && v->cache->failed)
 			rc = without_cache(v->cache);
 	}
@@ -282,13 +285,18 @@ int intent_hold(struct volume *v)
 	int rc = 0;
 
 	atomic_fetch_add(&in->holders, 1);
-	if (!v->cache->failed && (!atomic_load(&v->row_in_use) || atomic_load(&in->row_busy)))
-		rc = ensure(v, 1, 0);
+	if (!v->cache->failed && (!atomic_load(&v->row_in_use) || atomic_load(&in->row_busy) || identity_is_old(v)))
+		rc = ensure(v, 1, 0, 0, 0);
 	if (v->cache->failed)
 		rc = without_cache(v->cache);
 	if (rc)
 		atomic_fetch_sub(&in->holders, 1);
 	return rc;
+}
+
+int intent_forget(struct volume *v, uint64_t first, uint64_t n)
+{
+	return GET(v->known.nwitness) ? ensure(v, 1, 0, first, n) : 0;
 }
 
 void intent_release(struct volume *v)

@@ -29,6 +29,7 @@
 #include "blkcache/buffer.h"
 #include "blkcache/engine.h"
 #include "blkcache/journal.h"
+#include "identity.h"
 #include "lines.h"
 #include "policy.h"
 #include "range.h"
@@ -121,6 +122,7 @@ struct volume {
 	bool row_says_in_use; /* what the row says, or is about to; row_lock */
 	_Atomic bool backing_failed; /* a flush of it failed: none succeeds any more (P6) */
 	struct intent intent;
+	struct known known; /* of the backing device */
 	struct readahead readahead;
 	struct promotion promotion;
 	struct volume_counters n;
@@ -305,6 +307,7 @@ struct cache {
 	_Atomic bool failed; /* P6: nothing is promised durable any more */
 	_Atomic bool bypass_noted; /* bypass.h */
 	uint64_t loads; /* of this cache so far, this one included once it is under way; bypass.h */
+	_Atomic bool deleted; /* its data file, by somebody, while it is loaded */
 	_Atomic bool degraded, stopping;
 	_Atomic bool compact_wanted; /* somebody found no slots side by side */
 	_Atomic int flushing;
@@ -445,6 +448,8 @@ void intent_end(struct volume *v, uint64_t off, uint64_t len, uint64_t epoch);
  * intent_release() and a flush. 0, or -errno and nothing to release. */
 int intent_hold(struct volume *v);
 void intent_release(struct volume *v);
+/* With a hold: the blocks are nothing to know the backing device by any more (witness.c), durably. 0 or -errno. */
+int intent_forget(struct volume *v, uint64_t first, uint64_t n);
 /* Takes marks away where that may be done. Flushes backing first if anything was written since the last flush; `all`:
  * a flush that failed earlier is an error also if nothing was. 0 or -errno. */
 int intent_clear_idle(struct volume *v, bool all);

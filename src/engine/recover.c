@@ -36,11 +36,14 @@ struct recovery {
 	struct cache_open_report *report;
 	struct bc_error *err;
 	struct bdev_channel *ch;
-	const char *changed[CACHE_MAX_VOLUMES + 1]; /* how its backing device changed; NULL: not at all */
+	char *changed[CACHE_MAX_VOLUMES + 1]; /* how its backing device changed; NULL: not at all */
+	bool proven[CACHE_MAX_VOLUMES + 1]; /* that it did not */
+	bool record[CACHE_MAX_VOLUMES + 1]; /* its row does not say what the volume is by now */
 	bool accepted[CACHE_MAX_VOLUMES + 1]; /* changed, but the user vouches for it: dirty lines stay */
 	struct journal_discard *discards;
 	uint32_t ndiscards;
 	uint64_t redone;
+	uint64_t seed; /* which blocks are looked at: others each time */
 	char *batch; /* lines not put into the table yet */
 	unsigned nbatch;
 	bool void_journal; /* bypass.h */
@@ -62,23 +65,6 @@ static void note(struct cache_open_report *r, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(r->notes + n, sizeof r->notes - n, fmt, ap);
 	va_end(ap);
-}
-
-/* What is different about the backing device, or NULL. Device numbers may change at a reboot, so only the file's inode
- * counts. */
-static const char *what_changed(struct volume *v, bool was_in_use)
-{
-	struct bdev_identity now;
-
-	bdev_get_identity(v->bdev, &now);
-	if (now.size != v->identity.size)
-		return "its size has changed";
-	if (now.id[1] != v->identity.id[1])
-		return "it is another file";
-	/* our own writes after the last record would show as well: exact only after a clean stop */
-	if (!was_in_use && now.mtime_ns != v->identity.mtime_ns)
-		return "it was modified while the cache was not loaded";
-	return NULL;
 }
 
 static bool is_accepted(struct cache *c, const char *name)
@@ -103,31 +89,61 @@ static int no_backing(struct recovery *r, const struct journal_volume *jv, int r
 		       (int)(sizeof why - 250), why, jv->name);
 }
 
+/* Notes that the backing device is not what it was. text: taken over. */
+static void changed(struct recovery *r, struct volume *v, char *text)
+{
+	if (!text)
+		return;
+	r->changed[v->id] = text;
+	r->record[v->id] = true;
+	r->accepted[v->id] = v->size == v->identity.size && is_accepted(r->c, v->name);
+	/* what is remembered of it is of before; also for who vouches for it */
+	atomic_store(&v->known.nwitness, 0);
+	if (r->void_journal) /* else it was us */
+		return;
+	r->report->changed_volumes++;
+	note(r->report, "volume %s: backing %s: %s; its %s lines are dropped", v->name, v->backing, text,
+	     r->accepted[v->id] ? "clean" : "cached");
+}
+
+/* Opens the backing device: the one that is known, if its name has gone to another one. */
+static int attach(struct recovery *r, const struct journal_volume *jv, struct volume **out)
+{
+	struct journal_volume moved = *jv;
+	bool open = !(r->c->open_flags & CACHE_OPEN_NO_VOLUMES);
+	char said[600], *found = open ? identity_find(jv, said, sizeof said) : NULL;
+	int rc;
+
+	if (found)
+		moved.backing = found;
+	rc = volume_attach(r->c, &moved, open, true, out, r->err);
+	if (!rc && found) {
+		note(r->report, "%s", said);
+		r->record[jv->id] = true;
+	}
+	free(found);
+	return rc && open ? no_backing(r, jv, rc) : rc;
+}
+
 static int on_volume(void *ctx, const struct journal_volume *jv)
 {
 	struct recovery *r = ctx;
-	bool open = !(r->c->open_flags & CACHE_OPEN_NO_VOLUMES);
-	const char *why;
 	struct volume *v;
 	int rc;
 
 	if (!jv->id || jv->id > CACHE_MAX_VOLUMES || r->c->volume[jv->id])
 		return bc_fail(r->err, -EUCLEAN, "the journal names volume id %u, which cannot be", jv->id);
-	rc = volume_attach(r->c, jv, open, true, &v, r->err);
+	rc = attach(r, jv, &v);
 	if (rc)
-		return open ? no_backing(r, jv, rc) : rc;
+		return rc;
 	r->c->volume[jv->id] = v;
 	r->c->nvolumes++;
 	v->row_in_use = jv->in_use;
 	v->write_seq = 1; /* the backing device may hold unflushed writes of before: marks are not cleared until it was
 			     flushed */
-	why = open ? what_changed(v, jv->in_use) : NULL;
-	if (why) {
-		r->changed[jv->id] = why;
-		r->accepted[jv->id] = v->size == jv->identity.size && is_accepted(r->c, v->name);
-		if (!r->void_journal) /* else it was us */
-			note(r->report, "volume %s: backing %s: %s; its %s lines are dropped", v->name, v->backing, why,
-			     r->accepted[jv->id] ? "clean" : "cached");
+	if (v->bdev) {
+		changed(r, v, identity_difference(v, jv->in_use, &r->proven[jv->id]));
+		r->record[jv->id] |= !v->known.there;
 	}
 	return 0;
 }
@@ -211,12 +227,12 @@ static int refuse_changed(struct recovery *r, struct volume *v)
 
 	return bc_fail(
 		r->err, -ESTALE,
-		"volume %s: backing %s changed behind the cache (%s), which holds dirty data for it; no volume of "
-		"this cache is loaded until you restore it, %s%s%sor give up the dirty data with 'blkcache remove "
-		"DIR %s --discard-dirty'",
+		"volume %s: backing %.150s changed behind the cache (%.190s), which holds dirty data for it; no volume "
+		"is loaded until you restore it, %s%s%sor give that data up with 'blkcache remove DIR %s "
+		"--discard-dirty'",
 		v->name, v->backing, r->changed[v->id],
-		same_size ? "say that it is the right one with 'blkcache load --accept-changed " : "",
-		same_size ? v->name : "", same_size ? "' (dirty data is kept and goes over it), " : "", v->name);
+		same_size ? "vouch for it with 'blkcache load --accept-changed " : "", same_size ? v->name : "",
+		same_size ? "' (dirty data goes over it), " : "", v->name);
 }
 
 /* Which of a line's blocks cannot be trusted. */
@@ -324,7 +340,7 @@ static int drop_untrusted(struct recovery *r)
 
 	for (uint32_t e = 0; r->drops && e < l->n && !rc;) {
 		epoch_enter(c);
-		for (uint32_t i = 0; i < DROP_BATCH && e < l->n; i++)
+		for (uint32_t i = 0; i < DROP_BATCH && i < recover_piece && e < l->n; i++)
 			drop_entry(r, e++);
 		epoch_leave(c);
 		if (GET(c->epoch.nchanged) < recover_piece)
@@ -428,6 +444,12 @@ static int repeat_discard(struct recovery *r, struct journal_discard *d)
 		return 0; /* for the load that opens it */
 	if (d->offset > v->size || d->length > v->size - d->offset)
 		return bc_fail(r->err, -EUCLEAN, "the journal has a discard beyond the end of volume %s", v->name);
+	/* backing's time is going to change. A row that is to be replaced when drops are durable stays until then. */
+	rc = r->changed[v->id] ? 0 : intent_hold(v);
+	if (rc)
+		return bc_fail(r->err, rc, "volume %s: the journal cannot be written: %s", v->name, c->why);
+	if (!r->changed[v->id])
+		intent_release(v); /* nobody else is here who would settle it */
 	ch = bdev_channel_open(v->bdev, 0);
 	if (!ch)
 		return bc_fail(r->err, -ENOMEM, "out of memory");
@@ -445,13 +467,51 @@ static int repeat_discard(struct recovery *r, struct journal_discard *d)
 	return rc ? bc_fail(r->err, rc, "out of memory") : 0;
 }
 
-/* The lines of changed backing devices are gone, durably: from now on they are known as they are. */
+/* Does the data agree? Not for a journal that is void, nor when a process takes over from one that has just died. */
+static int compare_data(struct recovery *r)
+{
+	struct cache *c = r->c;
+	struct sample *s;
+	unsigned n = 0;
+	int rc = 0;
+
+	if (r->void_journal || (c->shared && c->shared->takeover))
+		return 0;
+	s = calloc(CACHE_MAX_VOLUMES, sizeof *s);
+	if (!s)
+		return bc_fail(r->err, -ENOMEM, "out of memory");
+	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES; i++)
+		if (c->volume[i] && c->volume[i]->bdev && c->volume[i]->identity.id[0] && !r->changed[i])
+			s[n++] = (struct sample){ .v = c->volume[i], .proven = r->proven[i] };
+	if (n && sample_backings(c, s, n, r->seed))
+		rc = bc_fail(r->err, -ENOMEM, "out of memory");
+	for (unsigned i = 0; i < n && !rc; i++) {
+		struct volume *v = s[i].v;
+		char *text;
+
+		if (!s[i].differs)
+			continue;
+		if (asprintf(&text, "its block at byte %llu is not what the cache knows of it",
+			     (unsigned long long)s[i].block * CACHE_BLOCK) < 0)
+			text = strdup("its data is not what the cache knows of it");
+		changed(r, v, text);
+		if (!r->accepted[v->id] && GET(v->dirty_blocks))
+			rc = refuse_changed(r, v);
+		r->drops = true;
+		r->report->dropped_clean_lines += GET(v->lines) - GET(v->dirty_lines);
+	}
+	free(s);
+	return rc;
+}
+
+/* The lines of changed backing devices are gone, durably: from now on they are known as they are. So are those that
+ * nothing was known of. */
 static int accept_changed(struct recovery *r)
 {
 	int rc = 0;
 
 	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES && !rc; i++)
-		if (r->changed[i])
+		if (r->record[i])
 			rc = volume_record(r->c->volume[i], r->c->volume[i]->row_in_use, r->err);
 	return rc;
 }
@@ -555,6 +615,9 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 		rc = check_accepted(c, err);
 	if (!rc)
 		rc = cache_setup_buffers(c, err); /* how large they are is a setting */
+	r.seed = jr.next_id;
+	if (!rc)
+		rc = compare_data(&r);
 	if (rc)
 		goto out;
 	lines_rebuild_free(&c->lines);
@@ -582,5 +645,7 @@ out:
 	free(r.buf);
 	free(r.batch);
 	free(r.discards);
+	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES; i++)
+		free(r.changed[i]);
 	return rc;
 }

@@ -87,6 +87,34 @@ void cache_get_totals(struct cache *c, struct volume_stats *s)
 	free(t);
 }
 
+struct lost_name {
+	char *why;
+	size_t len;
+};
+
+static int find_lost(struct volume *v, void *ctx)
+{
+	const struct lost_name *l = ctx;
+
+	if (!GET(v->known.name_lost))
+		return 0;
+	snprintf(l->why, l->len, "volume %s: its backing file was moved or deleted; 'blkcache flush' says what to do",
+		 v->name);
+	return 1;
+}
+
+/* Something has lost its name (identity.c): says what. */
+static bool name_lost(struct cache *c, char *why, size_t len)
+{
+	struct lost_name l = { why, len };
+
+	if (GET(c->deleted)) {
+		snprintf(why, len, "its data file was deleted while it is loaded; flush it");
+		return true;
+	}
+	return cache_volume_foreach(c, find_lost, &l) != 0;
+}
+
 static enum cache_state state_of(struct cache *c)
 {
 	if (c->failed && !cache_bypassed(c))
@@ -102,7 +130,7 @@ enum cache_state volume_state(struct volume *v)
 {
 	enum cache_state s = state_of(v->cache);
 
-	if (s == STATE_RUNNING && atomic_load(&v->backing_failed))
+	if (s == STATE_RUNNING && (atomic_load(&v->backing_failed) || GET(v->known.name_lost)))
 		s = STATE_DEGRADED;
 	return s;
 }
@@ -119,6 +147,9 @@ void cache_get_info(struct cache *c, struct cache_info *info)
 	pthread_mutex_lock(&c->why_lock);
 	memcpy(info->why, c->why, sizeof info->why);
 	pthread_mutex_unlock(&c->why_lock);
+	if ((!info->why[0] || info->state == STATE_RUNNING) && name_lost(c, info->why, sizeof info->why) &&
+	    info->state == STATE_RUNNING)
+		info->state = STATE_DEGRADED;
 	info->default_mode = (enum cache_mode)GET(c->default_mode);
 	info->size_bytes = c->geo.size_bytes;
 	info->line_size = c->geo.line_size;

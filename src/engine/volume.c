@@ -63,6 +63,7 @@ int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_ba
 	snprintf(v->name, sizeof v->name, "%s", jv->name);
 	v->backing = strdup(jv->backing);
 	v->identity = jv->identity;
+	identity_load(v, jv);
 	v->size = jv->identity.size;
 	pthread_mutex_init(&v->clean_lock, NULL);
 	v->row_says_in_use = jv->in_use;
@@ -123,6 +124,7 @@ static int __put_row(struct volume *v, struct bc_error *err)
 				     .in_use = v->row_says_in_use,
 				     .identity = v->identity };
 
+	identity_put(v, &jv);
 	memcpy(jv.name, v->name, sizeof jv.name);
 	snprintf(jv.mode, sizeof jv.mode, "%s", cache_mode_name((enum cache_mode)GET(v->mode)));
 	return journal_volume_put(v->cache->journal, &jv, err);
@@ -131,6 +133,7 @@ static int __put_row(struct volume *v, struct bc_error *err)
 int volume_record(struct volume *v, bool in_use, struct bc_error *err)
 {
 	struct bdev_identity now;
+	char label[BDEV_LABEL_MAX];
 	int rc;
 
 	/* what the row says exactly must be so after a power loss too */
@@ -140,9 +143,11 @@ int volume_record(struct volume *v, bool in_use, struct bc_error *err)
 	/* before the lock: the device may take its time, and a mode switch takes that lock (P11) */
 	if (v->bdev)
 		bdev_get_identity(v->bdev, &now);
+	identity_look(v, label);
 	pthread_mutex_lock(&v->row_lock);
 	if (v->bdev)
 		v->identity = now;
+	identity_note(v, label);
 	v->row_says_in_use = in_use;
 	rc = __put_row(v, err);
 	pthread_mutex_unlock(&v->row_lock);
@@ -300,6 +305,8 @@ int cache_volume_add(struct cache *c, const char *name, const char *backing, enu
 	rc = volume_attach(c, &jv, true, true, &v, err);
 	if (rc)
 		goto out;
+	bdev_get_identity(v->bdev, &v->identity);
+	witness_read(v);
 	rc = volume_record(v, false, err);
 	if (rc) {
 		volume_detach(v);
@@ -375,6 +382,8 @@ static int flush_written(struct cache *c, struct volume *v, bool anyway, struct 
 	struct io_thread *t = io_thread_get(c);
 	int rc = !v->bdev ? 0 : t ? backing_flush(t, v) : -ENOMEM;
 
+	if (!rc && !anyway && identity_check_name(v, NAME_PATIENCE_MS, err))
+		return bc_fail_prefix(err, "nothing is removed (--discard-dirty removes it all the same)");
 	if (rc && anyway) {
 		log_warn("volume %s: flushing its backing device failed: %s", v->name, strerror(-rc));
 		return 0;

@@ -18,6 +18,7 @@
 	X(CRC_CHECK, "crc-check", "recovery believes the data file without checking")                                  \
 	X(INTENT_MARK, "intent-mark", "no write-intent mark before a write to backing")                                \
 	X(INTENT_DROP, "intent-drop", "recovery keeps clean lines of marked regions")                                  \
+	X(WITNESS_DROP, "witness-drop", "our own writes do not end what is remembered of the blocks they go to")        \
 	X(WARM, "warm", "recovery drops all clean lines")                                                              \
 	X(INTENT_CLEAR, "intent-clear", "marks are cleared without flushing the backing device")                       \
 	X(INTENT_EPOCH, "intent-epoch", "marks are cleared before the cache's side is durable")                        \

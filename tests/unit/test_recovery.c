@@ -11,7 +11,7 @@
  *
  * The drops are recorded in small pieces, so that errors end a load between any two of them.
  *
- * RECOVERY_SOAK=1: every allocation, instead of a share of them.
+ * RECOVERY_SOAK=1: every allocation, instead of all of our own and a share of the libraries'.
  */
 #include "../faults/failnth.c"
 
@@ -46,7 +46,7 @@ static char data[BLOCKS * CACHE_BLOCK] __attribute__((aligned(4096)));
 
 static __thread bool alloc_armed;
 static long alloc_nth, alloc_seen, alloc_failed;
-static bool alloc_sticky;
+static bool alloc_sticky, alloc_ours; /* this program's own only */
 
 #if ALLOCATIONS
 void *__libc_malloc(size_t n);
@@ -54,9 +54,13 @@ void *__libc_calloc(size_t n, size_t size);
 void *__libc_realloc(void *p, size_t n);
 void *__libc_memalign(size_t align, size_t n);
 
-static bool alloc_fails(void)
+extern char __executable_start, etext;
+
+static bool alloc_fails(const void *caller)
 {
-	if (!alloc_armed)
+	const char *at = caller;
+
+	if (!alloc_armed || (alloc_ours && (at < &__executable_start || at > &etext)))
 		return false;
 	alloc_seen++;
 	if (alloc_sticky ? alloc_seen < alloc_nth : alloc_seen != alloc_nth)
@@ -71,22 +75,22 @@ static bool alloc_fails(void)
 
 void *malloc(size_t n)
 {
-	return alloc_fails() ? NULL : __libc_malloc(n);
+	return alloc_fails(__builtin_return_address(0)) ? NULL : __libc_malloc(n);
 }
 
 void *calloc(size_t n, size_t size)
 {
-	return alloc_fails() ? NULL : __libc_calloc(n, size);
+	return alloc_fails(__builtin_return_address(0)) ? NULL : __libc_calloc(n, size);
 }
 
 void *realloc(void *p, size_t n)
 {
-	return alloc_fails() ? NULL : __libc_realloc(p, n);
+	return alloc_fails(__builtin_return_address(0)) ? NULL : __libc_realloc(p, n);
 }
 
 void *aligned_alloc(size_t align, size_t n)
 {
-	return alloc_fails() ? NULL : __libc_memalign(align, n);
+	return alloc_fails(__builtin_return_address(0)) ? NULL : __libc_memalign(align, n);
 }
 
 #pragma GCC diagnostic pop
@@ -323,7 +327,7 @@ static unsigned fail_calls(unsigned kind, int error, bool sticky)
 	return n;
 }
 
-static unsigned fail_allocations(bool sticky)
+static unsigned fail_allocations(bool sticky, bool ours)
 {
 	bool soak = env_number("RECOVERY_SOAK", 0), hit = ALLOCATIONS;
 	uint64_t seed = env_number("ENGINE_SEED", (uint64_t)time(NULL));
@@ -333,18 +337,19 @@ static unsigned fail_allocations(bool sticky)
 	for (long nth = 1; hit; n++) {
 		int rc;
 
-		snprintf(where, sizeof where, "%s: allocation %ld fails%s", state_names[state], nth,
-			 sticky ? ", and all later" : "");
+		snprintf(where, sizeof where, "%s: %s allocation %ld fails%s", state_names[state], ours ? "our" : "any",
+			 nth, sticky ? ", and all later" : "");
 		restore();
 		alloc_nth = nth;
 		alloc_seen = alloc_failed = 0;
 		alloc_sticky = sticky;
+		alloc_ours = ours;
 		alloc_armed = true;
 		rc = load(&err);
 		alloc_armed = false;
 		hit = alloc_failed > 0;
 		afterwards(rc, &err, hit);
-		nth += soak ? 1 : 1 + (long)rnd(&seed, 12 + (uint64_t)nth / 20);
+		nth += soak || ours ? 1 : 1 + (long)rnd(&seed, 40 + (uint64_t)nth / 10);
 	}
 	return n;
 }
@@ -364,13 +369,34 @@ static void each_fails(enum state s)
 		n += fail_calls(kinds[k], EIO, true);
 	}
 	n += fail_calls(FAIL_READ, FAIL_SHORT, false);
-	allocations = fail_allocations(false) + fail_allocations(true);
+	allocations = fail_allocations(false, true) + fail_allocations(false, false) + fail_allocations(true, false);
 	fprintf(stderr, "%s: %u loads with failing calls, %u with failing allocations\n", state_names[s], n,
 		allocations);
 	drop();
 }
 
 TestSuite(recovery, .timeout = 600);
+
+/* However many lines go, an epoch has no more than a piece of them, and the journal does not keep them all. */
+Test(recovery, drops_are_recorded_in_pieces)
+{
+	struct journal_stats s;
+	struct bc_error err;
+
+	journal_fold_limits.start_epochs = 4;
+	make(CHANGED);
+	restore();
+	must(!load(&err), "%s", err.msg);
+	must(r.report.dropped_clean_lines == 180, "%llu", (unsigned long long)r.report.dropped_clean_lines);
+	journal_get_stats(r.c->journal, &s);
+	must(s.commits >= 180 / (2 * recover_piece), "%llu epochs", (unsigned long long)s.commits);
+	must(s.folds, "folded meanwhile");
+	must(s.epochs_held <= journal_fold_limits.start_epochs + 1, "%llu epochs", (unsigned long long)s.epochs_held);
+	must(s.bytes_committed / s.commits < 2 * recover_piece * 20, "bytes an epoch");
+	look();
+	rig_close(&r);
+	drop();
+}
 
 Test(recovery, of_a_crashed_cache_under_errors)
 {
