@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "bdev/error.h"
 #include "engine_util.h"
 
 #define HANGS "600s"
@@ -21,13 +22,15 @@ static char block_buf[MIB] __attribute__((aligned(4096)));
 /* v[0] hangs in `what`, v[1] is well. Both are written back. */
 static void two_volumes(const char *what)
 {
-	char prefix[64];
+	struct bc_error err = { 0 };
+	char rule[64];
 
-	snprintf(prefix, sizeof prefix, "delay:%s=" HANGS ":", what);
+	snprintf(rule, sizeof rule, "op=%s,delay=" HANGS, what);
 	rig_open(&r);
 	rig_set(&r, "epoch-interval", "50ms");
-	rig_add(&r, prefix, 64 * MIB, MODE_WB);
+	rig_add(&r, "error::", 64 * MIB, MODE_WB);
 	rig_add(&r, "", 64 * MIB, MODE_WB);
+	must(!bdev_error_set(r.v[0]->bdev, rule, &err), "%s", err.msg);
 }
 
 /* A helper is at v[0], and will be for as long as the test runs. */
