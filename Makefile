@@ -88,8 +88,8 @@ $(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(LIB)
 # The power-loss rig: the library, with its calls on files sent to a recorder (tests/crash/syscalls.c).
 RIG      := $(BUILD)/crash/rig
 RIG_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/crash/*.c))
-RIG_WRAP := open64 openat64 close fsync fdatasync stat64 lstat64 fstat64 pread64 pwrite64 ftruncate64 fallocate64 unlink \
-	    unlinkat renameat2
+RIG_WRAP := open64 openat64 close fsync fdatasync stat64 lstat64 fstat64 fstatat64 pread64 pwrite64 ftruncate64 fallocate64 \
+	    unlink unlinkat renameat2
 $(RIG): $(RIG_OBJ) $(LIB)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")

@@ -298,7 +298,7 @@ static json_t *manage_stopped(const char *dir, json_t *request, unsigned flags, 
 
 	if (!c)
 		return NULL;
-	result = manage_run(c, NULL, request, &err);
+	result = manage_run(c, NULL, request, NULL, &err);
 	*exit_code = close_stopped(c, result ? CMD_OK : fail_err(&err));
 	if (result && *exit_code) {
 		json_decref(result);

@@ -108,6 +108,13 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
  * closed in any case.
  */
 int cache_close(struct cache *c, struct bc_error *err);
+/* The same; *durable becomes true when what was answered is durable. What comes after may wait for backing devices. */
+int cache_close_telling(struct cache *c, _Atomic bool *durable, struct bc_error *err);
+
+/* Somebody uses the cache who may not be done when everybody is to end: cache_close() waits for the release, after it
+ * has made durable what was answered. */
+void cache_hold(struct cache *c);
+void cache_release(struct cache *c);
 
 /* ---- volumes ---- */
 
@@ -120,6 +127,16 @@ int cache_volume_add(struct cache *c, const char *name, const char *backing, enu
 /* Writes its dirty data to the backing device (waits for it), drops its lines and forgets it. discard_dirty: drops
  * dirty data instead. -EBUSY while volume_get references are held (an open file). */
 int cache_volume_remove(struct cache *c, const char *name, bool discard_dirty, struct bc_error *err);
+
+struct patience; /* util/patience.h */
+/*
+ * The same for callers who may have enough of waiting: for a backing device to open or to close, for dirty data to be
+ * written out. -ETIMEDOUT or -EINTR: nothing was added; the volume stays and goes on working.
+ */
+int cache_volume_add_patiently(struct cache *c, const char *name, const char *backing, enum cache_mode mode,
+			       const struct patience *patience, struct bc_error *err);
+int cache_volume_remove_patiently(struct cache *c, const char *name, bool discard_dirty,
+				  const struct patience *patience, struct bc_error *err);
 
 /* Counted reference, or NULL. volume_put when done; volume_remove refuses meanwhile. */
 struct volume *cache_volume_get(struct cache *c, const char *name);

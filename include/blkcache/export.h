@@ -25,6 +25,7 @@ int export_open_device(int *fd, struct bc_error *err);
 struct export_params {
 	unsigned threads; /* workers at most; 0 = 256 */
 	unsigned max_background; /* 0: seven eighths of threads */
+	unsigned patience_ms; /* how long the end waits for requests whose device does not answer; 0: no limit */
 	bool allow_other; /* let other users in (default off: only root and the owner) */
 	const struct export_survive
 		*survive; /* NULL: the mount ends with the process. -EOPNOTSUPP where it cannot be had */
@@ -43,11 +44,17 @@ int export_check_mountpoint(const char *mountpoint, struct bc_error *err);
 void export_wait(struct export *e);
 
 /* -EBUSY with a message if files are open or a loop device sits on the mount; force: unmounts lazily. Afterwards no
- * request is under way. */
+ * request is under way, unless export_abandoned(). */
 int export_stop(struct export *e, bool force, struct bc_error *err);
+/* The mount has ended, but requests are under way that wait for a device which does not answer: neither the export nor
+ * its cache can be freed. */
+bool export_abandoned(struct export *e);
 /* Makes export_wait return; async-signal-unsafe; any thread. */
 void export_free(struct export *e);
 
 const char *export_mountpoint(const struct export *e);
+
+/* st_dev of the mount's files; 0 if it is not known (a session that was taken over: who made the mount knows). */
+dev_t export_device(const struct export *e);
 
 #endif

@@ -32,6 +32,7 @@
 
 #include "bdev/file.h"
 #include "bdev/label.h"
+#include "bdev/own_mount.h"
 #include "util/log.h"
 
 #define MAX_DEPTH 4096
@@ -83,29 +84,49 @@ static int check_type(const struct stat *st, const char *path, struct bc_error *
 	return bc_fail(err, -EINVAL, "%s is %s; name a regular file or a block device", path, what);
 }
 
-static int open_buffered(struct file_bdev *fb, struct stat *st, struct bc_error *err)
+/* path: that of the device, or another way to it. */
+static int open_by(struct file_bdev *fb, const char *path, struct stat *st, struct bc_error *err)
 {
 	int flags = O_CLOEXEC | (fb->b.flags & BDEV_OPEN_RDONLY ? O_RDONLY : O_RDWR);
 	int r, read_only = 0;
 
 	/* Before open, which would wait on a pipe. */
-	if (stat(fb->path, st))
+	if (stat(path, st))
 		return fail_open(fb->path, -errno, err);
 	r = check_type(st, fb->path, err);
 	if (r)
 		return r;
 	if (S_ISBLK(st->st_mode) && (fb->b.flags & BDEV_OPEN_CLAIM))
 		flags |= O_EXCL;
-	fb->buf_fd = open(fb->path, flags);
+	fb->buf_fd = open(path, flags);
 	if (fb->buf_fd < 0 && errno == EBUSY && (flags & O_EXCL))
 		return claim_fail_block(st, fb->path, err);
 	if (fb->buf_fd < 0 || fstat(fb->buf_fd, st))
 		return fail_open(fb->path, -errno, err);
 	fb->block = S_ISBLK(st->st_mode);
+	fb->inodes_last = label_inodes_last(fb->buf_fd);
+	fb->times_last = label_times_last(fb->buf_fd);
 	/* a read-only device can be opened for writing: only the writes fail */
 	if (fb->block && !(fb->b.flags & BDEV_OPEN_RDONLY) && !ioctl(fb->buf_fd, BLKROGET, &read_only) && read_only)
 		return fail_open(fb->path, -EROFS, err);
 	return check_type(st, fb->path, err); /* it may have been replaced meanwhile */
+}
+
+/* In a daemon the path is followed by hand: what lies on its own mount is refused (own_mount.h). */
+static int open_buffered(struct file_bdev *fb, struct stat *st, struct bc_error *err)
+{
+	char by_fd[40];
+	int fd, r;
+
+	r = own_mount_resolve(fb->path, own_mount_is_loading(), &fd, err);
+	if (r)
+		return r == -EDEADLK ? r : fail_open(fb->path, r, err);
+	if (fd < 0)
+		return open_by(fb, fb->path, st, err);
+	snprintf(by_fd, sizeof(by_fd), "/proc/self/fd/%d", fd);
+	r = open_by(fb, by_fd, st, err);
+	close(fd);
+	return r;
 }
 
 /* The size as of now, or -errno. */
@@ -264,8 +285,9 @@ static void file_get_identity(struct bdev *b, struct bdev_identity *id)
 		return;
 	}
 	id->id[0] = st.st_dev;
-	id->id[1] = label_inodes_last(fb->buf_fd) ? st.st_ino : 0;
-	id->mtime_ns = st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
+	id->id[1] = fb->inodes_last ? st.st_ino : 0;
+	if (fb->times_last)
+		id->mtime_ns = st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
 }
 
 static void file_get_label(struct bdev *b, char *label, size_t len)

@@ -37,6 +37,7 @@ struct file_bdev {
 	int fd; /* O_DIRECT, or the same number as buf_fd */
 	int buf_fd; /* through the page cache; holds the claim */
 	bool block; /* kernel block device */
+	bool inodes_last, times_last; /* what the file system says of a file is so after its next mount, too */
 	uint32_t mem_align, len_align; /* what direct I/O asks of each piece of memory; at most FILE_GRAIN */
 	atomic_bool direct; /* cleared when the first direct I/O is refused */
 	atomic_bool no_punch, no_zero; /* fallocate said EOPNOTSUPP */

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * handlers.c - the commands of the control socket. Each runs on its own thread (control.h) and brackets its use of the
- * cache with daemon_enter() and daemon_leave(). status, stats, set and get never wait for I/O (P11); flush, stop and
- * remove do, without a lock that the others take.
+ * cache with daemon_enter() and daemon_leave(). status, stats, set and get never wait for I/O (P11); add, flush, stop
+ * and remove do, without a lock that the others take, and on another thread (util/patience.h): they are answered when
+ * the client goes, when a signal asks for the end, or when a device has answered nothing for longer than the configured
+ * patience (add, stop).
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -94,30 +97,64 @@ static json_t *run_stats(struct control_request *req, json_t *args, void *ctx)
 	return result;
 }
 
+struct manage_wait {
+	struct daemon *d;
+	struct control_request *req;
+};
+
+/* Nobody waits for the answer any more, or it would hold up the end. */
+static bool manage_enough(void *ctx)
+{
+	struct manage_wait *w = ctx;
+
+	return control_client_gone(w->req) || daemon_stopping(w->d);
+}
+
 static json_t *run_manage(struct control_request *req, json_t *args, void *ctx)
 {
 	struct daemon *d = ctx;
+	struct manage_wait w = { .d = d, .req = req };
+	struct patience patience = { .ms = daemon_patience_ms(d), .give_up = manage_enough, .ctx = &w };
 	struct bc_error err = { 0 };
 	json_t *result;
 
 	if (!enter(d, req))
 		return NULL;
-	result = manage_run(d->cache, d->params->mountpoint, args, &err);
+	result = manage_run(d->cache, d->params->mountpoint, args, &patience, &err);
 	daemon_leave(d);
 	if (!result)
-		control_fail(req, EXIT_FAILED, "%s", err.msg);
+		control_fail(req, err.code == -EINTR ? EXIT_INTERRUPTED : EXIT_FAILED, "%s%s", err.msg,
+			     err.code == -EINTR && daemon_stopping(d) ? " (the daemon is being stopped)" : "");
 	return result;
 }
 
 /* ---- flush ---- */
 
+/*
+ * A write-back of one volume or all, shown as "flushing" meanwhile. It runs on a thread of its own; the request's
+ * thread passes its progress on, and may have enough of it. Then the run ends with the batch it is at, or never, if
+ * that waits for a device that does not answer.
+ */
 struct flush_run {
 	struct daemon *d;
-	struct control_request *req;
+	struct volume *v; /* a reference; NULL: all */
 	struct flush_job job;
+	_Atomic bool enough;
+	_Atomic uint64_t done_bytes, total_bytes;
+	_Atomic unsigned news; /* counts progress */
+	int ret;
+	struct bc_error err;
+};
+
+/* The request's side of it. */
+struct flush_wait {
+	struct flush_run *r;
+	struct control_request *req;
 	struct timespec start;
-	uint64_t done_bytes;
-	bool until_signal; /* give up when a signal asks for the end */
+	unsigned seen; /* of r->news */
+	bool last; /* there is no way back: only a device that does not answer ends it early */
+	unsigned limit_ms; /* give up when a device has answered nothing for so long; 0: never */
+	char hung[300]; /* that device */
 };
 
 static double seconds_since(const struct timespec *start)
@@ -131,38 +168,100 @@ static double seconds_since(const struct timespec *start)
 static int flush_progress(const struct cache_progress *p, void *ctx)
 {
 	struct flush_run *r = ctx;
-	double t = seconds_since(&r->start);
 
-	r->done_bytes = p->done_bytes;
-	if (daemon_in_a_hurry(r->d))
-		return 1;
-	return control_progress(r->req,
-				json_pack("{s:I,s:I,s:f}", "done_bytes", (json_int_t)p->done_bytes, "total_bytes",
-					  (json_int_t)p->total_bytes, "rate", t > 0 ? (double)p->done_bytes / t : 0.0));
+	atomic_store(&r->done_bytes, p->done_bytes);
+	atomic_store(&r->total_bytes, p->total_bytes);
+	atomic_fetch_add(&r->news, 1);
+	return atomic_load(&r->enough);
 }
 
-/* Writes back one volume or all, shown as "flushing" meanwhile. */
-static int flush(struct daemon *d, struct control_request *req, struct volume *v, uint64_t *done_bytes,
-		 struct bc_error *err)
+/* Something to tell the client, about five times a second. */
+static bool flush_tell(struct flush_wait *w)
 {
-	struct flush_run r = { .d = d, .req = req, .job.volume = v ? volume_id(v) : 0 };
+	double t = seconds_since(&w->start);
+	uint64_t done = atomic_load(&w->r->done_bytes);
+	unsigned news = atomic_load(&w->r->news);
+
+	if (news == w->seen)
+		return control_client_gone(w->req);
+	w->seen = news;
+	return control_progress(w->req, json_pack("{s:I,s:I,s:f}", "done_bytes", (json_int_t)done, "total_bytes",
+						  (json_int_t)atomic_load(&w->r->total_bytes), "rate",
+						  t > 0 ? (double)done / t : 0.0));
+}
+
+static bool flush_enough(void *ctx)
+{
+	struct flush_wait *w = ctx;
+	bool enough = (!w->last && (daemon_in_a_hurry(w->r->d) || flush_tell(w))) ||
+		      (w->limit_ms && bdev_find_hung(w->limit_ms, w->hung, sizeof(w->hung)));
+
+	if (enough)
+		atomic_store(&w->r->enough, true);
+	return enough;
+}
+
+static void flush_it(void *arg)
+{
+	struct flush_run *r = arg;
+
+	r->ret = cache_write_back(r->d->cache, r->v, flush_progress, r, &r->err);
+}
+
+static void flush_over(void *arg)
+{
+	struct flush_run *r = arg;
+	struct cache *c = r->d->cache;
 	struct flush_job **p;
+
+	pthread_mutex_lock(&r->d->lock);
+	for (p = &r->d->jobs; *p != &r->job; p = &(*p)->next)
+		;
+	*p = r->job.next;
+	pthread_mutex_unlock(&r->d->lock);
+	if (r->v)
+		volume_put(r->v);
+	free(r);
+	cache_release(c);
+}
+
+/* limit_ms: see flush_wait; -ETIMEDOUT with the device's name if it is reached. req NULL: the last flush of a `stop`.
+ */
+static int flush(struct daemon *d, struct control_request *req, struct volume *v, unsigned limit_ms,
+		 uint64_t *done_bytes, struct bc_error *err)
+{
+	struct flush_run *r = calloc(1, sizeof(*r));
+	struct flush_wait w = { .r = r, .req = req, .limit_ms = limit_ms, .last = !req };
+	struct patience patience = { .give_up = flush_enough, .ctx = &w };
 	int ret;
 
-	clock_gettime(CLOCK_MONOTONIC, &r.start);
+	if (!r)
+		return bc_fail(err, -ENOMEM, "out of memory");
+	*r = (struct flush_run){ .d = d, .v = v ? volume_ref(v) : NULL, .job.volume = v ? volume_id(v) : 0 };
+	clock_gettime(CLOCK_MONOTONIC, &w.start);
+	cache_hold(d->cache);
 	pthread_mutex_lock(&d->lock);
-	r.job.next = d->jobs;
-	d->jobs = &r.job;
+	r->job.next = d->jobs;
+	d->jobs = &r->job;
 	pthread_mutex_unlock(&d->lock);
 
-	ret = cache_write_back(d->cache, v, flush_progress, &r, err);
-
-	pthread_mutex_lock(&d->lock);
-	for (p = &d->jobs; *p != &r.job; p = &(*p)->next)
-		;
-	*p = r.job.next;
-	pthread_mutex_unlock(&d->lock);
-	*done_bytes = r.done_bytes;
+	ret = run_patiently(flush_it, r, flush_over, &patience);
+	if (ret == -EAGAIN) {
+		bc_fail(err, ret, "%s: no thread can be started for the flush", d->params->dir);
+	} else if (!ret) {
+		ret = r->ret;
+		*err = r->err;
+		*done_bytes = atomic_load(&r->done_bytes);
+		if (!ret && req)
+			flush_tell(&w); /* the last piece of it */
+	} else if (w.hung[0]) { /* r is the thread's now */
+		return bc_fail(err, -ETIMEDOUT, "%s: %s does not answer, nothing in %u s", d->params->dir, w.hung,
+			       limit_ms / 1000);
+	} else {
+		return bc_fail(err, -EINTR, "interrupted; nothing is lost, 'blkcache flush %s' goes on from here",
+			       d->params->dir);
+	}
+	flush_over(r);
 	if (ret == -EINTR)
 		bc_fail(err, -EINTR, "interrupted; nothing is lost, 'blkcache flush %s' goes on from here",
 			d->params->dir);
@@ -201,7 +300,7 @@ static json_t *run_flush(struct control_request *req, json_t *args, void *ctx)
 		if (!v)
 			goto out;
 	}
-	ret = flush(d, req, v, &done, &err);
+	ret = flush(d, req, v, 0, &done, &err);
 	if (!ret)
 		result = json_pack("{s:I,s:I}", "done_bytes", (json_int_t)done, "dirty_bytes",
 				   (json_int_t)dirty_bytes(d, v));
@@ -224,10 +323,11 @@ static int stop_serving(struct daemon *d, struct control_request *req, bool with
 			struct bc_error *err)
 {
 	struct bc_error last = { 0 };
+	uint64_t more = 0;
 	int ret = daemon_mount_busy(d, err);
 
 	if (!ret && with_flush)
-		ret = flush(d, req, NULL, done, err);
+		ret = flush(d, req, NULL, daemon_patience_ms(d), done, err);
 	if (!ret && !with_flush && dirty_bytes(d, NULL) && cache_is_deleted(d->cache, NAMES_MS, err))
 		ret = err->code;
 	if (!ret)
@@ -236,7 +336,7 @@ static int stop_serving(struct daemon *d, struct control_request *req, bool with
 		return ret;
 	/* What was written between the flush and the end of the mount. There is no way back now: what cannot be written
 	 * stays dirty in the cache, and the exit code says so. */
-	if (cache_write_back(d->cache, NULL, NULL, NULL, &last))
+	if (flush(d, NULL, NULL, daemon_patience_ms(d), &more, &last))
 		log_error("%s: the last flush failed: %s", d->params->dir, last.msg);
 	return 0;
 }

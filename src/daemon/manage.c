@@ -66,7 +66,8 @@ static json_t *describe(struct volume *v, const char *mountpoint)
 			 cache_mode_name(volume_mode(v)), "path", mountpoint ? json_text(path) : json_null());
 }
 
-static json_t *add(struct cache *c, const char *mountpoint, json_t *args, struct bc_error *err)
+static json_t *add(struct cache *c, const char *mountpoint, json_t *args, const struct patience *patience,
+		   struct bc_error *err)
 {
 	const char *name = arg_text(args, "name"), *backing = arg_text(args, "backing"), *text = arg_text(args, "mode");
 	enum cache_mode mode = MODE_COUNT;
@@ -79,7 +80,7 @@ static json_t *add(struct cache *c, const char *mountpoint, json_t *args, struct
 		bc_fail(err, -EINVAL, "unknown mode '%.40s'; modes are wt, wb, wa, wi, wo, pt", text);
 		return NULL;
 	}
-	if (cache_volume_add(c, name, backing, mode, err))
+	if (cache_volume_add_patiently(c, name, backing, mode, patience, err))
 		return NULL;
 	v = manage_find_volume(c, name, err);
 	if (!v)
@@ -89,7 +90,8 @@ static json_t *add(struct cache *c, const char *mountpoint, json_t *args, struct
 	return result;
 }
 
-static json_t *remove_volume(struct cache *c, const char *mountpoint, json_t *args, struct bc_error *err)
+static json_t *remove_volume(struct cache *c, const char *mountpoint, json_t *args, const struct patience *patience,
+			     struct bc_error *err)
 {
 	const char *name = arg_text(args, "name");
 	bool discard = json_is_true(json_object_get(args, "discard_dirty"));
@@ -105,7 +107,7 @@ static json_t *remove_volume(struct cache *c, const char *mountpoint, json_t *ar
 	memset(&s, 0, sizeof(s));
 	volume_get_stats(v, &s);
 	volume_put(v); /* our reference would make the engine refuse */
-	if (cache_volume_remove(c, name, discard, err))
+	if (cache_volume_remove_patiently(c, name, discard, patience, err))
 		return NULL;
 	return json_pack("{s:o,s:I,s:b}", "name", json_text(name), "dirty_bytes", (json_int_t)s.dirty_bytes,
 			 "discarded", discard && s.dirty_bytes);
@@ -124,7 +126,8 @@ static int set_one(struct cache *c, struct volume *v, json_t *pair, json_t *note
 	return ret;
 }
 
-static json_t *set(struct cache *c, const char *mountpoint, json_t *args, struct bc_error *err)
+static json_t *set(struct cache *c, const char *mountpoint, json_t *args, const struct patience *patience,
+		   struct bc_error *err)
 {
 	const char *name = arg_text(args, "volume");
 	json_t *values = json_object_get(args, "values"), *notes = json_array(), *pair;
@@ -133,6 +136,7 @@ static json_t *set(struct cache *c, const char *mountpoint, json_t *args, struct
 	int ret = 0;
 
 	(void)mountpoint;
+	(void)patience;
 	if (!json_is_array(values)) {
 		json_decref(notes);
 		return missing("values", err);
@@ -198,13 +202,15 @@ static json_t *pick_tunables(json_t *all, json_t *names, size_t first, struct bc
 
 /* The first of `names` may be a volume's: a volume goes before a tunable of the same name, since a tunable can also be
  * had by listing all. */
-static json_t *get(struct cache *c, const char *mountpoint, json_t *args, struct bc_error *err)
+static json_t *get(struct cache *c, const char *mountpoint, json_t *args, const struct patience *patience,
+		   struct bc_error *err)
 {
 	json_t *names = json_object_get(args, "names"), *all, *picked, *result = NULL;
 	const char *first = json_string_value(json_array_get(names, 0));
 	struct volume *v = first ? cache_volume_get(c, first) : NULL;
 
 	(void)mountpoint;
+	(void)patience;
 	all = json_array();
 	cache_get_tunables(c, v, collect_tunable, all);
 	picked = pick_tunables(all, names, v ? 1 : 0, err);
@@ -217,11 +223,13 @@ static json_t *get(struct cache *c, const char *mountpoint, json_t *args, struct
 	return result;
 }
 
-json_t *manage_run(struct cache *c, const char *mountpoint, json_t *args, struct bc_error *err)
+json_t *manage_run(struct cache *c, const char *mountpoint, json_t *args, const struct patience *patience,
+		   struct bc_error *err)
 {
 	static const struct {
 		const char *cmd;
-		json_t *(*run)(struct cache *c, const char *mountpoint, json_t *args, struct bc_error *err);
+		json_t *(*run)(struct cache *c, const char *mountpoint, json_t *args, const struct patience *patience,
+			       struct bc_error *err);
 	} commands[] = { { "add", add }, { "remove", remove_volume }, { "set", set }, { "get", get } };
 	const char *cmd = arg_text(args, "cmd");
 	struct bc_error mine = { 0 };
@@ -230,7 +238,7 @@ json_t *manage_run(struct cache *c, const char *mountpoint, json_t *args, struct
 	for (size_t i = 0; cmd && i < sizeof(commands) / sizeof(commands[0]); i++) {
 		if (strcmp(commands[i].cmd, cmd))
 			continue;
-		result = commands[i].run(c, mountpoint, args, &mine);
+		result = commands[i].run(c, mountpoint, args, patience, &mine);
 		if (!result && !mine.code)
 			bc_fail(&mine, -ENOMEM, "out of memory");
 		if (!result && err)

@@ -30,6 +30,7 @@ struct daemon {
 	struct export *export;
 	struct control_server *control;
 	pthread_t signal_thread;
+	int below_fd; /* the folder that is mounted on, opened before that (O_PATH); -1: none */
 	atomic_bool quit; /* the signal thread is to end */
 
 	pthread_mutex_t lock; /* guards what follows; a leaf: never held across a call into another layer */
@@ -37,6 +38,7 @@ struct daemon {
 	enum daemon_phase phase;
 	unsigned users; /* threads that use cache and export; both are freed only at 0 */
 	bool hurry; /* a signal asked for the end: flushes give up */
+	bool abandoned; /* something of ours waits for a device that does not answer: the process ends with it */
 	struct flush_job *jobs;
 	uint64_t dirty_left; /* bytes; valid from CLOSED on, like the next */
 	struct bc_error close_err; /* code 0: closed in order */
@@ -52,6 +54,11 @@ bool daemon_stop_begin(struct daemon *d);
 bool daemon_stop_undo(struct daemon *d);
 /* The mount has ended: leaves, and waits until the cache is closed. */
 void daemon_stop_finish(struct daemon *d);
+
+/* Has a stop begun, or is a signal waiting? What changes the cache and takes long gives way. */
+bool daemon_stopping(struct daemon *d);
+
+unsigned daemon_patience_ms(const struct daemon *d);
 
 /* Is a signal waiting for the end, or is it under way? What takes long looks here. */
 bool daemon_in_a_hurry(struct daemon *d);

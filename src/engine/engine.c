@@ -199,7 +199,7 @@ static int count_load(struct cache *c, struct bc_error *err)
 	char text[32];
 
 	snprintf(text, sizeof text, "%llu", (unsigned long long)++c->loads);
-	return MUTATE(BYPASS_LOADS) ? 0 : journal_setting_put(c->journal, LOADS_KEY, text, err);
+	return journal_setting_put(c->journal, LOADS_KEY, text, err);
 }
 
 int cache_open(const char *dir, unsigned flags, struct cache **out, struct cache_open_report *report,
@@ -307,7 +307,22 @@ static int flush_backing(struct volume *v, void *ctx)
 	return !v->bdev ? 0 : t ? backing_flush(t, v) : -ENOMEM;
 }
 
+void cache_hold(struct cache *c)
+{
+	atomic_fetch_add(&c->helpers, 1);
+}
+
+void cache_release(struct cache *c)
+{
+	atomic_fetch_sub(&c->helpers, 1); /* with all that was done before */
+}
+
 int cache_close(struct cache *c, struct bc_error *err)
+{
+	return cache_close_telling(c, NULL, err);
+}
+
+int cache_close_telling(struct cache *c, _Atomic bool *durable, struct bc_error *err)
 {
 	struct bc_error own = { 0 };
 	int rc;
@@ -315,6 +330,13 @@ int cache_close(struct cache *c, struct bc_error *err)
 	if (!c)
 		return 0;
 	c->stopping = true;
+	/* first, and by itself: what follows may have to wait for backing devices, and a caller who has enough of that
+	 * ends the process (P1) */
+	rc = epoch_commit(c, true);
+	if (durable)
+		atomic_store(durable, !rc);
+	while (atomic_load(&c->helpers)) /* they write to backing devices, and have been told to stop */
+		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
 	if (c->background.started)
 		background_stop(c);
 	readahead_stop(c);

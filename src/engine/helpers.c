@@ -120,7 +120,7 @@ static void *helper_main(void *arg)
 {
 	struct helper *h = arg;
 	struct cache *c = h->c;
-	struct helpers *hp = &c->helpers;
+	struct helpers *hp = &c->help;
 	unsigned id;
 
 	pthread_setname_np(pthread_self(), "helper");
@@ -161,7 +161,7 @@ static void join_ended_locked(struct helpers *hp)
 
 static int start_locked(struct cache *c)
 {
-	struct helpers *hp = &c->helpers;
+	struct helpers *hp = &c->help;
 	struct helper *h = calloc(1, sizeof *h);
 	sigset_t all, old;
 	pthread_attr_t attr;
@@ -186,7 +186,7 @@ static int start_locked(struct cache *c)
 
 void helper_ask(struct cache *c, unsigned id, unsigned what)
 {
-	struct helpers *hp = &c->helpers;
+	struct helpers *hp = &c->help;
 
 	pthread_mutex_lock(&hp->lock);
 	if (hp->threads && !hp->stop) {
@@ -204,7 +204,7 @@ void helper_ask(struct cache *c, unsigned id, unsigned what)
 
 void helpers_look(struct cache *c)
 {
-	struct helpers *hp = &c->helpers;
+	struct helpers *hp = &c->help;
 
 	pthread_mutex_lock(&hp->lock);
 	join_ended_locked(hp);
@@ -217,7 +217,7 @@ void helpers_look(struct cache *c)
 
 int helpers_start(struct cache *c)
 {
-	struct helpers *hp = &c->helpers;
+	struct helpers *hp = &c->help;
 	pthread_condattr_t attr;
 	int rc;
 
@@ -239,7 +239,7 @@ int helpers_start(struct cache *c)
 
 void helpers_stop(struct cache *c)
 {
-	struct helpers *hp = &c->helpers;
+	struct helpers *hp = &c->help;
 
 	if (!hp->inited)
 		return;

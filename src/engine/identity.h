@@ -62,7 +62,7 @@ int witness_record(struct volume *v, struct bc_error *err);
 /* ---- sample.c ---- */
 struct sample {
 	struct volume *v;
-	bool proven; /* that it is unchanged: a few blocks are enough */
+	bool proven; /* that nobody wrote to it, as far as times and counts can be believed */
 	/* out: */
 	uint32_t looked_at;
 	bool differs;
@@ -72,8 +72,8 @@ struct sample {
 	uint64_t seen;
 };
 /* At load, before anything is dropped: compares blocks of these volumes' backing devices with what the cache knows of
- * them. Takes half a second, however many there are; more only where even the first few blocks take longer. 0 or
- * -ENOMEM; a device that cannot be read does not differ. */
+ * them. Takes half a second at most, however many there are; more only where even the first few blocks take longer. 0
+ * or -ENOMEM; a device that cannot be read does not differ. */
 int sample_backings(struct cache *c, struct sample *s, unsigned n, uint64_t seed);
 
 #endif

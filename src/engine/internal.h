@@ -279,7 +279,7 @@ struct cache {
 	struct policy policy;
 	struct cleaner cleaner;
 	struct background background;
-	struct helpers helpers;
+	struct helpers help;
 	struct idle idle;
 	struct readahead_pool readahead;
 	struct tunables tunables;
@@ -293,6 +293,8 @@ struct cache {
 	pthread_rwlock_t volumes_lock;
 	struct volume *volume[CACHE_MAX_VOLUMES + 1]; /* by id */
 	unsigned nvolumes;
+	struct adding *adding; /* volume.c */
+	_Atomic unsigned helpers; /* cache_hold()s */
 
 	counter dirty_lines, dirty_blocks;
 	counter err_cache_write; /* those that were for no volume */
@@ -571,6 +573,13 @@ void helpers_look(struct cache *c);
 void clean_all_soon(struct cache *c); /* HELP_CLEAN_ALL for every volume that holds dirty data */
 
 /* ---- volume.c ---- */
+/*
+ * volume.refs holds two counts. Users' references (open files, management) are in the lower half and make removal
+ * refuse. The engine's own short ones are in the upper half, and removal waits for them. Each half has room for more
+ * than there can be threads and open files.
+ */
+#define INTERNAL_REF (UINT64_C(1) << 32)
+#define VOLUME_REMOVING UINT64_MAX
 int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_backing, bool claim, struct volume **out,
 		  struct bc_error *err);
 /* A reference for the engine's own short use: it does not make cache_volume_remove refuse, which waits for it. NULL:
@@ -579,6 +588,9 @@ struct volume *volume_use(struct cache *c, unsigned id);
 void volume_use_more(struct volume *v); /* another one, by who has one of any kind */
 void volume_unuse(struct volume *v);
 void volume_detach(struct volume *v); /* frees; not in the table any more */
+struct patience;
+/* The same, on another thread if the caller has patience: a device that does not answer is closed when it does. */
+void volume_let_go(struct volume *v, const struct patience *patience);
 /* Writes its row with the backing device's present identity: waits for that device. */
 int volume_record(struct volume *v, bool in_use, struct bc_error *err);
 /* Switches the mode and writes the row with it; what the row says of the backing device stays. */

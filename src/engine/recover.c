@@ -141,6 +141,10 @@ static int on_volume(void *ctx, const struct journal_volume *jv)
 	v->row_in_use = jv->in_use;
 	v->write_seq = 1; /* the backing device may hold unflushed writes of before: marks are not cleared until it was
 			     flushed */
+	if (r->void_journal) { /* backing was written without a word to the journal */
+		atomic_store(&v->known.nwitness, 0);
+		r->record[jv->id] = true;
+	}
 	if (v->bdev) {
 		changed(r, v, identity_difference(v, jv->in_use, &r->proven[jv->id]));
 		r->record[jv->id] |= !v->known.there;
@@ -572,14 +576,19 @@ static int clear_note(struct recovery *r)
 static int record_drops(struct recovery *r)
 {
 	struct cache *c = r->c;
-	int rc = drop_untrusted(r), rc2 = 0;
+	int rc = MUTATE(VOID_EARLY) ? clear_note(r) : 0, rc2 = 0;
 
+	if (!rc)
+		rc = drop_untrusted(r);
 	for (uint32_t i = 0; i < r->ndiscards && !rc && !rc2; i++)
 		rc2 = repeat_discard(r, &r->discards[i]);
 	if (!rc && !rc2 && !MUTATE(RECOVER_COMMIT))
 		rc = epoch_commit(c, true);
 	if (rc)
 		return bc_fail(r->err, rc, "the recovered state cannot be written: %s", c->why);
+	/* the note last: without it the journal counts, with what it remembers of the backing devices */
+	if (!rc2)
+		rc2 = accept_changed(r);
 	return rc2 ? rc2 : clear_note(r);
 }
 
@@ -638,8 +647,6 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 	c->epoch.durable_id = jr.next_id - 1;
 	c->epoch.data_upto = jr.next_id - 1;
 	rc = record_drops(&r);
-	if (!rc)
-		rc = accept_changed(&r);
 out:
 	bdev_channel_close(r.ch);
 	free(r.buf);

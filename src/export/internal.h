@@ -96,6 +96,7 @@ struct export
 	struct fuse_session *session;
 	int fd; /* /dev/fuse; libfuse's to close */
 	char *mountpoint; /* absolute */
+	dev_t dev; /* of the mount's files */
 	const struct export_survive *survive; /* NULL: none */
 	_Atomic uint64_t init_unique; /* its reply has to be extended; 0: none, or over */
 	bool swallow; /* replies go nowhere: a recorded request is played */
@@ -115,6 +116,8 @@ struct export
 	bool answered; /* and the answer has been given */
 	bool ending; /* start no more */
 	bool joined;
+	bool abandoned; /* workers wait for devices that do not answer, and nobody waits for them any more */
+	unsigned patience_ms; /* until then; 0: no limit */
 };
 
 /* mount.c */
@@ -122,13 +125,15 @@ int mount_resolve(const char *mountpoint, char **out, struct bc_error *err);
 /* Opens /dev/fuse and mounts it; -EPERM without a message if only fusermount3 may. */
 int mount_direct(const char *path, bool allow_other, int *fd, struct bc_error *err);
 int mount_open_device(int *fd, struct bc_error *err);
+/* The device number of what is mounted there; 0: not known. Asks no file system. */
+dev_t mount_device(const char *path);
 int mount_on(const char *path, bool allow_other, int dev,
 	     struct bc_error *err); /* likewise, with a device that is open */
 int mount_end(const char *path, bool lazy, bool by_fusermount, struct bc_error *err);
 
 /* workers.c */
 int workers_start(struct export *e, struct bc_error *err);
-void workers_end(struct export *e); /* sends idle workers home, waits for busy ones */
+void workers_end(struct export *e); /* sends idle workers home, waits for busy ones as long as patience_ms says */
 void workers_join(struct export *e); /* after the last has ended */
 bool workers_ended(struct export *e);
 /* Returns when the kernel's INIT has been answered: the mount works from then on. 0 or -errno. */

@@ -15,7 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -77,6 +79,20 @@ int export_check_mountpoint(const char *mountpoint, struct bc_error *err)
 
 	free(path);
 	return rc;
+}
+
+dev_t mount_device(const char *path)
+{
+	int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	struct statx sx;
+	dev_t dev = 0;
+
+	if (fd < 0)
+		return 0;
+	if (!statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &sx))
+		dev = makedev(sx.stx_dev_major, sx.stx_dev_minor);
+	close(fd);
+	return dev;
 }
 
 int mount_open_device(int *fd, struct bc_error *err)

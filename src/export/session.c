@@ -46,6 +46,7 @@ static struct export *export_new(struct cache *c, const struct export_params *pa
 		params && params->max_background ? params->max_background : e->max_workers * DEFAULT_BACKGROUND / 8;
 	e->max_background = e->max_background ? e->max_background : 1;
 	e->survive = params ? params->survive : NULL;
+	e->patience_ms = params ? params->patience_ms : 0;
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -136,6 +137,8 @@ int export_start(struct cache *c, const char *mountpoint, const struct export_pa
 				   : survive_mount(e, allow_other, err);
 	if (rc != 0)
 		goto fail;
+	if (!(s && s->takeover))
+		e->dev = mount_device(e->mountpoint);
 	rc = workers_start(e, err);
 	if (rc == 0 && !(s && s->takeover)) /* a mount that is in use may be slow to answer, or have been moved */
 		rc = prove_ready(e, err);
@@ -190,6 +193,16 @@ int export_stop(struct export *e, bool force, struct bc_error *err)
 	return 0;
 }
 
+bool export_abandoned(struct export *e)
+{
+	bool yes;
+
+	pthread_mutex_lock(&e->lock);
+	yes = e->abandoned;
+	pthread_mutex_unlock(&e->lock);
+	return yes;
+}
+
 void export_free(struct export *e)
 {
 	if (!e)
@@ -205,6 +218,11 @@ void export_free(struct export *e)
 	pthread_mutex_destroy(&e->lock);
 	free(e->mountpoint);
 	free(e);
+}
+
+dev_t export_device(const struct export *e)
+{
+	return e->dev;
 }
 
 const char *export_mountpoint(const struct export *e)

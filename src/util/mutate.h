@@ -48,7 +48,7 @@
 	X(MERGE_TABLE, "merge-table", "merging leaves out the table's epochs that lie between those of the ring")      \
 	X(REMOVE_LINES, "remove-lines", "a volume's row is removed before its lines are")                              \
 	X(VOLUME_SINCE, "volume-since", "a discard counts for whatever volume has its id now")                         \
-	X(BYPASS_LOADS, "bypass-loads", "the journal does not count the loads, so that any old note voids it")         \
+	X(VOID_EARLY, "void-early", "the note that the journal is void is removed before its lines are gone")          \
 	X(VOID_DISCARD, "void-discard", "a discard of a void journal is repeated")                                     \
 	X(IDENTITY_SYNC, "identity-sync", "a volume's row holds a modification time that was not synced")              \
 	X(REMOVE_SYNC, "remove-sync",                                                                                  \

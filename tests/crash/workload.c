@@ -13,13 +13,14 @@
 #include <string.h>
 #include <time.h>
 
-#include "engine/internal.h"
+#include "engine/bypass.h"
+#include "engine/recover.h"
 #include "journal/db.h"
 
 static const char *const op_names[OP_TYPES] = {
-	"create",        "open",  "close", "add",        "remove",      "mode",       "write",
-	"write-durable", "flush", "read",  "zero",       "punch",       "write-back", "write-back-all",
-	"maintain",      "clean", "epoch", "checkpoint", "clear-marks", "set",        "sleep",
+	"create", "open",       "close",       "add",   "remove",     "mode",           "write",    "write-durable",
+	"flush",  "read",       "zero",        "punch", "write-back", "write-back-all", "maintain", "clean",
+	"epoch",  "checkpoint", "clear-marks", "set",   "sleep",      "fail-zero",
 };
 
 void fill_data(uint8_t *buf, uint64_t len, uint64_t seed)
@@ -67,9 +68,9 @@ static uint8_t pick_mode(const struct config *cfg, struct rng *r)
 static void pick_range(const struct config *cfg, struct rng *r, struct op *op)
 {
 	uint64_t bytes = cfg->bytes[op->volume], area = bytes;
-	uint32_t max = op->type == OP_READ                           ? 65536
-		       : op->type == OP_ZERO || op->type == OP_PUNCH ? 100 * 1024u
-								     : cfg->max_write;
+	uint32_t max = op->type == OP_READ                                                       ? 65536
+		       : op->type == OP_ZERO || op->type == OP_PUNCH || op->type == OP_FAIL_ZERO ? 100 * 1024u
+												 : cfg->max_write;
 
 	if (cfg->hot_blocks && rng_below(r, 4) && cfg->hot_blocks * CACHE_BLOCK < bytes)
 		area = cfg->hot_blocks * CACHE_BLOCK;
@@ -83,18 +84,31 @@ static void pick_range(const struct config *cfg, struct rng *r, struct op *op)
 		op->len = (uint32_t)(bytes - op->off);
 }
 
+/* On the stopped cache. */
+static void add_offline(struct run *r, struct rng *rng)
+{
+	for (unsigned n = r->cfg.offline ? rng_below(rng, 4) : 0; n; n--) {
+		struct op *op = &r->ops[r->nops++];
+
+		op->type = rng_below(rng, 2) ? OP_ADD : OP_REMOVE;
+		op->volume = (uint8_t)rng_below(rng, VOLUMES);
+		op->mode = pick_mode(&r->cfg, rng);
+	}
+}
+
 void workload_generate(struct run *r)
 {
 	const struct config *cfg = &r->cfg;
 	struct rng rng = { .s = r->seed * 0x9e3779b9ull + 7 };
 	unsigned n = cfg->min_ops + rng_below(&rng, cfg->max_ops - cfg->min_ops + 1);
 
-	r->ops = calloc(3 * n + 4, sizeof r->ops[0]);
+	r->ops = calloc(6 * n + 10, sizeof r->ops[0]);
 	if (!r->ops)
 		abort();
 	r->nops = 0;
 	if (cfg->from_nothing)
 		r->ops[r->nops++].type = OP_CREATE;
+	add_offline(r, &rng);
 	r->ops[r->nops++].type = OP_OPEN;
 	for (unsigned i = 0; i < n; i++) {
 		struct op *op = &r->ops[r->nops++];
@@ -111,8 +125,10 @@ void workload_generate(struct run *r)
 			op->type = OP_CLOSE;
 			r->ops[r->nops++].type = OP_CREATE;
 		}
-		if (op->type == OP_CLOSE)
+		if (op->type == OP_CLOSE) {
+			add_offline(r, &rng);
 			r->ops[r->nops++].type = OP_OPEN;
+		}
 	}
 	r->ops[r->nops++].type = OP_CLOSE;
 }
@@ -130,6 +146,7 @@ void print_op(const struct op *op, unsigned index)
 	case OP_READ:
 	case OP_ZERO:
 	case OP_PUNCH:
+	case OP_FAIL_ZERO:
 		printf(" v%u %llu+%u", op->volume, (unsigned long long)op->off, op->len);
 		break;
 	case OP_FLUSH:
@@ -152,6 +169,7 @@ struct exec {
 	struct cache *c;
 	pthread_mutex_t lock; /* r->why */
 	uint8_t *buf;
+	uint8_t *added[VOLUMES]; /* before the first open after a crash: what was on its backing device then */
 };
 
 static void went_wrong(struct exec *x, const struct op *op, const char *what)
@@ -217,6 +235,30 @@ static int checkpoint(struct cache *c, struct bc_error *err)
 	return rc;
 }
 
+static struct cache *to_fail;
+
+static void fail_now(void)
+{
+	cache_fail(to_fail, "its disk is gone, says the rig");
+}
+
+/* The cache's disk is lost while a discard is under way (P7). */
+static int fail_while_zeroing(struct op *op, struct volume *v)
+{
+	int rc;
+
+	to_fail = v->cache;
+	recbdev_on_zero = fail_now;
+	rc = volume_zero(v, op->off, op->len, op->seed & 1);
+	recbdev_on_zero = NULL;
+	return rc;
+}
+
+static bool goes_through(struct volume *v)
+{
+	return cache_bypassed(v->cache) || !mode_writes_back((int)volume_mode(v));
+}
+
 static int do_io(struct op *op, struct volume *v, uint8_t *buf, struct oracle *o)
 {
 	switch (op->type) {
@@ -224,13 +266,17 @@ static int do_io(struct op *op, struct volume *v, uint8_t *buf, struct oracle *o
 	case OP_WRITE_DURABLE:
 		fill_data(buf, op->len, op->seed);
 		oracle_record(o, op, buf);
-		op->through = !mode_writes_back((int)volume_mode(v));
+		op->through = goes_through(v);
 		return volume_write(v, buf, op->len, op->off, op->type == OP_WRITE_DURABLE);
 	case OP_ZERO:
 	case OP_PUNCH:
 		oracle_record(o, op, NULL);
-		op->through = !mode_writes_back((int)volume_mode(v));
+		op->through = goes_through(v);
 		return volume_zero(v, op->off, op->len, op->type == OP_PUNCH);
+	case OP_FAIL_ZERO:
+		oracle_record(o, op, NULL);
+		op->through = true;
+		return fail_while_zeroing(op, v);
 	case OP_FLUSH:
 		return volume_flush(v);
 	default:
@@ -255,6 +301,45 @@ static int create_cache(const struct config *cfg, struct bc_error *err)
 	return cache_create(crash_dir, &p, err);
 }
 
+/* Adds or removes a volume of the stopped cache, if that makes sense. After a crash also one with dirty data: nobody
+ * knows yet what is there. */
+static int change_stopped(struct exec *x, struct op *op, const char *name, const char *spec, struct bc_error *err)
+{
+	bool crashed = x->r->rerun && !x->r->opened, there;
+	uint32_t begin = log_length();
+	struct cache *c;
+	struct volume *v;
+	int rc = cache_open(crash_dir, CACHE_OPEN_NO_VOLUMES, &c, NULL, err), rc2;
+
+	if (rc)
+		return rc;
+	v = cache_volume_get(c, name);
+	there = v != NULL;
+	if (v)
+		volume_put(v);
+	if (there != (op->type == OP_REMOVE)) {
+		op->ran = false;
+	} else if (op->type == OP_ADD) {
+		rc = cache_volume_add(c, name, spec, (enum cache_mode)op->mode, err);
+		if (!rc && crashed && !x->added[op->volume])
+			x->added[op->volume] = malloc(x->r->cfg.bytes[op->volume]);
+		if (!rc && crashed)
+			file_read(file_find(spec + 4), x->added[op->volume], x->r->cfg.bytes[op->volume], 0);
+	} else {
+		rc = cache_volume_remove(c, name, crashed, err);
+		if (rc == -EBUSY && !crashed) { /* P8: it holds dirty data, nothing happens */
+			op->ran = false;
+			rc = 0;
+		}
+		free(x->added[op->volume]);
+		x->added[op->volume] = NULL;
+	}
+	if (crashed && !x->r->changed)
+		x->r->changed = begin + 1;
+	rc2 = cache_close(c, rc ? NULL : err);
+	return rc ? rc : rc2;
+}
+
 static int run_op(struct exec *x, struct op *op, uint8_t *buf, struct bc_error *err)
 {
 	struct cache *c = x->c;
@@ -275,6 +360,8 @@ static int run_op(struct exec *x, struct op *op, uint8_t *buf, struct bc_error *
 		x->c = NULL;
 		return cache_close(c, err);
 	}
+	if (!c)
+		return change_stopped(x, op, name, spec, err);
 	if (op->type == OP_ADD)
 		return cache_volume_add(c, name, spec, (enum cache_mode)op->mode, err);
 	v = cache_volume_get(c, name);
@@ -329,6 +416,9 @@ static bool makes_sense(struct exec *x, const struct op *op)
 	if (op->type == OP_OPEN)
 		return !x->c && cache_exists(crash_dir);
 	if (!x->c)
+		return x->r->cfg.offline && (op->type == OP_ADD || op->type == OP_REMOVE) && cache_exists(crash_dir);
+	if (x->c->failed && op->type != OP_CLOSE && op->type != OP_WRITE && op->type != OP_WRITE_DURABLE &&
+	    op->type != OP_READ && op->type != OP_ZERO && op->type != OP_PUNCH && op->type != OP_FLUSH)
 		return false;
 	vol_names(op->volume, name, spec);
 	v = cache_volume_get(x->c, name);
@@ -352,6 +442,9 @@ static bool makes_sense(struct exec *x, const struct op *op)
 	case OP_ZERO:
 	case OP_PUNCH:
 		return v && op->len && op->off + op->len <= x->r->cfg.bytes[op->volume];
+	case OP_FAIL_ZERO: /* of whole blocks, since others are written first, and make the cache dirty */
+		return v && op->len && op->off + op->len <= x->r->cfg.bytes[op->volume] && !(op->off % CACHE_BLOCK) &&
+		       !(op->len % CACHE_BLOCK) && !GET(x->c->dirty_blocks) && mode_writes_back((int)volume_mode(v));
 	default:
 		return v != NULL;
 	}
@@ -396,6 +489,13 @@ static void take_as_given(struct exec *x)
 					  r->cfg.bytes[i] - at < 65536 ? (uint32_t)(r->cfg.bytes[i] - at) : 65536, at);
 		if (rc)
 			snprintf(r->why, sizeof r->why, "%s cannot be read after a recovery: %s", name, strerror(-rc));
+		if (!rc && x->added[i] && memcmp(x->added[i], content, r->cfg.bytes[i]))
+			snprintf(r->why, sizeof r->why,
+				 "P3: %s was added to the stopped cache and reads as something else "
+				 "than its backing device did",
+				 name);
+		free(x->added[i]);
+		x->added[i] = NULL;
 		oracle_volume(&r->oracle, i, r->cfg.bytes[i], content);
 		r->oracle.vol[i].present = v != NULL;
 		r->oracle.vol[i].mode = v ? (int)volume_mode(v) : 0;
@@ -499,6 +599,7 @@ static void set_folding(const struct config *cfg)
 	journal_fold_limits.start_meta = cfg->fold ? 64 : 4u << 20;
 	journal_fold_limits.rows = cfg->fold ? 1 : 256;
 	journal_fold_limits.delete_epochs = cfg->fold ? 1 : 256;
+	recover_piece = cfg->offline ? 4 : 65536;
 }
 
 /* A world with a cache in it, as configured, stopped. */
@@ -546,7 +647,7 @@ void workload_run(struct run *r)
 		op->begin = op->end = op->first_step = op->last_step = 0;
 	}
 	r->why[0] = 0;
-	r->opened = 0;
+	r->opened = r->changed = 0;
 	world = world_new();
 	for (unsigned v = 0; v < VOLUMES; v++) {
 		char name[16], spec[16];

@@ -102,6 +102,9 @@ int64_t file_mtime(int file);
 uint32_t sync_begin(int file, bool mtime);
 void sync_end(int file, uint32_t begin);
 
+/* recbdev.c: called before a device zeroes a range, if it is set */
+extern void (*recbdev_on_zero)(void);
+
 /* recvfs.c */
 void recvfs_register(void); /* as "recorder" */
 

@@ -38,10 +38,10 @@ static void hang_cleaner(void)
 {
 	must(!volume_write(r.v[0], block_buf, 8 * CACHE_BLOCK, 0, false), "write");
 	rig_set(&r, "clean-after", "0s");
-	for (int i = 0; i < 500 && !r.c->helpers.busy[volume_id(r.v[0])]; i++)
+	for (int i = 0; i < 500 && !r.c->help.busy[volume_id(r.v[0])]; i++)
 		usleep(10000);
 	usleep(200000);
-	must(r.c->helpers.busy[volume_id(r.v[0])], "nobody cleans it");
+	must(r.c->help.busy[volume_id(r.v[0])], "nobody cleans it");
 }
 
 static void in_child(void (*body)(void))
@@ -200,11 +200,11 @@ static void many_hang(void)
 	v = cache_volume_get(many, "well");
 	must(!volume_write(v, block_buf, CACHE_BLOCK, 0, false), "write");
 	for (int i = 0; GET(v->intent.nmarked); i++) {
-		must(i < 1500, "its mark stays, with %u threads and %u waiting", many->helpers.threads,
-		     many->helpers.n);
+		must(i < 1500, "its mark stays, with %u threads and %u waiting", many->help.threads,
+		     many->help.n);
 		usleep(10000);
 	}
-	must(many->helpers.threads <= MANY + 16, "%u threads", many->helpers.threads);
+	must(many->help.threads <= MANY + 16, "%u threads", many->help.threads);
 }
 
 Test(neighbours, a_hundred_hang, .timeout = 60)
