@@ -58,10 +58,7 @@ static void help_clean(struct cache *c, unsigned id, bool all)
 		n = clean_volume(c, v, CLEAN_LINES, &blocks);
 		volume_unuse(v);
 		/* a device that fails, or lines that cannot be cleaned now: not as fast as possible again */
-		pause = blocks                              ? 0
-			: n < 0 || pause > PAUSE_MAX_US / 2 ? PAUSE_MAX_US
-			: pause                             ? 2 * pause
-							    : 1000;
+		pause = blocks ? 0 : n < 0 || pause > PAUSE_MAX_US / 2 ? PAUSE_MAX_US : pause ? 2 * pause : 1000;
 		if (pause)
 			background_pause(c, pause);
 		if (n <= 0)

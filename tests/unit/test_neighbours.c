@@ -200,8 +200,7 @@ static void many_hang(void)
 	v = cache_volume_get(many, "well");
 	must(!volume_write(v, block_buf, CACHE_BLOCK, 0, false), "write");
 	for (int i = 0; GET(v->intent.nmarked); i++) {
-		must(i < 1500, "its mark stays, with %u threads and %u waiting", many->help.threads,
-		     many->help.n);
+		must(i < 1500, "its mark stays, with %u threads and %u waiting", many->help.threads, many->help.n);
 		usleep(10000);
 	}
 	must(many->help.threads <= MANY + 16, "%u threads", many->help.threads);
