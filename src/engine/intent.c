@@ -110,7 +110,9 @@ int intent_settle(struct volume *v)
 	struct bc_error err = { 0 };
 	int rc = 0;
 
-	if (!GET(v->row_in_use) || v->cache->failed || GET(in->nmarked) || GET(in->holders))
+	if (!GET(v->row_in_use) || v->cache->failed || GET(in->nmarked))
+		return 0;
+	if (GET(in->holders) && !MUTATE(SETTLE_HELD))
 		return 0;
 	if (GET(v->flushed_seq) < GET(v->write_seq) && flush_backing(v))
 		return 0;
