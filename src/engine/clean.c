@@ -332,8 +332,11 @@ static int forget_witnesses(struct volume *v, const struct clean_batch *w)
 {
 	int rc = 0;
 
-	for (uint32_t i = 0; i < w->nblocks && !rc; i++)
-		rc = intent_forget(v, w->block[i].block, 1);
+	for (uint32_t i = 0, n; i < w->nblocks && !rc; i += n) {
+		for (n = 1; i + n < w->nblocks && w->block[i + n].block == w->block[i].block + n;)
+			n++;
+		rc = intent_forget(v, w->block[i].block, n);
+	}
 	return rc;
 }
 
@@ -436,7 +439,7 @@ static bool may_write(struct volume *v)
 /* Opens the way to the volume's backing device, on which no settled row may stand any more. 0 or -errno. */
 static int begin_run(struct volume *v, struct clean_batch *w)
 {
-	int rc = intent_hold(v);
+	int rc = may_write(v) ? intent_hold(v) : -ESTALE;
 
 	if (rc)
 		return rc;

@@ -58,10 +58,7 @@ static void help_clean(struct cache *c, unsigned id, bool all)
 		n = clean_volume(c, v, CLEAN_LINES, &blocks);
 		volume_unuse(v);
 		/* a device that fails, or lines that cannot be cleaned now: not as fast as possible again */
-		pause = blocks                              ? 0
-			: n < 0 || pause > PAUSE_MAX_US / 2 ? PAUSE_MAX_US
-			: pause                             ? 2 * pause
-							    : 1000;
+		pause = blocks ? 0 : n < 0 || pause > PAUSE_MAX_US / 2 ? PAUSE_MAX_US : pause ? 2 * pause : 1000;
 		if (pause)
 			background_pause(c, pause);
 		if (n <= 0)
@@ -120,7 +117,7 @@ static void *helper_main(void *arg)
 {
 	struct helper *h = arg;
 	struct cache *c = h->c;
-	struct helpers *hp = &c->helpers;
+	struct helpers *hp = &c->help;
 	unsigned id;
 
 	pthread_setname_np(pthread_self(), "helper");
@@ -161,7 +158,7 @@ static void join_ended_locked(struct helpers *hp)
 
 static int start_locked(struct cache *c)
 {
-	struct helpers *hp = &c->helpers;
+	struct helpers *hp = &c->help;
 	struct helper *h = calloc(1, sizeof *h);
 	sigset_t all, old;
 	pthread_attr_t attr;
@@ -186,7 +183,7 @@ static int start_locked(struct cache *c)
 
 void helper_ask(struct cache *c, unsigned id, unsigned what)
 {
-	struct helpers *hp = &c->helpers;
+	struct helpers *hp = &c->help;
 
 	pthread_mutex_lock(&hp->lock);
 	if (hp->threads && !hp->stop) {
@@ -204,7 +201,7 @@ void helper_ask(struct cache *c, unsigned id, unsigned what)
 
 void helpers_look(struct cache *c)
 {
-	struct helpers *hp = &c->helpers;
+	struct helpers *hp = &c->help;
 
 	pthread_mutex_lock(&hp->lock);
 	join_ended_locked(hp);
@@ -217,7 +214,7 @@ void helpers_look(struct cache *c)
 
 int helpers_start(struct cache *c)
 {
-	struct helpers *hp = &c->helpers;
+	struct helpers *hp = &c->help;
 	pthread_condattr_t attr;
 	int rc;
 
@@ -239,7 +236,7 @@ int helpers_start(struct cache *c)
 
 void helpers_stop(struct cache *c)
 {
-	struct helpers *hp = &c->helpers;
+	struct helpers *hp = &c->help;
 
 	if (!hp->inited)
 		return;

@@ -13,8 +13,8 @@
  * somebody else's change can be told (P10). A mark implies a row that says `in use`.
  *
  * Threads. No lock is held over I/O. A region is UNMARKED, MARKING, MARKED or CLEARING, and changes under intent.lock;
- * whoever makes it MARKING or CLEARING writes the journal without the lock and then ends that state, and others who need
- * the region wait for that on intent.changed. A write to a marked region, the usual one, takes no lock:
+ * whoever makes it MARKING or CLEARING writes the journal without the lock and then ends that state, and others who
+ *need the region wait for that on intent.changed. A write to a marked region, the usual one, takes no lock:
  *
  *	writer: in_flight + 1, then looks for MARKED        clearer: sets CLEARING, then looks for in_flight == 0
  *
@@ -110,7 +110,9 @@ int intent_settle(struct volume *v)
 	struct bc_error err = { 0 };
 	int rc = 0;
 
-	if (!GET(v->row_in_use) || v->cache->failed || GET(in->nmarked) || GET(in->holders))
+	if (!GET(v->row_in_use) || v->cache->failed || GET(in->nmarked))
+		return 0;
+	if (GET(in->holders) && !MUTATE(SETTLE_HELD))
 		return 0;
 	if (GET(v->flushed_seq) < GET(v->write_seq) && flush_backing(v))
 		return 0;

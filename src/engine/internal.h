@@ -281,7 +281,7 @@ struct cache {
 	struct policy policy;
 	struct cleaner cleaner;
 	struct background background;
-	struct helpers helpers;
+	struct helpers help;
 	struct idle idle;
 	struct readahead_pool readahead;
 	struct tunables tunables;
@@ -456,6 +456,8 @@ int intent_hold(struct volume *v);
  * is young (identity.c). 0 or -EIO. */
 int intent_forget(struct volume *v, uint64_t first, uint64_t n);
 void intent_release(struct volume *v);
+/* With a hold: the blocks are nothing to know the backing device by any more (witness.c), durably. 0 or -errno. */
+int intent_forget(struct volume *v, uint64_t first, uint64_t n);
 /* Takes marks away where that may be done. Flushes backing first if anything was written since the last flush; `all`:
  * a flush that failed earlier is an error also if nothing was. 0 or -errno. */
 int intent_clear_idle(struct volume *v, bool all);

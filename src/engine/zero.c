@@ -86,9 +86,9 @@ static int zero_locked(struct io_thread *t, struct volume *v, uint64_t off, uint
 		d.id = GET(c->epoch.open_id) << 20 | (ADD(c->discard_seq, 1) & 0xfffff);
 	if (!marked) {
 		blocks_drop_clean(c, v, first, n);
-		rc = failed ? 0 : prepare(c, &d, ordered);
-		if (!rc)
-			rc = intent_forget(v, first, n);
+		rc = failed ? 0 : intent_forget(v, first, n);
+		if (!rc && !failed)
+			rc = prepare(c, &d, ordered);
 		if (rc)
 			goto out;
 	}

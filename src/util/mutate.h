@@ -57,8 +57,8 @@
 	  "replacing a cache removes the data file before the journal's removal is synced")                            \
 	X(CREATE_SYNC, "create-sync", "a new journal gets its name before it is synced")
 
-/* Steps that only matter when threads meet at the wrong moment, which the rig cannot arrange: a test of schedules, and
- * the unit tests in test_intent.c and test_flushes.c, notice these. */
+/* Steps that only matter when threads meet at the wrong moment, which the rig cannot arrange: a test of schedules has to
+ * notice these. All but intent-recheck fail test_intent or test_flushes, too (BLKCACHE_MUTATION=NAME). */
 #define RACES(X)                                                                                                       \
 	X(FLUSH_OVERLAP, "flush-overlap",                                                                              \
 	  "a flush of a file does not wait for those that overlap it and may have its error")                          \

@@ -76,7 +76,7 @@ const struct config configs[] = {
 	  .mode = { MODE_WT, MODE_WA, MODE_WI },
 	  .min_ops = 5,
 	  .max_ops = 40,
-	  .weight = { [OP_READ] = 20, [OP_EPOCH] = 6, [OP_MAINTAIN] = 5, [OP_ZERO] = 2, [OP_CLEAR_MARKS] = 14 },
+	  .weight = { [OP_READ] = 20, [OP_EPOCH] = 6, [OP_MAINTAIN] = 5, [OP_ZERO] = 6, [OP_CLEAR_MARKS] = 14 },
 	  .max_write = KIB(16),
 	  .hot_blocks = 16,
 	  .share = 4 },

@@ -78,7 +78,8 @@ Test(engine_limits, discard_of_terabytes_written_back, .timeout = 120)
 	large_discards(MODE_WB);
 }
 
-/* The process dies between the discard's record and its end: recovery zeroes 4 TiB on a file that could not hold them. */
+/* The process dies between the discard's record and its end: recovery zeroes 4 TiB on a file that could not hold them.
+ */
 Test(engine_limits, a_large_discard_is_repeated, .timeout = 120)
 {
 	struct rig r;

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "bdev/error.h"
 #include "engine_util.h"
 
 #define HANGS "600s"
@@ -21,13 +22,15 @@ static char block_buf[MIB] __attribute__((aligned(4096)));
 /* v[0] hangs in `what`, v[1] is well. Both are written back. */
 static void two_volumes(const char *what)
 {
-	char prefix[64];
+	struct bc_error err = { 0 };
+	char rule[64];
 
-	snprintf(prefix, sizeof prefix, "delay:%s=" HANGS ":", what);
+	snprintf(rule, sizeof rule, "op=%s,delay=" HANGS, what);
 	rig_open(&r);
 	rig_set(&r, "epoch-interval", "50ms");
-	rig_add(&r, prefix, 64 * MIB, MODE_WB);
+	rig_add(&r, "error::", 64 * MIB, MODE_WB);
 	rig_add(&r, "", 64 * MIB, MODE_WB);
+	must(!bdev_error_set(r.v[0]->bdev, rule, &err), "%s", err.msg);
 }
 
 /* A helper is at v[0], and will be for as long as the test runs. */
@@ -35,10 +38,10 @@ static void hang_cleaner(void)
 {
 	must(!volume_write(r.v[0], block_buf, 8 * CACHE_BLOCK, 0, false), "write");
 	rig_set(&r, "clean-after", "0s");
-	for (int i = 0; i < 500 && !r.c->helpers.busy[volume_id(r.v[0])]; i++)
+	for (int i = 0; i < 500 && !r.c->help.busy[volume_id(r.v[0])]; i++)
 		usleep(10000);
 	usleep(200000);
-	must(r.c->helpers.busy[volume_id(r.v[0])], "nobody cleans it");
+	must(r.c->help.busy[volume_id(r.v[0])], "nobody cleans it");
 }
 
 static void in_child(void (*body)(void))
@@ -197,11 +200,10 @@ static void many_hang(void)
 	v = cache_volume_get(many, "well");
 	must(!volume_write(v, block_buf, CACHE_BLOCK, 0, false), "write");
 	for (int i = 0; GET(v->intent.nmarked); i++) {
-		must(i < 1500, "its mark stays, with %u threads and %u waiting", many->helpers.threads,
-		     many->helpers.n);
+		must(i < 1500, "its mark stays, with %u threads and %u waiting", many->help.threads, many->help.n);
 		usleep(10000);
 	}
-	must(many->helpers.threads <= MANY + 16, "%u threads", many->helpers.threads);
+	must(many->help.threads <= MANY + 16, "%u threads", many->help.threads);
 }
 
 Test(neighbours, a_hundred_hang, .timeout = 60)
