@@ -8,7 +8,7 @@ PREFIX  ?= /usr/local
 CC      ?= gcc
 J       ?= $(shell nproc)
 VERSION := 0.1.0
-LAYERS  ?= util bdev buffer journal engine export control daemon
+LAYERS  ?= util bdev buffer journal engine engine/policy export control daemon
 
 PKGS      := fuse3 liburing sqlite3 jansson libisal
 CSTD      := -std=gnu17 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=314 -DBLKCACHE_VERSION='"$(VERSION)"'
@@ -122,10 +122,21 @@ endif
 sched-build: ## build the scheduler
 	$(Q)$(MAKE) --no-print-directory SCHEDULED=1 BUILD=$(SCHED_BUILD) $(SCHED)
 
+# ---- manual page ----
+
+MAN := contrib/man/blkcache.1
+$(BUILD)/counters.man: contrib/man/counters.c include/blkcache/counters.h
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CSTD) $(WARN) -Iinclude $< -o $(BUILD)/counters && $(BUILD)/counters >$@
+
+.PHONY: man
+man: $(BUILD)/counters.man ## bring the manual page's generated sections up to date
+	$(Q)sed -i -e '/counters:begin/,/counters:end/{/counters:/!d}' -e '/counters:begin/r $<' $(MAN)
+
 # ---- tests ----
 
 .PHONY: tests
-tests: $(BIN) $(UNIT) $(HELPERS) $(RIG) $(if $(filter release,$(CONFIG)),sched-build) ## build the program, the unit tests and the test tools
+tests: $(BIN) $(UNIT) $(HELPERS) $(RIG) $(BUILD)/counters.man $(if $(filter release,$(CONFIG)),sched-build) ## build the program, the unit tests and the test tools
 
 check: deps ## everything: install what is missing, build, run all tests; the last line has the totals
 	$(Q)$(MAKE) --no-print-directory tests
@@ -164,6 +175,16 @@ sched: sched-build ## the engine under a scheduler of our own (SCHEDULES=200000 
 
 sched-mutations: sched-build ## leave out each step whose absence only a schedule shows: it must be noticed
 	$(Q)$(SCHED) --schedules 1000000 --seed $(SEED) --races
+
+CUTS ?= 20
+.PHONY: check-kernels
+check-kernels: ## the tests, and CUTS=20 power cuts, on Debian's kernel in an emulated machine (hours; tests/kernel/README.md)
+	$(Q)contrib/install-packages contrib/packages.kernel.debian
+	$(Q)tests/kernel/boot.sh build
+	$(Q)tests/kernel/boot.sh task unit 7200
+	$(Q)tests/kernel/boot.sh task cli 14400
+	$(Q)tests/kernel/boot.sh powercut $(CUTS) volatile
+	$(Q)tests/kernel/boot.sh powercut 3 control
 
 demo: deps ## show the main job from end to end (under two minutes, needs root)
 	$(Q)$(MAKE) --no-print-directory $(BIN)
@@ -209,7 +230,7 @@ format-check: ## fail if a source is not formatted
 
 lint: ## clang-tidy and shellcheck
 	clang-tidy --quiet $(filter src/% cmd/%,$(filter %.c,$(SOURCES))) -- $(CPPFLAGS_) $(WARN)
-	shellcheck -x -P SCRIPTDIR $(shell git ls-files '*.sh') contrib/install-packages .ci/run tests/run tests/valgrind
+	shellcheck -x -P SCRIPTDIR $(shell git ls-files '*.sh') contrib/install-packages .ci/run tests/run tests/valgrind tests/kernel/guest/init
 
 valgrind: ## unit tests under valgrind memcheck (tests/valgrind says which, and why not the others)
 	$(Q)$(MAKE) --no-print-directory run-valgrind CONFIG=debug

@@ -47,6 +47,20 @@ static void series(const json_t *stats, const char *name, const json_t *volume, 
 	printf("} ");
 }
 
+static void histogram_series(const json_t *stats, const char *name, const json_t *volume, const char *op,
+			     const char *le)
+{
+	printf("%s{", name);
+	print_label("cache", jtext(json_object_get(stats, "cache"), "dir"));
+	putchar(',');
+	print_label("volume", jtext(volume, "name"));
+	putchar(',');
+	print_label("op", op);
+	putchar(',');
+	print_label("le", le);
+	printf("} ");
+}
+
 static void cache_gauge(const json_t *stats, const char *group, const char *key, const char *name, const char *help)
 {
 	head(name, "gauge", help);
@@ -112,6 +126,36 @@ static void latency_gauges(const json_t *stats)
 	}
 }
 
+/* A classic histogram. The series of a bucket has its upper bound, in seconds, as the label le. */
+static void latency_histograms(const json_t *stats)
+{
+	static const char name[] = "blkcache_request_duration_seconds";
+	json_t *v, *value, *pair;
+	char bucket[sizeof(name) + 8], le[32];
+	const char *op;
+	size_t i, k;
+
+	snprintf(bucket, sizeof(bucket), "%s_bucket", name);
+	head(name, "histogram", "Time of requests since load.");
+	json_array_foreach(json_object_get(stats, "volumes"), i, v) {
+		json_object_foreach(json_object_get(v, "latency_us"), op, value) {
+			json_int_t count = json_integer_value(json_object_get(value, "count"));
+
+			json_array_foreach(json_object_get(value, "buckets"), k, pair) {
+				snprintf(le, sizeof(le), "%.9g", json_number_value(json_array_get(pair, 0)) / 1e6);
+				histogram_series(stats, bucket, v, op, le);
+				printf("%" JSON_INTEGER_FORMAT "\n", json_integer_value(json_array_get(pair, 1)));
+			}
+			histogram_series(stats, bucket, v, op, "+Inf");
+			printf("%" JSON_INTEGER_FORMAT "\n", count);
+			series(stats, "blkcache_request_duration_seconds_sum", v, "op", op);
+			printf("%.9g\n", json_number_value(json_object_get(value, "sum")) / 1e6);
+			series(stats, "blkcache_request_duration_seconds_count", v, "op", op);
+			printf("%" JSON_INTEGER_FORMAT "\n", count);
+		}
+	}
+}
+
 static void print_states(const json_t *stats)
 {
 	static const char *const states[] = { "running", "degraded", "failed", "flushing", "stopping", "stopped" };
@@ -154,4 +198,5 @@ void prometheus_print(const json_t *stats)
 	volume_group(stats, "errors", "kind", "blkcache_errors_total", "counter",
 		     "Failed I/O and checksums that did not fit.");
 	latency_gauges(stats);
+	latency_histograms(stats);
 }

@@ -168,7 +168,8 @@ int cmd_stats(int argc, char **argv)
 	json_t *stats;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &a);
-	stats = call_daemon(a.dir, json_pack("{s:s}", "cmd", "stats"), NULL, NULL, NULL, &code);
+	stats = call_daemon(a.dir, json_pack("{s:s,s:b}", "cmd", "stats", "buckets", a.format == FORMAT_PROMETHEUS),
+			    NULL, NULL, NULL, &code);
 	if (stats && a.name)
 		code = keep_one(stats, a.name);
 	if (stats && !code) {

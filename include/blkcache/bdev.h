@@ -70,9 +70,18 @@ struct bdev_io {
 /* What a device was, so that a later open can notice another one in its place (P10). */
 struct bdev_identity {
 	uint64_t size; /* bytes */
-	uint64_t id[2]; /* file: st_dev, st_ino; kernel block device: st_rdev, 0; others: 0, 0 (nothing to compare) */
-	int64_t mtime_ns; /* modification time, or 0 where the device has none */
+	/* file: st_dev, st_ino (0 where the file system makes up new numbers at each mount); kernel block device:
+	 * st_rdev, 0; others: 0, 0. 0: nothing to compare */
+	uint64_t id[2];
+	int64_t mtime_ns; /* modification time, or 0 where the device has none; a loop device has its file's */
 };
+
+/*
+ * What else is known of a device, as lines "key=value", for people and to be compared with what was known another time:
+ * serial numbers, UUIDs, a lasting path, how much was written to it. "" if there is nothing. label.c lists the keys.
+ */
+#define BDEV_LABEL_MAX 1024
+enum bdev_sameness { BDEV_UNKNOWN, BDEV_SAME, BDEV_OTHER };
 
 /*
  * Opens the device named by spec. On success *out is the caller's, to be closed with bdev_close(). The error message
@@ -93,6 +102,27 @@ void bdev_get_identity(struct bdev *bdev, struct bdev_identity *id); /* as of no
 /* Makes what bdev_get_identity reports survive a power loss, the modification time too, of which a FLUSH may take no
  * care. Blocks. 0 or -errno. */
 int bdev_sync_identity(struct bdev *bdev);
+/* As of now; reads a few files of the kernel's, never the device. */
+void bdev_get_label(struct bdev *bdev, char label[BDEV_LABEL_MAX]);
+/* Of the kernel block device that a path names; "" if it names none. Nothing is opened. */
+void bdev_label_of_path(const char *path, char label[BDEV_LABEL_MAX]);
+enum bdev_sameness bdev_label_compare(const char *then, const char *now);
+/* 1: nobody wrote to it in between; -1: somebody did; 0: that cannot be told. */
+int bdev_label_unwritten(const char *then, const char *now);
+/* The value of a key, or "". */
+void bdev_label_get(const char *label, const char *key, char *value, size_t len);
+/* Its identity in a few words. */
+void bdev_label_describe(const char *label, char *text, size_t len);
+/* Looks for the kernel block device that has this label's identity and size. False: there is none, or more than one. */
+bool bdev_label_find(const char *label, uint64_t size, char *path, size_t len);
+
+/*
+ * Does the name that it was opened by still lead to it? For regular files; others always say yes. 0: yes; -ESTALE: no,
+ * and `why` says it ("was deleted"); -ETIMEDOUT: the look-up takes longer than `ms` (a network file system that does not
+ * answer): it goes on in a thread of its own, and until it ends the answer is this one, at once.
+ */
+int bdev_check_name(struct bdev *bdev, unsigned ms, char *why, size_t len);
+
 /* 0: the size seen now equals that at open; -ESTALE: the device shrank or grew. */
 int bdev_check_size(struct bdev *bdev);
 

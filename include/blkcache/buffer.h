@@ -4,17 +4,17 @@
  * dm-bufio.
  *
  * A *pool* is a fixed amount of memory, cut into frames of one block each, allocated when it is created: nothing is
- * allocated later. *Clients* (one per device) share the pool; each may always use its reserved frames, the rest goes to
- * who uses it. A *buffer* is a frame holding one block of a client's device. A buffer returned by any function below is
- * *pinned*: its memory stays valid and it is not reused until buffer_release(). Buffers are
+ * allocated later. Its *client* is one device, with a thread that writes. A *buffer* is a frame holding one block of
+ * the device. A buffer returned by any function below is *pinned*: its memory stays valid and it is not reused until
+ * buffer_release(). Buffers are
  *
  *   anonymous  allocated, has no block number yet; only its owner sees it (buffer_alloc)
  *   clean      same as on the device; may be reused for another block once unpinned
  *   dirty      newer than the device; never reused before it was written
- *   writing    being written by the client's writer thread; not to be changed meanwhile (buffer_is_stable tells)
+ *   writing    being written by the client's writer thread
  *
- * Contents are guarded by the caller (in the cache: by range locks); the pool only guards its own structures. All
- * functions may be called from any thread unless stated.
+ * An anonymous buffer's contents are its owner's. From buffer_publish() on nobody changes them: what is written to a
+ * block is another buffer, which replaces this one. All functions may be called from any thread unless stated.
  *
  * Dirty buffers reach the device in batches: the writer thread sorts them by block, merges neighbours into vectored
  * writes and keeps several in flight. It starts when asked (write_dirty), or when more than the pool's dirty threshold
@@ -32,7 +32,7 @@
 #include "blkcache/error.h"
 
 /* Merged writes a client keeps in flight, and the depth that channels for buffer_write_dirty_on() should have.
- * Scattered 4 KiB blocks need as many to keep an SSD busy; reads beside them wait the longer for it, so no more. */
+ * Scattered 4 KiB blocks need as many to keep an SSD busy; deeper queues would add latency to concurrent reads. */
 #define BUFFER_WRITE_DEPTH 64
 
 struct buffer_pool;
@@ -49,37 +49,21 @@ struct buffer_pool_params {
 			* memory. It is made larger if need be, its contents are left alone. */
 };
 
-struct buffer_client_params {
-	unsigned reserved; /* frames no other client can take from this one */
-	size_t aux_size; /* bytes of the caller's own data per buffer, see buffer_aux() */
-	void (*alloc_cb)(struct buffer *b, void *ctx); /* a frame was given to this client's block; may be NULL */
-	void (*write_cb)(
-		struct buffer *b,
-		void *ctx); /* called on the writer thread just before the block is written; may change the data */
-	void *ctx;
-};
-
 /* -ENOMEM with a message that says how much would be needed. */
 int buffer_pool_create(const struct buffer_pool_params *params, struct buffer_pool **out, struct bc_error *err);
-void buffer_pool_destroy(struct buffer_pool *pool); /* all clients destroyed before; NULL is allowed */
+void buffer_pool_destroy(struct buffer_pool *pool); /* its client destroyed before; NULL is allowed */
 /* Frames that hold nothing: a new buffer costs no other its place. A look without a lock. */
 uint32_t buffer_pool_unused(const struct buffer_pool *pool);
 uint64_t buffer_pool_memory(const struct buffer_pool *pool); /* everything counted: frames and bookkeeping, bytes */
 
-/* Starts the client's writer thread. The device must stay open until destroy. */
-int buffer_client_create(struct buffer_pool *pool, struct bdev *bdev, const struct buffer_client_params *params,
-			 struct buffer_client **out, struct bc_error *err);
+/* Starts the client's writer thread. The device must stay open until destroy. -EBUSY: the pool has a client. */
+int buffer_client_create(struct buffer_pool *pool, struct bdev *bdev, struct buffer_client **out, struct bc_error *err);
 /* No buffer of it may be pinned. Dirty buffers are DROPPED: write them first. Stops the writer thread. NULL is allowed.
  */
 void buffer_client_destroy(struct buffer_client *c);
 
-uint32_t buffer_block_size(const struct buffer_client *c);
-uint64_t buffer_device_blocks(const struct buffer_client *c); /* whole blocks on the device */
-
 void *buffer_data(struct buffer *b); /* block_size bytes, aligned to 4096 or the block size if smaller */
-uint64_t buffer_block(const struct buffer *b); /* UINT64_MAX while anonymous */
 uint32_t buffer_frame(const struct buffer *b); /* its data lies at this times block_size in the pool's memory */
-void *buffer_aux(struct buffer *b);
 
 /* The pinned buffer of `block` if it is in memory (clean, dirty or writing), else NULL. Never blocks; the hot path:
  * takes no lock if it is there, a short one otherwise. */
@@ -88,21 +72,11 @@ struct buffer *buffer_get(struct buffer_client *c, uint64_t block);
  * caches. Changes nothing. */
 void buffer_get_soon(const struct buffer_client *c, uint64_t block);
 
-/* Like buffer_get, but reads the block from the device if need be (on the caller's channel). 0 or -errno. */
-int buffer_read(struct buffer_client *c, struct bdev_channel *ch, uint64_t block, struct buffer **out);
-
-/* A pinned buffer for `block` whose contents the caller is going to overwrite as a whole (no read). Waits for a frame.
- */
-struct buffer *buffer_new(struct buffer_client *c, uint64_t block);
-
-/* Starts reading n blocks that are not in memory, on the writer thread; returns at once; errors are ignored. Not for
- * blocks that are being written to the device past the buffers: stale contents would stay in memory. */
-void buffer_prefetch(struct buffer_client *c, uint64_t block, unsigned n);
-
 /*
  * Allocates n anonymous pinned buffers, all or none. With wait: blocks until there are enough (clean unpinned ones are
  * reused, the writer is pushed if all are dirty); waiters are served in order; n must not exceed a quarter of the pool
- * (-EINVAL). Who waits must hold no other buffer of the pool, or two could wait for each other. Without wait: -EAGAIN
+ * (-EINVAL). A caller that waits must hold no other buffer of
+ * the pool, or two could wait for each other. Without wait: -EAGAIN
  * at once. Contents are undefined.
  */
 int buffer_alloc(struct buffer_client *c, struct buffer **out, unsigned n, bool wait);
@@ -114,15 +88,7 @@ int buffer_alloc(struct buffer_client *c, struct buffer **out, unsigned n, bool 
  */
 bool buffer_publish(struct buffer *b, uint64_t block, bool dirty);
 
-/* Dirty: b's contents changed (pinned, not anonymous). Marking a buffer that is being written makes it dirty again
- * after that write. */
-void buffer_mark_dirty(struct buffer *b);
-
 bool buffer_is_dirty(const struct buffer *b); /* dirty or writing */
-/* True if the writer is not reading b's memory now and will not start before buffer_release or buffer_mark_dirty by the
- * caller who got `true`: taken as a short hold, undone by either call. Call on a pinned buffer before changing it in
- * place. */
-bool buffer_try_stabilize(struct buffer *b);
 
 /* Unpins. An anonymous buffer returns to the pool. */
 void buffer_release(struct buffer *b);
@@ -131,12 +97,9 @@ void buffer_release_many(struct buffer **b, unsigned n);
 /* The block's contents are no longer needed: drop n buffers from `block` on, even dirty ones. A pinned one is detached
  * from its block and freed at release; one that is being written is waited for. */
 void buffer_forget(struct buffer_client *c, uint64_t block, unsigned n);
-/* Gives the memory of n blocks back, those that are clean and that nobody has pinned: for who reads or writes much
- * once, and does not want to drive out what others use. */
+/* Gives the memory of n blocks back, those that are clean and that nobody has pinned: for streaming I/O
+ * that should not evict what others use. */
 void buffer_evict(struct buffer_client *c, const uint32_t *blocks, unsigned n);
-
-/* Moves a pinned buffer to another block; it becomes dirty there. -EEXIST if new_block is in memory. */
-int buffer_move(struct buffer *b, uint64_t new_block);
 
 /* Starts writing everything dirty now; returns at once. */
 void buffer_write_dirty_async(struct buffer_client *c);
@@ -144,12 +107,9 @@ void buffer_write_dirty_async(struct buffer_client *c);
  * or the first write error since the last call. Does not flush the device. */
 int buffer_write_dirty(struct buffer_client *c);
 /* The same, but if nobody is writing now, the calling thread does it itself on its channel: no wake-up and no waiting
- * for the writer thread. For fsync, where few buffers are dirty. (A client with a write_cb always writes on its writer
- * thread.) The caller must not have stabilized a buffer: it would wait for itself; nor may anything else be in flight
- * on ch that submits to ch when done. */
+ * for the writer thread. For fsync, where few buffers are dirty. Nothing may be in flight on ch that submits to ch when
+ * done. */
 int buffer_write_dirty_on(struct buffer_client *c, struct bdev_channel *ch);
-/* Flushes the device on the caller's channel. */
-int buffer_issue_flush(struct buffer_client *c, struct bdev_channel *ch);
 
 struct buffer_stats {
 	uint64_t frames, dirty, pinned; /* now */

@@ -18,6 +18,7 @@
 #include <sys/uio.h>
 
 #include "blkcache/bdev.h"
+#include "blkcache/counters.h"
 #include "blkcache/error.h"
 
 #define CACHE_BLOCK 4096u /* bytes: unit of valid, dirty, checksum and slot */
@@ -63,6 +64,7 @@ struct cache_open_report {
 	bool clean_stop; /* the last owner ended it in order */
 	uint64_t lines, dirty_lines, dirty_bytes; /* found */
 	uint64_t epochs_replayed, epochs_dropped, redo_blocks;
+	unsigned changed_volumes; /* whose backing device was not as it had been left */
 	uint64_t dropped_clean_lines; /* of regions that were being written, or of volumes whose backing changed */
 	char notes[1000]; /* sentences separated by newlines, for the user; may be empty */
 };
@@ -137,7 +139,7 @@ const char *volume_backing(const struct volume *v); /* spec */
 uint64_t volume_size(const struct volume *v); /* bytes */
 enum cache_mode volume_mode(const struct volume *v);
 /* Live switch, kept in the journal. To wi, wa, wt or pt from wb/wo nothing is lost: dirty lines stay until cleaned.
- * Waits for requests under way in the old mode, not for cleaning. */
+ * Requests under way go on in the mode they began with; waits neither for them nor for cleaning. */
 int volume_set_mode(struct volume *v, enum cache_mode mode, struct bc_error *err);
 
 /* ---- I/O. off + len beyond the volume: -EINVAL. Any alignment. ---- */
@@ -187,6 +189,15 @@ struct cache_progress {
 int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const struct cache_progress *p, void *ctx),
 		     void *ctx, struct bc_error *err);
 
+/*
+ * Do the names of the backing files still lead to those that are open? Looks, for `ms` at most, and what it finds shows
+ * in cache_get_info() and volume_state() as degraded. cache_write_back() does not write to one that has lost its name,
+ * and fails, with the remedy in the message; its dirty data stays in the cache.
+ */
+void cache_look_at_names(struct cache *c, unsigned ms);
+/* The cache's own data file was deleted: with the end of this process all is gone that is dirty. */
+bool cache_is_deleted(struct cache *c, unsigned ms, struct bc_error *err);
+
 /* ---- tunables ---- */
 
 /* Keys (cache-wide unless said): ram, clean-after (period after which the background cleaner writes everything dirty to
@@ -201,30 +212,35 @@ void cache_get_tunables(struct cache *c, struct volume *v,
 
 /* ---- statistics ---- */
 
+/* Buckets of a latency histogram as they are shown: bucket i counts what took less than 2^(i + LATENCY_FIRST_SHIFT)
+ * nanoseconds (1 us to 69 s), those of the buckets before it included. */
+#define LATENCY_BUCKETS 27u
+#define LATENCY_FIRST_SHIFT 10u
+
 struct latency_summary {
 	uint64_t count;
-	double p50, p99, max; /* microseconds */
+	double p50, p99, max, sum; /* microseconds; sum is within 3 % */
+	uint64_t bucket[LATENCY_BUCKETS];
 };
+#define COUNTER_LATENCY(name, help) struct latency_summary name;
 
-/* In the order and with the names of `stats --format json`, which scripts rely on. */
+/* What was counted since load; counters.h has the lists. */
 struct volume_stats {
 	struct {
 		uint64_t occupied_lines, clean_lines, dirty_lines;
 	} usage;
 	struct {
-		uint64_t read_hits, read_partial_misses, read_misses, write_hits, write_partial_misses, write_misses,
-			pass_through_reads, pass_through_writes, flushes, discards;
+		REQUEST_COUNTERS(COUNTER_VALUE)
 	} requests;
 	struct {
-		uint64_t volume_read, volume_written, ram_read, cache_read, cache_written, backing_read,
-			backing_written;
+		BYTE_COUNTERS(COUNTER_VALUE)
 	} bytes;
 	struct {
-		uint64_t cache_read, cache_write, backing_read, backing_write, checksum;
+		ERROR_COUNTERS(COUNTER_VALUE)
 	} errors;
 	struct {
-		struct latency_summary read_hit, read_miss, write, flush;
-	} latency_us;
+		LATENCY_HISTOGRAMS(COUNTER_LATENCY)
+	} latency;
 	uint64_t dirty_bytes;
 };
 

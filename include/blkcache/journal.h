@@ -95,6 +95,14 @@ struct journal_mark {
 	uint32_t region;
 };
 
+/* What a block of the backing device holds that we have not written since. */
+struct journal_witness {
+	uint64_t block; /* of 4 KiB; the last one may be shorter, and counts as filled up with zeros */
+	uint32_t crc; /* crc32c */
+};
+
+#define JOURNAL_MAX_WITNESSES 32
+
 struct journal_volume {
 	uint16_t id; /* 1 .. 4095 */
 	char name[JOURNAL_NAME_MAX];
@@ -102,6 +110,12 @@ struct journal_volume {
 	char mode[4]; /* "wt" ... */
 	struct bdev_identity identity; /* as last seen */
 	bool in_use; /* set while loaded, cleared at a clean stop: the identity's mtime is only exact when false */
+	/* What is known of the backing device beside its identity; written and read together with the above. NULL: is
+	 * not known, as in journals of before. */
+	const char *label; /* bdev_get_label(); owned like `backing` */
+	int64_t noted_ns; /* CLOCK_REALTIME when this was written; backing was not written by us long after */
+	const struct journal_witness *witness; /* owned like `backing` */
+	uint32_t nwitness; /* at most JOURNAL_MAX_WITNESSES */
 };
 
 /* Creates DIR/journal.db. Refuses an existing one (-EEXIST). Durable on return (folder included). */
@@ -120,10 +134,11 @@ void journal_get_geometry(const struct journal *j, struct journal_geometry *geo)
 struct journal_load_ops {
 	int (*volume)(void *ctx, const struct journal_volume *v);
 	int (*setting)(void *ctx, const char *key, const char *value);
-	/* Is the data of these n slots in the data file as the crcs say? false drops this epoch and all after it,
-	 * unless later epochs superseded whatever is missing: then it is asked again about parts. Blocks carried in the
-	 * row are not asked about. */
-	bool (*verify)(void *ctx, const struct journal_block *blocks, uint32_t n);
+	/* Is the data of these n slots in the data file as the crcs say? 1: yes. 0: no, for certain: this drops the
+	 * epoch and all after it, unless later epochs superseded whatever is missing; then it is asked again about
+	 * parts. -errno: it cannot be told, say because of a failed read; the load ends with that error and nothing is
+	 * dropped. Blocks carried in the row are not asked about. */
+	int (*verify)(void *ctx, const struct journal_block *blocks, uint32_t n);
 	int (*mark)(void *ctx, const struct journal_mark *m);
 	int (*line)(void *ctx, const struct journal_line *l); /* final state, entries ascending, free ones left out */
 	int (*redo)(void *ctx, uint32_t slot,
@@ -139,9 +154,10 @@ struct journal_load_report {
 	char why_dropped[200]; /* empty if nothing was dropped */
 };
 
-/* Reads everything, once, before the first commit. Dropped epochs are deleted durably (not when read_only). -EUCLEAN
- * with a message for damage that leaves no safe reading: records out of range, an undecodable row that is not the
- * newest... */
+/* Reads everything, once, before the first commit. Dropped epochs are deleted durably (not when read_only), as the last
+ * thing: a load that returns an error has changed nothing durable. -EUCLEAN with a message for damage that leaves no
+ * safe reading: records out of range, an undecodable row... Only the newest row of the ring may be undecodable: power
+ * was lost while it was written, and nobody had been told that it is durable. */
 int journal_load(struct journal *j, const struct journal_load_ops *ops, void *ctx, struct journal_load_report *report,
 		 struct bc_error *err);
 
@@ -152,8 +168,11 @@ int journal_load(struct journal *j, const struct journal_load_ops *ops, void *ct
  * with in-line data its row is enough), whether or not a row says so in durable_upto yet;
  *  - a slot is overwritten in place only with data carried by an epoch that cannot be dropped any more: it and all
  * before it are durable;
- *  - a volume is deleted (its id may be used again) only after the epochs that free its lines and end its discards are
- * durable on both sides.
+ *  - a volume is deleted only after the epochs that free its lines are durable on both sides, and noted as such
+ * (journal_note_durable), so that no recovery can drop them and bring its lines back.
+ *
+ * The id of a deleted volume may be used again, as often as one likes: what an earlier volume left behind under it
+ * (discards that were not ended) does not count, as each volume is known with the first epoch that can name it.
  */
 int journal_commit(struct journal *j, const struct journal_epoch *e, struct bc_error *err);
 /* At a stop in order: epochs <= durable_upto need no check of the data file at the next load. One durable transaction.
@@ -163,8 +182,10 @@ int journal_marks_set(struct journal *j, const struct journal_mark *marks, size_
 int journal_marks_clear(struct journal *j, const struct journal_mark *marks, size_t n, struct bc_error *err);
 int journal_volume_put(struct journal *j, const struct journal_volume *v,
 		       struct bc_error *err); /* insert or replace by id */
-int journal_volume_delete(struct journal *j, uint16_t id, struct bc_error *err); /* and its marks */
+int journal_volume_delete(struct journal *j, uint16_t id, struct bc_error *err); /* its marks and discards, too */
 int journal_setting_put(struct journal *j, const char *key, const char *value, struct bc_error *err);
+/* 1: value[] has it, cut off at len bytes with the NUL; 0: there is none; -errno. Also before the load. */
+int journal_setting_get(struct journal *j, const char *key, char *value, size_t len, struct bc_error *err);
 
 /* Background work, in steps of a few milliseconds, so that commits get their turn: folds epochs <= durable_upto into
  * snapshot rows, or merges them to free the ring, checkpoints the WAL. Returns 1 if there is more to do now, 0 if not,

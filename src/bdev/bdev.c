@@ -199,6 +199,25 @@ int bdev_sync_identity(struct bdev *bdev)
 	return 0;
 }
 
+void bdev_get_label(struct bdev *bdev, char label[BDEV_LABEL_MAX])
+{
+	label[0] = 0;
+	for (; bdev; bdev = bdev->base) {
+		if (bdev->module->get_label) {
+			bdev->module->get_label(bdev, label, BDEV_LABEL_MAX);
+			return;
+		}
+	}
+}
+
+int bdev_check_name(struct bdev *bdev, unsigned ms, char *why, size_t len)
+{
+	for (; bdev; bdev = bdev->base)
+		if (bdev->module->check_name)
+			return bdev->module->check_name(bdev, ms, why, len);
+	return 0;
+}
+
 int bdev_check_size(struct bdev *bdev)
 {
 	struct bdev_identity id;

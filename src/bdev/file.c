@@ -30,6 +30,7 @@
 #include <unistd.h>
 
 #include "bdev/file.h"
+#include "bdev/label.h"
 #include "util/log.h"
 
 #define MAX_DEPTH 4096
@@ -168,6 +169,7 @@ static void file_destruct(struct bdev *b)
 	struct file_bdev *fb = (struct file_bdev *)b;
 
 	claim_drop(&fb->claim);
+	name_check_free(fb->name);
 	if (fb->fd >= 0 && fb->fd != fb->buf_fd)
 		close(fb->fd);
 	if (fb->buf_fd >= 0)
@@ -206,6 +208,8 @@ static int file_construct(struct bdev *b, const char *args, struct bc_error *err
 		if (r)
 			goto out;
 	}
+	if (!fb->block)
+		fb->name = name_check_new(fb->buf_fd, fb->path);
 	atomic_init(&fb->direct, fb->fd >= 0);
 	if (fb->fd >= 0) {
 		b->alignment = FILE_GRAIN;
@@ -256,11 +260,30 @@ static void file_get_identity(struct bdev *b, struct bdev_identity *id)
 	}
 	if (fb->block) {
 		id->id[0] = st.st_rdev;
+		id->mtime_ns = label_loop_mtime(st.st_rdev);
 		return;
 	}
 	id->id[0] = st.st_dev;
-	id->id[1] = st.st_ino;
+	id->id[1] = label_inodes_last(fb->buf_fd) ? st.st_ino : 0;
 	id->mtime_ns = st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
+}
+
+static void file_get_label(struct bdev *b, char *label, size_t len)
+{
+	struct file_bdev *fb = (struct file_bdev *)b;
+	struct stat st;
+
+	if (!fb->block)
+		label_of_file(fb->buf_fd, label, len);
+	else if (!fstat(fb->buf_fd, &st))
+		label_of_block(st.st_rdev, label, len);
+}
+
+static int file_check_name(struct bdev *b, unsigned ms, char *why, size_t len)
+{
+	struct file_bdev *fb = (struct file_bdev *)b;
+
+	return fb->name ? name_check(fb->name, ms, why, len) : 0;
 }
 
 static void file_dump_info(struct bdev *b, FILE *out)
@@ -505,6 +528,8 @@ static struct bdev_module file_module = {
 	.rw_sync = file_rw_sync,
 	.get_identity = file_get_identity,
 	.sync_identity = file_sync_identity,
+	.get_label = file_get_label,
+	.check_name = file_check_name,
 	.dump_info = file_dump_info,
 };
 BDEV_MODULE_REGISTER(file_module)

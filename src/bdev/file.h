@@ -8,6 +8,7 @@
 
 #include "bdev/claim.h"
 #include "bdev/module.h"
+#include "bdev/name.h"
 
 /*
  * Direct I/O is used for whole grains only: everything else goes through the page cache, and a page in which a buffered
@@ -27,6 +28,7 @@ struct file_bdev {
 	atomic_bool no_punch, no_zero; /* fallocate said EOPNOTSUPP */
 	_Atomic int flush_error; /* the first error of a flush, or 0 */
 	struct claim claim;
+	struct name_check *name; /* regular files; NULL: cannot be looked at */
 };
 
 /* The descriptor for a READ or WRITE of `len` bytes at `off`. */

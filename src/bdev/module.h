@@ -59,6 +59,8 @@ struct bdev_module {
 	int (*rw_sync)(struct bdev_channel *ch, struct bdev_io *io);
 	void (*get_identity)(struct bdev *bdev, struct bdev_identity *id); /* optional */
 	int (*sync_identity)(struct bdev *bdev); /* optional: there is nothing to sync */
+	void (*get_label)(struct bdev *bdev, char *label, size_t len); /* optional: "" */
+	int (*check_name)(struct bdev *bdev, unsigned ms, char *why, size_t len); /* optional: it has none, or is it */
 	void (*dump_info)(struct bdev *bdev, FILE *out); /* optional */
 	struct bdev_module *next; /* kept by the registry */
 };

@@ -36,7 +36,6 @@ static size_t layout(struct buffer_client *c, uintptr_t base)
 		CARVE(d->io[i].frames, d->max_blocks);
 		CARVE(d->io[i].iov, d->max_blocks);
 	}
-	CARVE(c->aux, c->aux_stride * pool->frames);
 #undef CARVE
 	return at;
 }
@@ -53,7 +52,6 @@ static int client_memory(struct buffer_client *c, struct bc_error *err)
 	c->group_shift = 64 - bits;
 	c->map_words = (pool->frames + 63) / 64;
 	c->top_words = (c->map_words + 63) / 64;
-	c->aux_stride = (c->params.aux_size + 15) & ~(size_t)15;
 	d->max_blocks = WRITE_BYTES / pool->block_size;
 	if (d->max_blocks > BDEV_MAX_IOV)
 		d->max_blocks = BDEV_MAX_IOV;
@@ -74,8 +72,7 @@ static int client_memory(struct buffer_client *c, struct bc_error *err)
 	return 0;
 }
 
-int buffer_client_create(struct buffer_pool *pool, struct bdev *bdev, const struct buffer_client_params *params,
-			 struct buffer_client **out, struct bc_error *err)
+int buffer_client_create(struct buffer_pool *pool, struct bdev *bdev, struct buffer_client **out, struct bc_error *err)
 {
 	struct buffer_client *c = aligned_alloc(64, (sizeof(*c) + 63) & ~(size_t)63);
 	int rc;
@@ -86,9 +83,6 @@ int buffer_client_create(struct buffer_pool *pool, struct bdev *bdev, const stru
 	c->pool = pool;
 	c->desc = pool->desc;
 	c->bdev = bdev;
-	if (params)
-		c->params = *params;
-	c->device_blocks = bdev_size(bdev) >> pool->block_shift;
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_cond_init(&c->wake, NULL);
 	pthread_cond_init(&c->cond, NULL);
@@ -124,7 +118,7 @@ void buffer_client_destroy(struct buffer_client *c)
 		struct buffer *b = &pool->desc[i];
 		uint64_t s = atomic_load(&b->state);
 
-		if (state_client(s) != c->id)
+		if (!s)
 			continue;
 		assert(!(s & ST_PINS) && "buffer_client_destroy: a buffer is still pinned");
 		buffer_forget(c, buffer_block_relaxed(b), 1);
@@ -150,7 +144,7 @@ void buffer_get_stats(const struct buffer_client *c, struct buffer_stats *s)
 	for (uint32_t i = 0; i < pool->frames; i++) {
 		uint64_t state = atomic_load_explicit(&pool->desc[i].state, memory_order_relaxed);
 
-		if (state_client(state) != c->id)
+		if (!state)
 			continue;
 		s->frames++;
 		s->pinned += (state & ST_PINS) != 0;

@@ -12,7 +12,6 @@
 
 #include "blkcache/buffer.h"
 
-#define MAX_CLIENTS 64 /* a daemon has one or two; bounds loops under the pool lock */
 #define NIL UINT32_MAX /* "no frame" in 32-bit links */
 #define HEADS 11 /* what fits in a cache line beside the lock and two counters */
 #define WRITE_BYTES (1u << 20) /* of one merged write: beyond it disks gain nothing, and a failure costs more */
@@ -20,7 +19,6 @@
 	(1u << 20) /* sorted at once: 4 GiB of 4 KiB blocks. Frames are in no order of blocks, so what lies            \
 		    * together on the device is found only within a batch. */
 #define DIRTY_HEADROOM (128u << 20) /* bytes kept from being dirty in a large pool: some 30 ms of a fast writer */
-#define PREFETCH_RING 64 /* requests remembered; more are dropped, prefetching is a hint */
 #define BACKOFF_MIN_NS 10000000ull /* a failing device is tried again on its own after 10 ms, then doubling ... */
 #define BACKOFF_MAX_NS 1000000000ull /* ... up to this: who waits for a frame learns of the failure within a second */
 
@@ -28,15 +26,11 @@
  * buffer.c. */
 #define ST_PINS 0xffffffffull /* number of pins */
 #define ST_VISIBLE (1ull << 32) /* buffer_get finds it */
-#define ST_LINKED (1ull << 33) /* in a hash chain; without VISIBLE: an old write in flight, or READING */
+#define ST_LINKED (1ull << 33) /* in a hash chain; without VISIBLE: an old write in flight */
 #define ST_REF (1ull << 34) /* used since the clock hand passed */
 #define ST_DIRTY (1ull << 35) /* newer than the device and than any write in flight */
 #define ST_WRITING (1ull << 36) /* a write of its memory is in flight */
-#define ST_HOLD (1ull << 37) /* the thread in `holder` is changing it: no write may start */
-#define ST_WANTED (1ull << 38) /* a round waits for HOLD to end */
-#define ST_READING (1ull << 39) /* being filled by buffer_read or prefetch */
-#define ST_CANCELLED (1ull << 40) /* READING, but the block changed meanwhile: what was read is stale */
-#define ST_CLIENT_SHIFT 48 /* client id, 1.. ; the whole word is 0 in a free frame */
+#define ST_USED (1ull << 48) /* not free; the whole word is 0 in a free frame */
 
 struct buffer {
 	_Atomic uint64_t state;
@@ -45,8 +39,7 @@ struct buffer {
 	struct buffer_client *client; /* set by alloc */
 	uint32_t next; /* hash chain; changes under the group lock */
 	uint32_t index;
-	_Atomic(const void *) holder; /* of HOLD; NULL while there is none */
-	uint64_t pad[2];
+	uint64_t pad[3];
 };
 _Static_assert(sizeof(struct buffer) == 64, "one cache line");
 
@@ -61,7 +54,6 @@ _Static_assert(sizeof(struct group) == 64, "one cache line");
 
 struct waiter { /* on the stack of who waits in buffer_alloc */
 	struct waiter *next;
-	struct buffer_client *client;
 	struct buffer **out;
 	unsigned n;
 	int result; /* -EINPROGRESS while waiting */
@@ -77,7 +69,6 @@ struct buffer_pool {
 	void *data_map, *desc_map, *free_map; /* for munmap */
 	size_t data_len, desc_len, free_len;
 	_Atomic uint64_t memory;
-	_Atomic int64_t dirty; /* frames DIRTY or WRITING; never less than there are */
 	_Atomic unsigned nwaiters;
 
 	pthread_mutex_t lock __attribute__((aligned(64))); /* all below, and `frames` of the clients */
@@ -86,9 +77,7 @@ struct buffer_pool {
 	uint32_t hand; /* of the clock */
 	uint64_t needed; /* frames the waiters want */
 	struct waiter *wait_head, **wait_tail;
-	struct buffer_client *clients[MAX_CLIENTS];
-	unsigned nclients;
-	uint32_t reserved; /* sum */
+	struct buffer_client *client; /* NULL: none yet */
 };
 
 struct write_io {
@@ -124,7 +113,7 @@ struct drain {
 	struct dirty_map *map; /* that is being drained */
 	uint64_t ok, failed; /* blocks */
 	int error;
-	bool again, held;
+	bool again;
 };
 
 struct buffer_client {
@@ -134,11 +123,6 @@ struct buffer_client {
 	unsigned group_shift;
 	struct bdev *bdev;
 	uint32_t ngroups;
-	unsigned id; /* 1.. */
-	struct buffer_client_params params;
-	uint64_t device_blocks;
-	char *aux;
-	size_t aux_stride;
 	struct dirty_map dirty_map[2];
 	_Atomic unsigned dirty_gen; /* which of them takes what becomes dirty now */
 	uint32_t map_words, top_words;
@@ -146,9 +130,7 @@ struct buffer_client {
 	size_t mem_len;
 
 	/* under pool->lock */
-	uint32_t frames; /* owned, any state */
-	unsigned waiting; /* waiters */
-	bool stuck; /* its last round wrote nothing, because of errors */
+	uint32_t frames; /* not free, any state */
 
 	_Atomic int64_t dirty; /* frames DIRTY or WRITING; never less than there are */
 	_Atomic unsigned write_waiters; /* threads in client_wait */
@@ -157,7 +139,7 @@ struct buffer_client {
 
 	pthread_mutex_t lock; /* all below */
 	pthread_cond_t wake; /* the writer */
-	pthread_cond_t cond; /* everybody else: rounds, single writes, holds */
+	pthread_cond_t cond; /* everybody else: rounds, single writes */
 	pthread_t thread;
 	bool started, stop, draining;
 	int start_result;
@@ -165,22 +147,12 @@ struct buffer_client {
 	uint64_t error_seq, reported_seq; /* failed rounds; of these reported */
 	int error; /* of the last failed round */
 	uint64_t backoff_ns, retry_at_ns;
-	struct {
-		uint64_t block;
-		unsigned n;
-	} prefetch[PREFETCH_RING];
-	unsigned prefetch_head, prefetch_count;
 	struct drain drain;
 };
 
-static inline unsigned state_client(uint64_t s)
-{
-	return (unsigned)(s >> ST_CLIENT_SHIFT);
-}
-
 static inline bool state_evictable(uint64_t s)
 {
-	return (s & ST_VISIBLE) && !(s & (ST_PINS | ST_DIRTY | ST_WRITING | ST_HOLD));
+	return (s & ST_VISIBLE) && !(s & (ST_PINS | ST_DIRTY | ST_WRITING));
 }
 
 void group_lock_slow(struct group *g);
@@ -226,12 +198,10 @@ uint64_t __detach(struct buffer_client *c, struct buffer *b);
 static inline void dirty_inc(struct buffer_client *c)
 {
 	atomic_fetch_add(&c->dirty, 1);
-	atomic_fetch_add(&c->pool->dirty, 1);
 }
 
 static inline void dirty_dec(struct buffer_client *c)
 {
-	atomic_fetch_sub(&c->pool->dirty, 1);
 	atomic_fetch_sub(&c->dirty, 1);
 }
 
@@ -249,19 +219,16 @@ int populate_memory(void *p, size_t len);
 int writer_start(struct buffer_client *c, struct bc_error *err);
 void writer_stop(struct buffer_client *c);
 void writer_kick(struct buffer_client *c);
-void client_notify(struct buffer_client *c); /* if anybody waits for a write or a hold to end */
+void client_notify(struct buffer_client *c); /* if anybody waits for a write to end */
 void dirty_map_set(struct buffer_client *c, uint32_t frame);
 uint64_t clock_ns(void);
 
 /* round.c: by who has the `draining` role */
 void round_run(struct buffer_client *c, struct bdev_channel *ch);
-void round_wait_hold(struct buffer_client *c, uint64_t timeout_ns);
 
 /* buffer.c */
 void wait_not_writing(struct buffer_client *c, uint64_t block);
-void read_begin(struct buffer *b, uint64_t block);
 struct buffer *buffer_find(struct buffer_client *c, uint64_t block); /* not pinned: a hint */
-bool read_end(struct buffer *b, bool ok);
 
 /*
  * check.c: verifies the invariants listed in buffer.c while no other thread uses the pool and no write is in flight.

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * pool.c - the memory of a pool, and who gets which frame: free stack, clock, reserves, the queue of waiters.
+ * pool.c - the memory of a pool, and who gets which frame: free stack, clock, the queue of waiters.
  *
  * Everything here runs under pool->lock (functions named pool_* take it unless said otherwise); group locks are taken
  * inside it, never around it. Free frames are counted, not searched; a frame that a waiter could use comes here by
@@ -167,30 +167,6 @@ uint64_t buffer_pool_memory(const struct buffer_pool *pool)
 	return atomic_load(&pool->memory);
 }
 
-static uint32_t deficit(const struct buffer_client *c)
-{
-	return c->params.reserved > c->frames ? c->params.reserved - c->frames : 0;
-}
-
-/* Free frames that must stay for the reserves of clients other than c (NULL: of all). */
-static uint32_t kept_free(const struct buffer_pool *pool, const struct buffer_client *c)
-{
-	uint32_t sum = 0;
-
-	for (unsigned i = 0; i < MAX_CLIENTS && pool->nclients > (c != NULL); i++) {
-		if (pool->clients[i] && pool->clients[i] != c)
-			sum += deficit(pool->clients[i]);
-	}
-	return sum;
-}
-
-static uint32_t available(const struct buffer_pool *pool, const struct buffer_client *c)
-{
-	uint32_t kept = kept_free(pool, c);
-
-	return pool->nfree > kept ? pool->nfree - kept : 0;
-}
-
 /* Makes a frame free if it is clean and unpinned. */
 static bool evict(struct buffer_pool *pool, struct buffer *b)
 {
@@ -232,87 +208,45 @@ void buffer_evict(struct buffer_client *c, const uint32_t *blocks, unsigned n)
 	pthread_mutex_unlock(&pool->lock);
 }
 
-/* May a frame of `victim` serve `c`? Sharing: above its fair share; without: whatever is not another's reserve. */
-static bool may_evict(const struct buffer_pool *pool, const struct buffer_client *victim, const struct buffer_client *c,
-		      bool sharing)
-{
-	uint32_t fair = pool->frames / pool->nclients;
-
-	if (!sharing)
-		return victim == c || victim->frames > victim->params.reserved;
-	if (victim == c)
-		return c->frames >= fair;
-	return victim->frames > fair && victim->frames > victim->params.reserved;
-}
-
 /* The clock: moves up to `want` clean unpinned frames to the free stack. */
-static void reclaim(struct buffer_pool *pool, struct buffer_client *c, uint64_t want)
+static void reclaim(struct buffer_pool *pool, uint64_t want)
 {
-	for (int sharing = pool->nclients > 1; sharing >= 0 && want; sharing--) {
-		bool any = false;
+	bool any = false;
 
-		/* two rounds: the first may only clear REF; there is no second if not even that happened */
-		for (uint64_t step = 0; step < 2 * (uint64_t)pool->frames && want; step++) {
-			struct buffer *b = &pool->desc[pool->hand];
-			uint64_t s = atomic_load_explicit(&b->state, memory_order_seq_cst);
+	/* two rounds: the first may only clear REF; there is no second if not even that happened */
+	for (uint64_t step = 0; step < 2 * (uint64_t)pool->frames && want; step++) {
+		struct buffer *b = &pool->desc[pool->hand];
+		uint64_t s = atomic_load_explicit(&b->state, memory_order_seq_cst);
 
-			pool->hand = pool->hand + 1 == pool->frames ? 0 : pool->hand + 1;
-			if (step == pool->frames && !any)
-				break;
-			if (!state_evictable(s) || !may_evict(pool, b->client, c, sharing))
-				continue;
-			any = true;
-			if (s & ST_REF)
-				atomic_fetch_and_explicit(&b->state, ~ST_REF, memory_order_relaxed);
-			else if (evict(pool, b))
-				want--;
-		}
+		pool->hand = pool->hand + 1 == pool->frames ? 0 : pool->hand + 1;
+		if (step == pool->frames && !any)
+			break;
+		if (!state_evictable(s))
+			continue;
+		any = true;
+		if (s & ST_REF)
+			atomic_fetch_and_explicit(&b->state, ~ST_REF, memory_order_relaxed);
+		else if (evict(pool, b))
+			want--;
 	}
 }
 
 static uint64_t shortage(const struct buffer_pool *pool)
 {
-	uint64_t want = pool->needed + kept_free(pool, NULL);
-
-	return want > pool->nfree ? want - pool->nfree : 0;
+	return pool->needed > pool->nfree ? pool->needed - pool->nfree : 0;
 }
 
 int pool_join(struct buffer_pool *pool, struct buffer_client *c, struct bc_error *err)
 {
-	uint64_t reserved;
-	unsigned i = 0;
 	int rc = 0;
 
 	pthread_mutex_lock(&pool->lock);
-	reserved = (uint64_t)pool->reserved + c->params.reserved;
-	while (i < MAX_CLIENTS && pool->clients[i])
-		i++;
-	if (i == MAX_CLIENTS) {
-		rc = bc_fail(err, -EMFILE, "a buffer pool serves at most %d devices", MAX_CLIENTS);
-		goto out;
-	}
-	/* the largest request allowed is a quarter of the pool: it must be possible to meet it */
-	if (reserved > pool->frames / 4 * 3) {
-		rc = bc_fail(err, -ENOSPC,
-			     "%u reserved buffers for %s: of the pool's %u three quarters can be reserved in all",
-			     c->params.reserved, bdev_spec(c->bdev), pool->frames);
-		goto out;
-	}
-	pool->clients[i] = c;
-	pool->nclients++;
-	reclaim(pool, c, shortage(pool));
-	if (shortage(pool) && c->params.reserved) {
-		pool->clients[i] = NULL;
-		pool->nclients--;
-		rc = bc_fail(err, -EBUSY,
-			     "%u reserved buffers for %s: too many are dirty or in use now, write them first",
-			     c->params.reserved, bdev_spec(c->bdev));
-		goto out;
-	}
-	pool->reserved = (uint32_t)reserved;
-	c->id = i + 1;
-	atomic_fetch_add(&pool->memory, sizeof(*c) + c->mem_len);
-out:
+	if (pool->client)
+		rc = bc_fail(err, -EBUSY, "the buffer pool serves %s already", bdev_spec(pool->client->bdev));
+	else
+		pool->client = c;
+	if (!rc)
+		atomic_fetch_add(&pool->memory, sizeof(*c) + c->mem_len);
 	pthread_mutex_unlock(&pool->lock);
 	return rc;
 }
@@ -320,17 +254,14 @@ out:
 void pool_leave(struct buffer_pool *pool, struct buffer_client *c)
 {
 	pthread_mutex_lock(&pool->lock);
-	pool->clients[c->id - 1] = NULL;
-	pool->nclients--;
-	pool->reserved -= c->params.reserved;
+	pool->client = NULL;
 	atomic_fetch_sub(&pool->memory, sizeof(*c) + c->mem_len);
-	pool_serve(pool);
 	pthread_mutex_unlock(&pool->lock);
 }
 
 static int take(struct buffer_pool *pool, struct buffer_client *c, struct buffer **out, unsigned n)
 {
-	if (available(pool, c) < n)
+	if (pool->nfree < n)
 		return -EAGAIN;
 	for (unsigned i = 0; i < n; i++) {
 		struct buffer *b = &pool->desc[pool->free[pool->nfree - 1]];
@@ -339,16 +270,11 @@ static int take(struct buffer_pool *pool, struct buffer_client *c, struct buffer
 
 		b->client = c;
 		atomic_store_explicit(&b->block, UINT64_MAX, memory_order_relaxed);
-		atomic_store(&b->state, (uint64_t)c->id << ST_CLIENT_SHIFT | 1);
+		atomic_store(&b->state, ST_USED | 1);
 		out[i] = b;
 	}
 	c->frames += n;
 	return 0;
-}
-
-static bool within_reserve(const struct buffer_client *c, unsigned n)
-{
-	return c->frames + n <= c->params.reserved;
 }
 
 static void finish_waiter(struct buffer_pool *pool, struct waiter **link, int result)
@@ -359,48 +285,34 @@ static void finish_waiter(struct buffer_pool *pool, struct waiter **link, int re
 	if (!w->next)
 		pool->wait_tail = link;
 	w->result = result;
-	w->client->waiting--;
 	pool->needed -= w->n;
 	atomic_fetch_sub(&pool->nwaiters, 1);
 	pthread_cond_signal(&w->cond);
 }
 
-/* In order: who is not served blocks who comes later, except for a client's own reserve. */
+/* In order: a waiter that is not served blocks those that come later, or a large request would starve. */
 void pool_serve(struct buffer_pool *pool)
 {
-	bool blocked = false;
-
-	for (struct waiter **link = &pool->wait_head; *link;) {
-		struct waiter *w = *link;
-
-		if ((!blocked || within_reserve(w->client, w->n)) && take(pool, w->client, w->out, w->n) == 0) {
-			finish_waiter(pool, link, 0);
-			continue;
-		}
-		blocked = true;
-		link = &w->next;
-	}
+	while (pool->wait_head && take(pool, pool->client, pool->wait_head->out, pool->wait_head->n) == 0)
+		finish_waiter(pool, &pool->wait_head, 0);
 }
 
-static int wait_for_frames(struct buffer_pool *pool, struct buffer_client *c, struct buffer **out, unsigned n)
+static int wait_for_frames(struct buffer_pool *pool, struct buffer **out, unsigned n)
 {
-	struct waiter w = { .client = c, .out = out, .n = n, .result = -EINPROGRESS, .cond = PTHREAD_COND_INITIALIZER };
+	struct waiter w = { .out = out, .n = n, .result = -EINPROGRESS, .cond = PTHREAD_COND_INITIALIZER };
 	/* a waiter before us has found nothing, and what became clean since was handed over: no use in searching again
 	 */
-	bool search = pool->nclients > 1 || !shortage(pool) || !pool->wait_head;
+	bool search = !shortage(pool) || !pool->wait_head;
 
 	*pool->wait_tail = &w;
 	pool->wait_tail = &w.next;
 	pool->needed += n;
-	c->waiting++;
 	atomic_fetch_add(&pool->nwaiters, 1); /* before the search: pairs with release_one() */
 	if (search)
-		reclaim(pool, c, shortage(pool));
+		reclaim(pool, shortage(pool));
 	pool_serve(pool);
-	for (unsigned i = 0; i < MAX_CLIENTS && w.result == -EINPROGRESS; i++) {
-		if (pool->clients[i] && atomic_load(&pool->clients[i]->dirty) > 0)
-			writer_kick(pool->clients[i]);
-	}
+	if (w.result == -EINPROGRESS && atomic_load(&pool->client->dirty) > 0)
+		writer_kick(pool->client);
 	if (w.result == -EINPROGRESS)
 		about_to_wait();
 	while (w.result == -EINPROGRESS)
@@ -440,22 +352,20 @@ int buffer_alloc(struct buffer_client *c, struct buffer **out, unsigned n, bool 
 	if (n > pool->frames / 4)
 		return -EINVAL;
 	pthread_mutex_lock(&pool->lock);
-	if (!pool->wait_head || within_reserve(c, n)) { /* else it is the waiters' turn */
-		uint32_t have = available(pool, c);
+	if (!pool->wait_head) { /* else it is the waiters' turn */
+		uint32_t have = pool->nfree;
 
 		/* all dirty or free: spare the walk. (dirty may read too high for a moment; who waits searches again.)
 		 */
-		if (have < n && (int64_t)pool->nfree + atomic_load(&pool->dirty) < (int64_t)pool->frames)
-			reclaim(pool, c, n - have);
+		if (have < n && (int64_t)pool->nfree + atomic_load(&c->dirty) < (int64_t)pool->frames)
+			reclaim(pool, n - have);
 		rc = take(pool, c, out, n);
 	}
 	if (rc == -EAGAIN && wait)
-		rc = wait_for_frames(pool, c, out, n);
+		rc = wait_for_frames(pool, out, n);
 	pthread_mutex_unlock(&pool->lock);
 	if (!rc && n > 1)
 		sort_frames(out, n);
-	for (unsigned i = 0; !rc && c->params.alloc_cb && i < n; i++)
-		c->params.alloc_cb(out[i], c->params.ctx);
 	return rc;
 }
 
@@ -481,9 +391,7 @@ void pool_offer(struct buffer_pool *pool, const uint32_t *frames, unsigned n)
 	for (unsigned i = 0; i < n && shortage(pool); i++) {
 		struct buffer *b = &pool->desc[frames[i]];
 
-		/* by now it may be anything, and any client's */
-		if (state_evictable(atomic_load(&b->state)) &&
-		    (b->client->waiting || b->client->frames > b->client->params.reserved))
+		if (state_evictable(atomic_load(&b->state))) /* by now it may be anything */
 			evict(pool, b);
 	}
 	if (pool->wait_head)
@@ -492,20 +400,14 @@ void pool_offer(struct buffer_pool *pool, const uint32_t *frames, unsigned n)
 }
 
 /*
- * A round of c ended. If it wrote nothing because of errors, and so it is for all clients that have dirty frames, the
- * waiters might wait for ever: they get -EIO. (Should a pinned frame have come free for them later, so be it: the
- * device is failing.)
+ * A round ended. If it wrote nothing because of errors, the waiters might wait for ever: they get -EIO. (Should a
+ * pinned frame have come free for them later, so be it: the device is failing.)
  */
 void pool_client_round(struct buffer_client *c, bool stuck)
 {
 	struct buffer_pool *pool = c->pool;
 
 	pthread_mutex_lock(&pool->lock);
-	c->stuck = stuck;
-	for (unsigned i = 0; stuck && i < MAX_CLIENTS; i++) {
-		if (pool->clients[i] && !pool->clients[i]->stuck && atomic_load(&pool->clients[i]->dirty) > 0)
-			stuck = false;
-	}
 	while (stuck && pool->wait_head)
 		finish_waiter(pool, &pool->wait_head, -EIO);
 	pthread_mutex_unlock(&pool->lock);

@@ -15,12 +15,11 @@
  * and again is not sent to the device by every round that comes along. Frames whose write failed go to the current map;
  * whether they are tried again is for the next round.
  *
- * So no block is ever in flight twice, however often its buffer is replaced, moved or reused meanwhile (I9).
+ * So no block is ever in flight twice, however often its buffer is replaced or reused meanwhile (I8).
  *
  * A merged write that fails says nothing about its single blocks: they are tried again one by one, so that one bad
  * block fails alone (P9).
  */
-#include <sched.h>
 #include <string.h>
 
 #include "buffer/internal.h"
@@ -66,7 +65,7 @@ static uint32_t collect(struct buffer_client *c, uint32_t *top)
 				struct buffer *b = &c->pool->desc[frame];
 				uint64_t s = atomic_load(&b->state);
 
-				if (state_client(s) != c->id || !(s & ST_DIRTY))
+				if (!(s & ST_DIRTY))
 					continue;
 				d->ent[n++] = (struct entry){ buffer_block_relaxed(b), frame };
 			}
@@ -147,7 +146,7 @@ static bool end_write(struct buffer_client *c, struct buffer *b, bool rewrite, b
 	return !visible && !(n & ST_PINS);
 }
 
-/* To WRITING, if frame still is the dirty buffer of that block and nobody is changing it. */
+/* To WRITING, if frame still is the dirty buffer of that block. */
 static bool begin_write(struct buffer_client *c, const struct entry *e)
 {
 	struct buffer *b = &c->pool->desc[e->frame];
@@ -155,16 +154,11 @@ static bool begin_write(struct buffer_client *c, const struct entry *e)
 	bool clean;
 
 	do {
-		if (state_client(s) != c->id || !(s & ST_DIRTY))
+		if (!(s & ST_DIRTY))
 			return false; /* forgotten, replaced or reused: if it is dirty again, its bit is in the map
 					 again */
-		n = s & ST_HOLD ? s | ST_WANTED : (s & ~ST_DIRTY) | ST_WRITING;
+		n = (s & ~ST_DIRTY) | ST_WRITING;
 	} while (!atomic_compare_exchange_weak(&b->state, &s, n));
-	if (s & ST_HOLD) {
-		c->drain.held = true;
-		map_set(c->drain.map, e->frame);
-		return false;
-	}
 	if (buffer_block_relaxed(b) == e->block)
 		return true;
 	c->drain.again = true;
@@ -239,8 +233,6 @@ static void io_add(struct drain *d, struct write_io *w, uint64_t block, uint32_t
 	struct buffer *b = &pool->desc[frame];
 	struct iovec *last = w->io.iovcnt ? &w->iov[w->io.iovcnt - 1] : NULL;
 
-	if (d->client->params.write_cb)
-		d->client->params.write_cb(b, d->client->params.ctx);
 	if (!w->n)
 		w->io.offset = block << pool->block_shift;
 	w->frames[w->n++] = frame;
@@ -288,7 +280,6 @@ static void write_singly(struct drain *d)
 		struct write_io *w = io_get(d);
 
 		w->n = 0;
-		/* write_cb has been called for it */
 		w->frames[w->n++] = d->redo[i];
 		w->iov[w->io.iovcnt++] =
 			(struct iovec){ d->client->pool->desc[d->redo[i]].data, d->client->pool->block_size };
@@ -342,26 +333,17 @@ static void write_batch(struct buffer_client *c, uint32_t n)
 static void drain_map(struct buffer_client *c)
 {
 	struct drain *d = &c->drain;
-	unsigned held_passes = 0;
-	bool again;
-
 	do {
 		uint32_t top = 0;
 
-		d->again = d->held = false;
+		d->again = false;
 		while (top < c->top_words) {
 			uint32_t n = collect(c, &top);
 
 			if (n)
 				write_batch(c, n);
 		}
-		again = d->again || d->held;
-		/* a hold lasts as long as a memcpy: mostly it is over by now */
-		if (d->held && held_passes++ < 8)
-			sched_yield();
-		else if (d->held)
-			round_wait_hold(c, 1000000);
-	} while (again);
+	} while (d->again);
 }
 
 void round_run(struct buffer_client *c, struct bdev_channel *ch)

@@ -44,16 +44,6 @@ void client_notify(struct buffer_client *c)
 	pthread_mutex_unlock(&c->lock);
 }
 
-void round_wait_hold(struct buffer_client *c, uint64_t timeout_ns)
-{
-	/* The hold may end before we wait, hence the short timeout instead of a search through the frames. */
-	pthread_mutex_lock(&c->lock);
-	atomic_fetch_add(&c->write_waiters, 1);
-	wait_until(&c->cond, &c->lock, clock_ns() + timeout_ns);
-	atomic_fetch_sub(&c->write_waiters, 1);
-	pthread_mutex_unlock(&c->lock);
-}
-
 void writer_kick(struct buffer_client *c)
 {
 	if (atomic_load(&c->kick) || atomic_exchange(&c->kick, true))
@@ -69,7 +59,7 @@ static bool round_due(struct buffer_client *c)
 	struct buffer_pool *pool = c->pool;
 
 	return atomic_load(&c->dirty) > 0 &&
-	       (atomic_load(&pool->dirty) > pool->dirty_limit || atomic_load(&pool->nwaiters));
+	       (atomic_load(&c->dirty) > pool->dirty_limit || atomic_load(&pool->nwaiters));
 }
 
 /* c->lock held and nobody draining; unlocks it during the round. */
@@ -106,52 +96,6 @@ static void __run_round(struct buffer_client *c, struct bdev_channel *ch)
 	pthread_cond_signal(&c->wake);
 }
 
-/* One prefetch request; c->lock held and nobody draining (the workspace is used). */
-static void __run_prefetch(struct buffer_client *c, struct bdev_channel *ch)
-{
-	uint64_t block = c->prefetch[c->prefetch_head].block;
-	unsigned n = c->prefetch[c->prefetch_head].n;
-
-	c->prefetch_head = (c->prefetch_head + 1) % PREFETCH_RING;
-	c->prefetch_count--;
-	c->draining = true;
-	pthread_mutex_unlock(&c->lock);
-	while (n) {
-		struct buffer *got[BUFFER_WRITE_DEPTH];
-		struct bdev_io ios[BUFFER_WRITE_DEPTH];
-		struct iovec iov[BUFFER_WRITE_DEPTH];
-		unsigned k = 0;
-
-		for (; n && k < BUFFER_WRITE_DEPTH; n--, block++) {
-			struct buffer *b;
-
-			if (block >= c->device_blocks || buffer_find(c, block))
-				continue;
-			if (buffer_alloc(c, &b, 1, false)) {
-				n = 1; /* no memory: this is no time for guesses */
-				continue;
-			}
-			read_begin(b, block);
-			iov[k] = (struct iovec){ b->data, c->pool->block_size };
-			ios[k] = (struct bdev_io){ .type = BDEV_READ,
-						   .offset = block << c->pool->block_shift,
-						   .length = c->pool->block_size,
-						   .iov = &iov[k],
-						   .iovcnt = 1 };
-			got[k++] = b;
-		}
-		if (k)
-			bdev_rw_wait(ch, ios, k);
-		for (unsigned i = 0; i < k; i++) {
-			read_end(got[i], ios[i].result == 0);
-			buffer_release(got[i]);
-		}
-	}
-	pthread_mutex_lock(&c->lock);
-	c->draining = false;
-	pthread_cond_broadcast(&c->cond);
-}
-
 static void writer_loop(struct buffer_client *c, struct bdev_channel *ch)
 {
 	pthread_mutex_lock(&c->lock);
@@ -166,8 +110,6 @@ static void writer_loop(struct buffer_client *c, struct bdev_channel *ch)
 				atomic_store(&c->kick, true);
 		} else if (atomic_load(&c->kick) && clock_ns() >= c->retry_at_ns) {
 			__run_round(c, ch);
-		} else if (c->prefetch_count) {
-			__run_prefetch(c, ch);
 		} else if (atomic_load(&c->kick)) {
 			wait_until(&c->wake, &c->lock, c->retry_at_ns);
 		} else {
@@ -244,8 +186,6 @@ int buffer_write_dirty_on(struct buffer_client *c, struct bdev_channel *ch)
 	uint64_t mine, before;
 	int rc;
 
-	if (c->params.write_cb) /* is promised to be called on the writer thread */
-		ch = NULL;
 	pthread_mutex_lock(&c->lock);
 	before = c->error_seq;
 	if (atomic_load(&c->dirty) > 0) {
@@ -269,17 +209,4 @@ int buffer_write_dirty_on(struct buffer_client *c, struct bdev_channel *ch)
 int buffer_write_dirty(struct buffer_client *c)
 {
 	return buffer_write_dirty_on(c, NULL);
-}
-
-void buffer_prefetch(struct buffer_client *c, uint64_t block, unsigned n)
-{
-	pthread_mutex_lock(&c->lock);
-	if (n && c->prefetch_count < PREFETCH_RING) {
-		unsigned at = (c->prefetch_head + c->prefetch_count++) % PREFETCH_RING;
-
-		c->prefetch[at].block = block;
-		c->prefetch[at].n = n;
-		pthread_cond_signal(&c->wake);
-	}
-	pthread_mutex_unlock(&c->lock);
 }

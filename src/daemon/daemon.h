@@ -125,6 +125,7 @@ struct json_daemon_view {
 	 * says. */
 	enum cache_state (*state)(enum cache_state state, struct volume *v, void *ctx);
 	void *ctx;
+	bool buckets; /* stats: latencies with their histograms */
 };
 
 /* Keys and order: the README's table of the command line. NULL: out of memory. Never waits for I/O (P11). */

@@ -13,6 +13,7 @@
 
 #define EXIT_FAILED 1
 #define EXIT_INTERRUPTED 130
+#define NAMES_MS 200 /* for the names of backing files to be looked up: a status comes without an answer, too */
 
 /* ---- states as users see them ---- */
 
@@ -72,6 +73,7 @@ static json_t *run_status(struct control_request *req, json_t *args, void *ctx)
 	(void)args;
 	if (!enter(d, req))
 		return NULL;
+	cache_look_at_names(d->cache, NAMES_MS);
 	result = daemon_status(d);
 	daemon_leave(d);
 	return result;
@@ -83,9 +85,10 @@ static json_t *run_stats(struct control_request *req, json_t *args, void *ctx)
 	struct json_daemon_view view = view_of(d);
 	json_t *result;
 
-	(void)args;
+	view.buckets = json_is_true(json_object_get(args, "buckets"));
 	if (!enter(d, req))
 		return NULL;
+	cache_look_at_names(d->cache, NAMES_MS);
 	result = json_stats(d->cache, &view);
 	daemon_leave(d);
 	return result;
@@ -225,6 +228,8 @@ static int stop_serving(struct daemon *d, struct control_request *req, bool with
 
 	if (!ret && with_flush)
 		ret = flush(d, req, NULL, done, err);
+	if (!ret && !with_flush && dirty_bytes(d, NULL) && cache_is_deleted(d->cache, NAMES_MS, err))
+		ret = err->code;
 	if (!ret)
 		ret = export_stop(d->export, false, err);
 	if (ret || !with_flush || !dirty_bytes(d, NULL))

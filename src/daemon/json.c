@@ -32,31 +32,12 @@ static const struct field usage_fields[] = {
 	END,
 };
 
-static const struct field request_fields[] = {
-	FIELD(requests, read_hits),
-	FIELD(requests, read_partial_misses),
-	FIELD(requests, read_misses),
-	FIELD(requests, write_hits),
-	FIELD(requests, write_partial_misses),
-	FIELD(requests, write_misses),
-	FIELD(requests, pass_through_reads),
-	FIELD(requests, pass_through_writes),
-	FIELD(requests, flushes),
-	FIELD(requests, discards),
-	END,
-};
-
-static const struct field byte_fields[] = {
-	FIELD(bytes, volume_read),     FIELD(bytes, volume_written),
-	FIELD(bytes, ram_read),        FIELD(bytes, cache_read),
-	FIELD(bytes, cache_written),   FIELD(bytes, backing_read),
-	FIELD(bytes, backing_written), END,
-};
-
-static const struct field error_fields[] = {
-	FIELD(errors, cache_read),    FIELD(errors, cache_write), FIELD(errors, backing_read),
-	FIELD(errors, backing_write), FIELD(errors, checksum),    END,
-};
+#define REQUEST_FIELD(name, help) FIELD(requests, name),
+#define BYTE_FIELD(name, help) FIELD(bytes, name),
+#define ERROR_FIELD(name, help) FIELD(errors, name),
+static const struct field request_fields[] = { REQUEST_COUNTERS(REQUEST_FIELD) END };
+static const struct field byte_fields[] = { BYTE_COUNTERS(BYTE_FIELD) END };
+static const struct field error_fields[] = { ERROR_COUNTERS(ERROR_FIELD) END };
 
 static const struct group {
 	const char *key;
@@ -128,21 +109,32 @@ static json_t *fields_object(const struct field *f, const struct volume_stats *s
 	return o;
 }
 
-static json_t *latency_object(const struct latency_summary *l)
+static json_t *latency_object(const struct latency_summary *l, bool buckets)
 {
-	return json_pack("{s:o,s:f,s:f,s:f}", "count", count(l->count), "p50", l->p50, "p99", l->p99, "max", l->max);
+	json_t *o = json_pack("{s:o,s:f,s:f,s:f,s:f}", "count", count(l->count), "p50", l->p50, "p99", l->p99, "max",
+			      l->max, "sum", l->sum),
+	       *a;
+
+	if (!o || !buckets)
+		return o;
+	a = json_array();
+	for (unsigned i = 0; i < LATENCY_BUCKETS; i++)
+		json_array_append_new(
+			a, json_pack("[f,o]", (double)(1ull << (i + LATENCY_FIRST_SHIFT)) / 1000, count(l->bucket[i])));
+	json_object_set_new(o, "buckets", a);
+	return o;
 }
 
 /* The groups that a volume and the totals have in common. */
-static void add_groups(json_t *o, const struct volume_stats *s)
+static void add_groups(json_t *o, const struct volume_stats *s, bool buckets)
 {
+	json_t *latency = json_object();
+
 	for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++)
 		json_object_set_new(o, groups[i].key, fields_object(groups[i].fields, s));
-	json_object_set_new(o, "latency_us",
-			    json_pack("{s:o,s:o,s:o,s:o}", "read_hit", latency_object(&s->latency_us.read_hit),
-				      "read_miss", latency_object(&s->latency_us.read_miss), "write",
-				      latency_object(&s->latency_us.write), "flush",
-				      latency_object(&s->latency_us.flush)));
+#define LATENCY_FIELD(name, help) json_object_set_new(latency, #name, latency_object(&s->latency.name, buckets));
+	LATENCY_HISTOGRAMS(LATENCY_FIELD)
+	json_object_set_new(o, "latency_us", latency);
 }
 
 static const char *state_name(const struct json_daemon_view *view, enum cache_state state, struct volume *v)
@@ -162,7 +154,7 @@ static json_t *volume_object(struct volume *v, const struct json_daemon_view *vi
 		      cache_mode_name(volume_mode(v)), "state", state_name(view, volume_state(v), v), "dirty_bytes",
 		      count(s.dirty_bytes));
 	if (o)
-		add_groups(o, &s);
+		add_groups(o, &s, view->buckets);
 	return o;
 }
 
@@ -216,7 +208,7 @@ json_t *json_stats(struct cache *c, const struct json_daemon_view *view)
 		return NULL;
 	cache_get_totals(c, &s);
 	totals = json_object();
-	add_groups(totals, &s);
+	add_groups(totals, &s, view->buckets);
 	json_object_set_new(o, "totals", totals);
 	return o;
 }

@@ -28,6 +28,7 @@
 #include "daemon/state.h"
 
 #define BUSY_GRACE_S 10
+#define DELETED_MS 1000 /* to find out whether the data file was deleted */
 #define TAKEOVER_PATIENCE_MS 120000 /* of a slow backing device: longer than a disk's own time limits */
 #define STOP_PATIENCE_S 2 /* a `stop` that was just interrupted takes a moment to notice */
 
@@ -324,6 +325,10 @@ static int end_all(struct daemon *d, struct bc_error *err)
 	export_free(d->export);
 	memset(&info, 0, sizeof(info));
 	if (d->cache) {
+		/* dirty data that nobody will find again */
+		if (cache_is_deleted(d->cache, DELETED_MS, NULL) &&
+		    cache_write_back(d->cache, NULL, NULL, NULL, &d->close_err))
+			log_error("%s: %s", d->params->dir, d->close_err.msg);
 		cache_get_info(d->cache, &info);
 		ret = cache_close(d->cache, &d->close_err);
 	}

@@ -197,6 +197,15 @@ void background_stop(struct cache *c)
 	pthread_mutex_destroy(&bg->lock);
 }
 
+void background_fold(struct cache *c)
+{
+	struct bc_error err;
+	int rc = 1;
+
+	while (rc == 1 && !c->background.started && !c->failed)
+		rc = journal_maintain(c->journal, GET(c->epoch.data_upto), &err);
+}
+
 void background_kick(struct cache *c, enum background_job job)
 {
 	struct background *bg = &c->background;

@@ -120,15 +120,23 @@ static int on_line(void *ctx, const struct journal_line *l)
 	return rc;
 }
 
-static bool on_verify(void *ctx, const struct journal_block *blocks, uint32_t n)
+static int on_verify(void *ctx, const struct journal_block *blocks, uint32_t n)
 {
 	struct checking *k = ctx;
 
-	for (uint32_t i = 0; i < n; i++)
-		if (bdev_pread(k->ch, k->buf, CACHE_BLOCK, (uint64_t)blocks[i].slot * CACHE_BLOCK) ||
-		    crc32c(k->buf, CACHE_BLOCK) != blocks[i].crc)
-			return false;
-	return true;
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t at = (uint64_t)blocks[i].slot * CACHE_BLOCK;
+		int rc = bdev_pread(k->ch, k->buf, CACHE_BLOCK, at);
+
+		if (rc)
+			return bc_fail(k->err, rc,
+				       "the data file cannot be read at byte %llu: %s; what was flushed last cannot be "
+				       "checked, and a load refuses as well",
+				       (unsigned long long)at, strerror(-rc));
+		if (crc32c(k->buf, CACHE_BLOCK) != blocks[i].crc)
+			return 0;
+	}
+	return 1;
 }
 
 static int on_redo(void *ctx, uint32_t slot, const void *data)

@@ -306,6 +306,26 @@ static bool lock_lines(struct cache *c, struct volume *v, struct clean_batch *w,
 	return ok;
 }
 
+/* Before the wave is written: what it writes is nothing to know the backing device by any more. */
+static int forget_witnesses(struct cache *c, struct volume *v, const struct clean_batch *w)
+{
+	struct bc_error err = { 0 };
+	bool any = false;
+	int rc = 0;
+
+	if (!GET(v->known.nwitness))
+		return 0;
+	pthread_mutex_lock(&v->intent.lock);
+	for (uint32_t i = 0; i < w->nblocks; i++)
+		any |= witness_drop(v, w->block[i].block, 1);
+	if (any)
+		rc = witness_record(v, &err);
+	pthread_mutex_unlock(&v->intent.lock);
+	if (rc)
+		cache_fail(c, "the journal cannot be written: %s", err.msg);
+	return rc;
+}
+
 /*
  * Writes lines [from, ...) of the batch, all of one volume and as many as fit; returns the index after the last.
  * insist: keeps writers out of these lines meanwhile, for lines that are written all the time. Nothing is waited for
@@ -349,6 +369,8 @@ static uint32_t write_some(struct cache *c, struct volume *v, struct clean_batch
 		rc = epoch_commit_to(c, sealed);
 	if (!rc && w->nblocks)
 		rc = intent_touch(v);
+	if (!rc && w->nblocks)
+		rc = forget_witnesses(c, v, w);
 	if (!rc && w->nblocks) {
 		load_wave(c, v, w);
 		verify_wave(c, v, w);
@@ -398,6 +420,13 @@ static uint64_t mark_clean(struct cache *c, struct volume *v, struct clean_batch
 	return blocks;
 }
 
+/* Is the name of the backing file still its own? What went to a file without a name would be gone with the daemon; in
+ * the cache it is safe. */
+static bool may_write(struct volume *v)
+{
+	return !identity_check_name(v, NAME_SHORT_MS, NULL);
+}
+
 /* Cleans the batch in w->line. cleaner.lock held. *blocks: cleaned. Lines that have to be tried again are in w->again;
  * those of a volume whose backing device fails are not, and do not keep the others from being cleaned. The first error.
  */
@@ -429,6 +458,13 @@ static int clean_batch(struct cache *c, struct clean_batch *w, bool insist, uint
 		if (!v->bdev || !t) {
 			volume_unuse(v);
 			return t ? -ENODEV : -ENOMEM;
+		}
+		if (!may_write(v)) {
+			while (i < w->nlines && line_key_volume(w->line[i].key) == v->id)
+				i++;
+			rc = rc ? rc : -ESTALE;
+			volume_unuse(v);
+			continue;
 		}
 		while (i < w->nlines && line_key_volume(w->line[i].key) == v->id && !c->failed)
 			i = write_some(c, v, w, i, insist, &vrc);
@@ -552,11 +588,21 @@ static uint64_t lost_of_all(struct cache *c)
 	return n;
 }
 
+static int check_name(struct volume *v, void *ctx)
+{
+	struct bc_error *first = ctx, err = { 0 };
+
+	if (identity_check_name(v, NAME_PATIENCE_MS, &err) && !first->code)
+		*first = err;
+	return 0;
+}
+
 int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const struct cache_progress *p, void *ctx),
 		     void *ctx, struct bc_error *err)
 {
 	struct clean_batch *w = c->cleaner.work;
 	struct flush_run r = { .fn = progress, .ctx = ctx };
+	struct bc_error gone = { 0 };
 	uint32_t hand = 0;
 	uint64_t lost = v ? GET(v->lost_blocks) : lost_of_all(c);
 	bool more = true;
@@ -567,6 +613,11 @@ int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const st
 	if (c->failed)
 		return bc_fail(err, -EIO,
 			       "the cache has failed (%s): its dirty data is kept and cannot be written back", c->why);
+	/* also when nothing is dirty: what was written through is as lost */
+	if (v)
+		identity_check_name(v, NAME_PATIENCE_MS, &gone);
+	else
+		cache_volume_foreach(c, check_name, &gone);
 	r.p.total_bytes = (v ? GET(v->dirty_blocks) : GET(c->dirty_blocks)) * CACHE_BLOCK;
 	ADD(c->flushing, 1);
 	pthread_mutex_lock(&c->cleaner.flush_lock);
@@ -585,6 +636,11 @@ int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const st
 	if (!rc)
 		rc = epoch_commit(c, false);
 	report(&r, true);
+	if (gone.code && (!rc || rc == -ESTALE)) {
+		if (err)
+			*err = gone;
+		return gone.code;
+	}
 	if (!rc && (v ? GET(v->lost_blocks) : lost_of_all(c)) != lost)
 		return bc_fail(err, -EIO,
 			       "%s: dirty blocks are damaged in the cache and cannot be written to the backing device; "

@@ -143,6 +143,8 @@ int cache_create(const char *dir, const struct cache_create_params *p, struct bc
 	int dir_fd = -1, lock_fd = -1, rc = check_params(p, &geo, err);
 	bool made = false;
 
+	if (!rc)
+		rc = cache_check_memory(dir, &geo, err);
 	if (rc)
 		return rc;
 	if (cache_exists(dir)) {

@@ -100,20 +100,34 @@ static void set_limits(struct cache *c, uint64_t frames)
 	c->slots_high = 2 * c->slots_low;
 }
 
-static int setup_memory(struct cache *c, struct bc_error *err)
+static uint64_t metadata_bytes(const struct journal_geometry *geo)
 {
-	uint64_t need = lines_bytes(c->geo.nlines, c->geo.blocks_per_line),
-		 have = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+	return lines_bytes(geo->nlines, geo->blocks_per_line) + slots_bytes(geo->nslots);
+}
+
+int cache_check_memory(const char *dir, const struct journal_geometry *geo, struct bc_error *err)
+{
+	uint64_t need = metadata_bytes(geo), have = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
 	char a[32], b[32];
 
-	if (need > have)
-		return bc_fail(err, -ENOMEM,
-			       "cache %s: its metadata takes %s of RAM and this machine has %s; larger lines take less",
-			       c->dir, units_format_size(a, sizeof a, need), units_format_size(b, sizeof b, have));
+	if (need <= have)
+		return 0;
+	return bc_fail(err, -ENOMEM,
+		       "cache %s: its metadata takes %s of RAM and this machine has %s; larger lines take less", dir,
+		       units_format_size(a, sizeof a, need), units_format_size(b, sizeof b, have));
+}
+
+static int setup_memory(struct cache *c, struct bc_error *err)
+{
+	int rc = cache_check_memory(c->dir, &c->geo, err);
+	char a[32];
+
+	if (rc)
+		return rc;
 	if (lines_init(&c->lines, c->geo.nlines, c->geo.blocks_per_line) || slots_init(&c->slots, c->geo.nslots))
 		return bc_fail(err, -ENOMEM,
 			       "cache %s: %s of RAM for its metadata cannot be had; larger lines take less", c->dir,
-			       units_format_size(a, sizeof a, need));
+			       units_format_size(a, sizeof a, metadata_bytes(&c->geo)));
 	return 0;
 }
 
@@ -122,11 +136,10 @@ int cache_setup_buffers(struct cache *c, struct bc_error *err)
 	struct buffer_pool_params pp = { .memory = GET(c->tunables.ram_bytes),
 					 .block_size = CACHE_BLOCK,
 					 .shared_fd = c->shared ? c->shared->frames_fd : 0 };
-	struct buffer_client_params cp = { .reserved = 0 };
 	int rc = buffer_pool_create(&pp, &c->pool, err);
 
 	if (!rc)
-		rc = buffer_client_create(c->pool, c->data, &cp, &c->buffers, err);
+		rc = buffer_client_create(c->pool, c->data, &c->buffers, err);
 	if (rc)
 		return rc;
 	c->ram_bytes = pp.memory;
@@ -136,8 +149,8 @@ int cache_setup_buffers(struct cache *c, struct bc_error *err)
 
 static void free_cache(struct cache *c)
 {
-	if (c->readahead.started)
-		readahead_stop(c);
+	readahead_stop(c);
+	readahead_pool_destroy(&c->readahead);
 	io_destroy(c);
 	survive_end(c);
 	idle_destroy(c);
@@ -155,6 +168,7 @@ static void free_cache(struct cache *c)
 	range_table_destroy(&c->ranges);
 	pthread_rwlock_destroy(&c->volumes_lock);
 	pthread_mutex_destroy(&c->why_lock);
+	pthread_mutex_destroy(&c->note_lock);
 	if (c->lock_fd >= 0) {
 		if (c->stopping) /* else whoever takes over goes on with it */
 			flock(c->lock_fd, LOCK_UN);
@@ -176,6 +190,16 @@ static int clear_all_marks(struct volume *v, void *ctx)
 static int clear_first_marks(struct volume *v, void *ctx)
 {
 	return atomic_load(&v->backing_failed) ? 0 : clear_all_marks(v, ctx);
+}
+
+/* Durable before anything is written for a client: from now on an earlier note does not mean this journal (bypass.h).
+ */
+static int count_load(struct cache *c, struct bc_error *err)
+{
+	char text[32];
+
+	snprintf(text, sizeof text, "%llu", (unsigned long long)++c->loads);
+	return MUTATE(BYPASS_LOADS) ? 0 : journal_setting_put(c->journal, LOADS_KEY, text, err);
 }
 
 int cache_open(const char *dir, unsigned flags, struct cache **out, struct cache_open_report *report,
@@ -205,8 +229,10 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 	c->shared = shared;
 	c->policy.ops = &policy_clock;
 	pthread_mutex_init(&c->why_lock, NULL);
+	pthread_mutex_init(&c->note_lock, NULL);
 	pthread_rwlock_init(&c->volumes_lock, NULL);
 	range_table_init(&c->ranges);
+	readahead_pool_init(&c->readahead);
 	tunables_init(c);
 	c->dir = realpath(dir, NULL);
 	if (!c->dir) {
@@ -244,8 +270,10 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 		if (rc)
 			bc_fail(err, rc, "cache %s: %s", c->dir, c->why[0] ? c->why : strerror(-rc));
 		if (!rc)
+			rc = count_load(c, err);
+		if (!rc)
 			rc = journal_setting_put(c->journal, CLEAN_STOP_KEY, "no", err);
-		if (!rc && (rc = readahead_start(c)))
+		if (!rc && GET(c->tunables.read_ahead) && (rc = readahead_start(c)))
 			bc_fail(err, rc, "cache %s: threads cannot be started: %s", c->dir, strerror(-rc));
 		if (!rc && (rc = background_start(c)))
 			bc_fail(err, rc, "cache %s: background threads cannot be started: %s", c->dir, strerror(-rc));
@@ -264,7 +292,10 @@ fail:
 /* Everything is durable and the marks are gone: the row says that the backing device is as we left it. */
 static int mark_stopped(struct volume *v, void *ctx)
 {
-	return v->bdev && !GET(v->intent.nmarked) && v->row_in_use ? volume_record(v, false, ctx) : 0;
+	if (!v->bdev || GET(v->intent.nmarked) || !v->row_in_use)
+		return 0;
+	witness_refill(v);
+	return volume_record(v, false, ctx);
 }
 
 static int flush_backing(struct volume *v, void *ctx)
@@ -285,8 +316,7 @@ int cache_close(struct cache *c, struct bc_error *err)
 	c->stopping = true;
 	if (c->background.started)
 		background_stop(c);
-	if (c->readahead.started)
-		readahead_stop(c);
+	readahead_stop(c);
 	if (cache_bypassed(c)) { /* the backing devices have everything */
 		rc = cache_volume_foreach(c, flush_backing, NULL);
 		if (rc)

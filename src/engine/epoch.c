@@ -130,7 +130,7 @@ void epoch_enter(struct cache *c)
 
 	while ((GET(ep->nchanged) > EPOCH_MAX_CHANGES || survive_full(c)) && !c->failed)
 		epoch_commit(c, false);
-	while (GET(ep->nheld) > 2 * GET(c->slots.nfree) && GET(ep->nheld) > c->slots_low && !c->failed)
+	while (slots_mostly_held(GET(ep->nheld), GET(c->slots.nfree)) && GET(ep->nheld) > c->slots_low && !c->failed)
 		wait_for_slots(c);
 	if (pthread_rwlock_tryrdlock(&ep->gate)) {
 		about_to_wait(); /* for a seal */

@@ -44,7 +44,7 @@ static int __touch(struct volume *v, struct bc_error *err)
 {
 	int rc;
 
-	if (v->row_in_use)
+	if (v->row_in_use && !identity_is_old(v))
 		return 0;
 	rc = volume_record(v, true, err);
 	if (!rc)
@@ -57,7 +57,7 @@ int intent_touch(struct volume *v)
 	struct bc_error err = { 0 };
 	int rc;
 
-	if (atomic_load_explicit(&v->row_in_use, memory_order_acquire))
+	if (atomic_load_explicit(&v->row_in_use, memory_order_acquire) && !identity_is_old(v))
 		return 0;
 	pthread_mutex_lock(&v->intent.lock);
 	rc = __touch(v, &err);
@@ -82,6 +82,7 @@ int intent_settle(struct volume *v)
 		return 0;
 	pthread_mutex_lock(&v->intent.lock);
 	if (v->row_in_use && !GET(v->intent.nmarked) && GET(v->flushed_seq) >= GET(v->write_seq)) {
+		witness_refill(v);
 		rc = volume_record(v, false, &err);
 		if (!rc)
 			v->row_in_use = false;
@@ -108,6 +109,9 @@ int intent_begin(struct volume *v, uint64_t off, uint64_t len)
 		rc = -EIO;
 	else
 		rc = __touch(v, &err);
+	if (!rc && !v->cache->failed &&
+	    witness_drop(v, off / CACHE_BLOCK, (off + len - 1) / CACHE_BLOCK - off / CACHE_BLOCK + 1))
+		rc = witness_record(v, &err);
 	for (uint64_t r = a; r <= b && !rc && !v->cache->failed; r++) {
 		struct journal_mark m = { .volume = (uint16_t)v->id, .region = (uint32_t)r };
 

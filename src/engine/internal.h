@@ -3,15 +3,19 @@
  * internal.h - the structures the engine's files share. Only files in src/engine include this.
  *
  * Lock order (outer first):
- *   volumes_lock (rwlock: list of volumes)
- *   volume.gate  (shared: a request; exclusive: mode switch, removal)
- *   cleaner.lock (one cleaning run at a time; who holds it never waits for room in the cache or for a volume's gate)
+ *   volumes_lock (rwlock: the table of volumes; exclusive for moments only, nothing is waited for with it then. Reclaim
+ *                and compaction hold it shared while they take lines from the map, so that no volume goes under them)
+ *   cleaner.lock (one cleaning run at a time; who holds it never waits for room in the cache)
  *   range locks  (range.h)
  *   intent lock  (volume.intent.lock)
  *   epoch.committing (a flag under epoch.lock: who has set it commits, alone, and takes what follows)
  *   epoch.gate   (shared: changing line metadata; exclusive: sealing)
  *   stripe locks (lines.h), one at a time
- *   leaf locks: lines.free_lock, slots.lock, epoch.lock, idle.lock, buffer and journal internals
+ *   volume.row_lock (its row in the journal is being written)
+ *   leaf locks: lines.free_lock, slots.lock, epoch.lock, idle.lock, why_lock, buffer and journal internals
+ * Taken with none of the above held: note_lock, cleaner.flush_lock (before cleaner.lock), background.lock, bounce.lock.
+ * A volume's readahead.lock is taken before the pool's; with neither is another one taken.
+ * threads_lock is held over opening, closing and freeing of channels only.
  * Nobody does I/O or waits for slots, buffers or a range while in epoch.gate; nobody waits for slots with a range
  * locked.
  */
@@ -25,6 +29,7 @@
 #include "blkcache/buffer.h"
 #include "blkcache/engine.h"
 #include "blkcache/journal.h"
+#include "identity.h"
 #include "lines.h"
 #include "policy.h"
 #include "range.h"
@@ -46,13 +51,15 @@
 
 typedef _Atomic uint64_t counter;
 
-/* ---- statistics of a volume; the names of volume_stats ---- */
+/* ---- statistics of a volume (counters.h) ---- */
+#define COUNTER_ATOMIC(name, help) counter name;
+#define COUNTER_ERROR(name, help) counter err_##name;
+#define COUNTER_HIST(name, help) struct hist name;
 struct volume_counters {
-	counter read_hits, read_partial_misses, read_misses, write_hits, write_partial_misses, write_misses,
-		pass_through_reads, pass_through_writes, flushes, discards;
-	counter volume_read, volume_written, ram_read, cache_read, cache_written, backing_read, backing_written;
-	counter err_cache_read, err_cache_write, err_backing_read, err_backing_write, err_checksum;
-	struct hist read_hit, read_miss, write, flush;
+	REQUEST_COUNTERS(COUNTER_ATOMIC)
+	BYTE_COUNTERS(COUNTER_ATOMIC)
+	ERROR_COUNTERS(COUNTER_ERROR)
+	LATENCY_HISTOGRAMS(COUNTER_HIST)
 };
 
 /* ---- write-intent regions (intent.c) ---- */
@@ -86,12 +93,11 @@ struct volume {
 	char name[JOURNAL_NAME_MAX];
 	char *backing;
 	struct bdev *bdev; /* NULL if opened without volumes */
-	struct bdev_identity identity; /* as in the journal */
+	struct bdev_identity identity; /* as in the journal; row_lock, once the volume is in the table */
 	uint64_t size;
 	uint64_t nblocks; /* size rounded up to blocks */
-	_Atomic int mode; /* changes with the gate held exclusively */
-	_Atomic int refs;
-	pthread_rwlock_t gate;
+	_Atomic int mode; /* a request takes it once and keeps to it (mode.c) */
+	_Atomic uint64_t refs; /* volume.c */
 	counter lines, dirty_lines, dirty_blocks; /* cached now */
 	counter write_seq; /* completed writes to the backing device */
 	counter flushed_seq; /* of them, durable there */
@@ -99,8 +105,11 @@ struct volume {
 	counter lost_blocks; /* met by the cleaner: dirty, and not readable any more */
 	counter last_epoch; /* that holds an answered write of this volume, or makes a dirty block clean (P1) */
 	_Atomic bool row_in_use; /* its row says that backing may be written; guarded by intent.lock */
+	pthread_mutex_t row_lock; /* its row is being written: one commit of the journal, no I/O of the backing device */
+	bool row_says_in_use; /* what the row says, or is about to; row_lock */
 	_Atomic bool backing_failed; /* a flush of it failed: none succeeds any more (P6) */
 	struct intent intent;
+	struct known known; /* of the backing device */
 	struct readahead readahead;
 	struct promotion promotion;
 	struct volume_counters n;
@@ -265,11 +274,14 @@ struct cache {
 	counter unsent; /* since the writer was last sent, in this epoch: slots taken; << 32: blocks that had one */
 	_Atomic bool failed; /* P6: nothing is promised durable any more */
 	_Atomic bool bypass_noted; /* bypass.h */
+	uint64_t loads; /* of this cache so far, this one included once it is under way; bypass.h */
+	_Atomic bool deleted; /* its data file, by somebody, while it is loaded */
 	_Atomic bool degraded, stopping;
 	_Atomic bool compact_wanted; /* somebody found no slots side by side */
 	_Atomic bool clean_soon; /* a volume left write-back: clean without waiting for the period */
 	_Atomic int flushing;
-	pthread_mutex_t why_lock;
+	pthread_mutex_t note_lock; /* held while the note of a bypass is written, perhaps to a dying disk (bypass.h) */
+	pthread_mutex_t why_lock; /* guards why. A leaf: status takes it, so nothing is waited for with it */
 	char why[300];
 
 	pthread_key_t io_key;
@@ -293,15 +305,6 @@ static inline uint32_t block_bytes(const struct volume *v, uint64_t b)
 	uint64_t off = b * CACHE_BLOCK;
 
 	return v->size - off < CACHE_BLOCK ? (uint32_t)(v->size - off) : CACHE_BLOCK;
-}
-
-/* For a request. */
-static inline void volume_enter(struct volume *v)
-{
-	if (pthread_rwlock_tryrdlock(&v->gate)) {
-		about_to_wait(); /* for a mode switch */
-		pthread_rwlock_rdlock(&v->gate);
-	}
 }
 
 static inline bool mode_writes_back(int mode)
@@ -492,6 +495,9 @@ long cleaner_step(struct cache *c, uint32_t budget, uint64_t *blocks);
 int background_start(struct cache *c);
 void background_stop(struct cache *c);
 void background_kick(struct cache *c, enum background_job job);
+/* As long as there are no background threads: what the journal has to do is done now, so that neither it nor the next
+ * load's memory grows with how much is changed. Outside the gate. Never fails: what was not done is done later. */
+void background_fold(struct cache *c);
 
 /* ---- volume.c ---- */
 int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_backing, bool claim, struct volume **out,
@@ -502,7 +508,14 @@ struct volume *volume_use(struct cache *c, unsigned id);
 void volume_use_more(struct volume *v); /* another one, by who has one of any kind */
 void volume_unuse(struct volume *v);
 void volume_detach(struct volume *v); /* frees; not in the table any more */
-int volume_record(struct volume *v, bool in_use, struct bc_error *err); /* writes its row */
+/* Writes its row with the backing device's present identity: waits for that device. */
+int volume_record(struct volume *v, bool in_use, struct bc_error *err);
+/* Switches the mode and writes the row with it; what the row says of the backing device stays. */
+int volume_record_mode(struct volume *v, enum cache_mode mode, struct bc_error *err);
+
+/* ---- mode.c ---- */
+/* The volume has left write-back: what is dirty has no reason to stay so. Never waits. */
+void volume_clean_soon(struct volume *v);
 
 /* ---- tunables.c ---- */
 void tunables_init(struct cache *c);
@@ -511,6 +524,8 @@ int tunables_load(struct cache *c, const char *key, const char *value); /* from 
 /* ---- engine.c ---- */
 /* Seam for tests: the spec of the data file's device instead of DIR/data; NULL. Set before any cache is opened. */
 extern const char *cache_data_spec;
+/* Does this machine have the RAM for the metadata of a cache of this geometry? What is created must be loadable. */
+int cache_check_memory(const char *dir, const struct journal_geometry *geo, struct bc_error *err);
 int cache_setup_buffers(struct cache *c, struct bc_error *err); /* once the settings are known */
 void cache_fail(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cache_degrade(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -1,5 +1,30 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* mode.c - names of modes and states. */
+/*
+ * mode.c - names of modes and states, and the switch of a volume from one mode to another.
+ *
+ * A switch waits for nobody, and nobody waits for it (P11). A request takes the mode once and keeps to it, so for a while
+ * requests of both modes are under way on one volume. That is sound, because no path relies on the mode of another
+ * request, only on what the map says of its own blocks:
+ *
+ * - Requests on the same block exclude each other by their range locks, whatever their modes. Each path takes the block
+ *   as it finds it, in any state: write-through over a dirty block flushes the backing device before it counts as clean
+ *   (through.c), write-back over a clean one gives it a new slot, and so on. It must be so in any case, since a switch
+ *   leaves the volume with blocks of the old mode.
+ * - Requests on different blocks of one line meet under the line's chain lock, as those of one mode do.
+ * - A flush, and an O_DSYNC write, covers both sides at any time: the epoch that holds the last write, and the backing
+ *   device (P1). A write-intent mark is held by the request that writes to backing, not by the mode (P4).
+ * - A discard decides with its range locked whether it has to be ordered (zero.c). By then nothing can become dirty in
+ *   the range, and what is dirty there makes it ordered whatever the mode says. Blocks elsewhere that are written back
+ *   at the same time by requests of the new mode are not ordered with it; they are not either if the discard ends just
+ *   before the switch.
+ * - A miss of a mode that fills may fill after a switch to one that does not: the block is clean, and what the backing
+ *   device has, as its range was locked from the read to the fill.
+ * - The row in the journal has the mode that was set last: mode and row change under one lock.
+ *
+ * What is left to do is that a write-back write that was under way at a switch to another mode leaves dirty blocks
+ * behind. The switch has the volume cleaned, and so does such a write when it is over (volume_write): one of the two
+ * sees the other. Should neither (no barrier makes sure of it), the cleaner's period does it.
+ */
 #include "internal.h"
 
 #include <errno.h>
@@ -39,4 +64,24 @@ const char *cache_state_name(enum cache_state state)
 	static const char *const names[] = { "running", "degraded", "failed", "flushing", "stopping", "stopped" };
 
 	return names[state];
+}
+
+void volume_clean_soon(struct volume *v)
+{
+	struct cache *c = v->cache;
+
+	if (mode_writes_back(GET(v->mode)) || !GET(v->dirty_blocks) || !c->background.started)
+		return;
+	atomic_store(&c->clean_soon, true);
+	background_kick(c, JOB_CLEAN);
+}
+
+int volume_set_mode(struct volume *v, enum cache_mode mode, struct bc_error *err)
+{
+	int rc = volume_record_mode(v, mode, err);
+
+	if (rc)
+		return bc_fail_prefix(err, "volume %s", v->name);
+	volume_clean_soon(v);
+	return 0;
 }

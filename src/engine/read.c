@@ -2,7 +2,7 @@
 /*
  * read.c - reads, and the fills that follow from misses.
  *
- * - Hit in RAM: waits for nobody (P11), neither gate nor range lock. The reply points into pinned buffers; buffers in
+ * - Hit in RAM: waits for nobody (P11), takes no range lock. The reply points into pinned buffers; buffers in
  *   memory are never changed in place (a write publishes another one), so the range lock is not needed any more once
  *   they are pinned.
  * - Hit on SSD: read into RAM buffers, crc checked, published as clean buffers.
@@ -175,8 +175,6 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 		readahead_note(v, off, len, false);
 		return 0;
 	}
-	volume_enter(v);
-	mode = GET(v->mode);
 	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_READ);
 	t->tidy_first = first;
 	t->tidy_epoch = epoch_open_id(c);
@@ -219,7 +217,6 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 	range_unlock(&c->ranges, &rl);
 	if (bad)
 		plan_repair(t, v, first, n);
-	pthread_rwlock_unlock(&v->gate);
 	if (rc) {
 		plan_release(t, n);
 		return rc;
@@ -258,7 +255,6 @@ int volume_fill(struct volume *v, uint64_t off, uint32_t len)
 
 	if (!t)
 		return -ENOMEM;
-	volume_enter(v);
 	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_READ);
 	plan_lookup(t, v, first, n);
 	for (unsigned i = 0; i < n; i++) {
@@ -274,7 +270,6 @@ int volume_fill(struct volume *v, uint64_t off, uint32_t len)
 		rc = rc ? rc : 1;
 	}
 	range_unlock(&c->ranges, &rl);
-	pthread_rwlock_unlock(&v->gate);
 	plan_release(t, n);
 	return rc;
 }

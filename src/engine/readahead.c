@@ -139,8 +139,6 @@ void readahead_forget(struct volume *v)
 	struct readahead_pool *p = &v->cache->readahead;
 	unsigned kept = 0;
 
-	if (!p->started)
-		return;
 	pthread_mutex_lock(&p->lock);
 	for (unsigned i = 0; i < p->n; i++) {
 		struct readahead_job job = p->queue[(p->head + i) % READAHEAD_QUEUE];
@@ -182,17 +180,30 @@ static void *readahead_main(void *arg)
 	return NULL;
 }
 
+void readahead_pool_init(struct readahead_pool *p)
+{
+	pthread_mutex_init(&p->lock, NULL);
+	pthread_cond_init(&p->wake, NULL);
+}
+
+void readahead_pool_destroy(struct readahead_pool *p)
+{
+	pthread_mutex_destroy(&p->lock);
+	pthread_cond_destroy(&p->wake);
+}
+
 int readahead_start(struct cache *c)
 {
 	struct readahead_pool *p = &c->readahead;
 	int rc = 0;
 
-	pthread_mutex_init(&p->lock, NULL);
-	pthread_cond_init(&p->wake, NULL);
-	for (; p->started < READAHEAD_THREADS && !rc; p->started += !rc)
+	pthread_mutex_lock(&p->lock);
+	while (p->started < READAHEAD_THREADS && !rc && !p->stop) {
 		rc = -pthread_create(&p->thread[p->started], NULL, readahead_main, c);
-	if (rc)
-		readahead_stop(c);
+		p->started += !rc;
+	}
+	rc = p->started ? 0 : rc; /* fewer do as well */
+	pthread_mutex_unlock(&p->lock);
 	return rc;
 }
 
@@ -209,6 +220,4 @@ void readahead_stop(struct cache *c)
 	for (unsigned i = 0; i < p->started; i++)
 		pthread_join(p->thread[i], NULL);
 	p->started = 0;
-	pthread_mutex_destroy(&p->lock);
-	pthread_cond_destroy(&p->wake);
 }

@@ -59,6 +59,9 @@ struct readahead_pool {
 
 void readahead_init(struct readahead *ra);
 void readahead_destroy(struct readahead *ra);
+void readahead_pool_init(struct readahead_pool *p);
+void readahead_pool_destroy(struct readahead_pool *p);
+/* Starts the threads, unless they run: when the tunable is or becomes other than 0. 0 or -errno: not a single one. */
 int readahead_start(struct cache *c);
 void readahead_stop(struct cache *c); /* drops what is queued */
 

@@ -8,7 +8,16 @@
  *     (P10), unless the user vouches for the device: then those stay
  *   - blocks in the range of a discard that had begun: it is repeated
  *
- * What is dropped is recorded in the first epoch, and only when that is durable the marks are cleared.
+ * What is dropped is recorded in the first epochs, and only when these are durable the marks are cleared. They are
+ * pieces of a size that memory and the journal are made for, however many lines go. A crash between two pieces leads to
+ * the same again: the reasons to drop outlive all of them. A mark is cleared, a volume's row gets the identity that its
+ * backing device has now, the note that the journal is void is removed, and a discard is recorded as done, only when
+ * every line that goes for that reason is durably gone. What was told dirty before is so after any piece: dirty lines
+ * go only from a void journal, or under a discard.
+ *
+ * Nothing is changed durably before everything is known: the journal's load has ended without an error, no volume is
+ * refused, and there is memory for the buffers. Errors until then are the caller's to see, and the next load starts
+ * with what this one found.
  */
 #include "recover.h"
 
@@ -27,14 +36,19 @@ struct recovery {
 	struct cache_open_report *report;
 	struct bc_error *err;
 	struct bdev_channel *ch;
-	const char *changed[CACHE_MAX_VOLUMES + 1]; /* how its backing device changed; NULL: not at all */
+	char *changed[CACHE_MAX_VOLUMES + 1]; /* how its backing device changed; NULL: not at all */
+	bool proven[CACHE_MAX_VOLUMES + 1]; /* that it did not */
+	bool record[CACHE_MAX_VOLUMES + 1]; /* its row does not say what the volume is by now */
 	bool accepted[CACHE_MAX_VOLUMES + 1]; /* changed, but the user vouches for it: dirty lines stay */
 	struct journal_discard *discards;
 	uint32_t ndiscards;
 	uint64_t redone;
+	uint64_t seed; /* which blocks are looked at: others each time */
 	char *batch; /* lines not put into the table yet */
 	unsigned nbatch;
 	bool void_journal; /* bypass.h */
+	bool old_note; /* it is about an earlier time of this cache */
+	bool drops; /* there are lines, or blocks of some, that go */
 	char *buf;
 };
 
@@ -51,23 +65,6 @@ static void note(struct cache_open_report *r, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(r->notes + n, sizeof r->notes - n, fmt, ap);
 	va_end(ap);
-}
-
-/* What is different about the backing device, or NULL. Device numbers may change at a reboot, so only the file's inode
- * counts. */
-static const char *what_changed(struct volume *v, bool was_in_use)
-{
-	struct bdev_identity now;
-
-	bdev_get_identity(v->bdev, &now);
-	if (now.size != v->identity.size)
-		return "its size has changed";
-	if (now.id[1] != v->identity.id[1])
-		return "it is another file";
-	/* our own writes after the last record would show as well: exact only after a clean stop */
-	if (!was_in_use && now.mtime_ns != v->identity.mtime_ns)
-		return "it was modified while the cache was not loaded";
-	return NULL;
 }
 
 static bool is_accepted(struct cache *c, const char *name)
@@ -92,31 +89,61 @@ static int no_backing(struct recovery *r, const struct journal_volume *jv, int r
 		       (int)(sizeof why - 250), why, jv->name);
 }
 
+/* Notes that the backing device is not what it was. text: taken over. */
+static void changed(struct recovery *r, struct volume *v, char *text)
+{
+	if (!text)
+		return;
+	r->changed[v->id] = text;
+	r->record[v->id] = true;
+	r->accepted[v->id] = v->size == v->identity.size && is_accepted(r->c, v->name);
+	/* what is remembered of it is of before; also for who vouches for it */
+	atomic_store(&v->known.nwitness, 0);
+	if (r->void_journal) /* else it was us */
+		return;
+	r->report->changed_volumes++;
+	note(r->report, "volume %s: backing %s: %s; its %s lines are dropped", v->name, v->backing, text,
+	     r->accepted[v->id] ? "clean" : "cached");
+}
+
+/* Opens the backing device: the one that is known, if its name has gone to another one. */
+static int attach(struct recovery *r, const struct journal_volume *jv, struct volume **out)
+{
+	struct journal_volume moved = *jv;
+	bool open = !(r->c->open_flags & CACHE_OPEN_NO_VOLUMES);
+	char said[600], *found = open ? identity_find(jv, said, sizeof said) : NULL;
+	int rc;
+
+	if (found)
+		moved.backing = found;
+	rc = volume_attach(r->c, &moved, open, true, out, r->err);
+	if (!rc && found) {
+		note(r->report, "%s", said);
+		r->record[jv->id] = true;
+	}
+	free(found);
+	return rc && open ? no_backing(r, jv, rc) : rc;
+}
+
 static int on_volume(void *ctx, const struct journal_volume *jv)
 {
 	struct recovery *r = ctx;
-	bool open = !(r->c->open_flags & CACHE_OPEN_NO_VOLUMES);
-	const char *why;
 	struct volume *v;
 	int rc;
 
 	if (!jv->id || jv->id > CACHE_MAX_VOLUMES || r->c->volume[jv->id])
 		return bc_fail(r->err, -EUCLEAN, "the journal names volume id %u, which cannot be", jv->id);
-	rc = volume_attach(r->c, jv, open, true, &v, r->err);
+	rc = attach(r, jv, &v);
 	if (rc)
-		return open ? no_backing(r, jv, rc) : rc;
+		return rc;
 	r->c->volume[jv->id] = v;
 	r->c->nvolumes++;
 	v->row_in_use = jv->in_use;
 	v->write_seq = 1; /* the backing device may hold unflushed writes of before: marks are not cleared until it was
 			     flushed */
-	why = open ? what_changed(v, jv->in_use) : NULL;
-	if (why) {
-		r->changed[jv->id] = why;
-		r->accepted[jv->id] = v->size == jv->identity.size && is_accepted(r->c, v->name);
-		if (!r->void_journal) /* else it was us */
-			note(r->report, "volume %s: backing %s: %s; its %s lines are dropped", v->name, v->backing, why,
-			     r->accepted[jv->id] ? "clean" : "cached");
+	if (v->bdev) {
+		changed(r, v, identity_difference(v, jv->in_use, &r->proven[jv->id]));
+		r->record[jv->id] |= !v->known.there;
 	}
 	return 0;
 }
@@ -137,28 +164,43 @@ static int by_slot(const void *a, const void *b)
 	return x->slot < y->slot ? -1 : x->slot > y->slot;
 }
 
-/* Reads the slots, neighbours in one go, and compares. */
-static bool on_verify(void *ctx, const struct journal_block *blocks, uint32_t n)
+/* A read that failed says nothing about what is there (P1, P8): nothing may be dropped for it. */
+static int cannot_read(struct recovery *r, uint32_t slot, int rc)
+{
+	return bc_fail(
+		r->err, rc,
+		"%s/%s cannot be read at byte %llu: %s; it may hold flushed data, so nothing is dropped: try again "
+		"when the disk can be read",
+		r->c->dir, CACHE_DATA_FILE, (unsigned long long)slot * CACHE_BLOCK, strerror(-rc));
+}
+
+/* Reads the slots, neighbours in one go, and compares. 1: all as the crcs say; 0: not; -errno: cannot be told. */
+static int on_verify(void *ctx, const struct journal_block *blocks, uint32_t n)
 {
 	struct recovery *r = ctx;
-	struct journal_block *b = malloc((n ? n : 1) * sizeof *b);
-	bool ok = b != NULL;
+	struct journal_block *b;
+	int yes = 1;
 
-	if (!ok)
-		return false;
-	if (MUTATE(CRC_CHECK))
-		n = 0;
+	if (MUTATE(CRC_CHECK) || r->void_journal) /* nothing of a void journal is kept */
+		return 1;
+	b = malloc((n ? n : 1) * sizeof *b);
+	if (!b)
+		return bc_fail(r->err, -ENOMEM, "out of memory");
 	memcpy(b, blocks, n * sizeof *b);
 	qsort(b, n, sizeof *b, by_slot);
-	for (uint32_t i = 0, run; ok && i < n; i += run) {
+	for (uint32_t i = 0, run; yes == 1 && i < n; i += run) {
+		int rc;
+
 		for (run = 1; i + run < n && run < MAX_BLOCKS && b[i + run].slot == b[i].slot + run; run++)
 			;
-		ok = !bdev_pread(r->ch, r->buf, (size_t)run * CACHE_BLOCK, (uint64_t)b[i].slot * CACHE_BLOCK);
-		for (uint32_t k = 0; ok && k < run; k++)
-			ok = crc32c(r->buf + (size_t)k * CACHE_BLOCK, CACHE_BLOCK) == b[i + k].crc;
+		rc = bdev_pread(r->ch, r->buf, (size_t)run * CACHE_BLOCK, (uint64_t)b[i].slot * CACHE_BLOCK);
+		if (rc)
+			yes = cannot_read(r, b[i].slot, rc);
+		for (uint32_t k = 0; yes == 1 && k < run; k++)
+			yes = crc32c(r->buf + (size_t)k * CACHE_BLOCK, CACHE_BLOCK) == b[i + k].crc;
 	}
 	free(b);
-	return ok;
+	return yes;
 }
 
 static int on_mark(void *ctx, const struct journal_mark *m)
@@ -185,30 +227,36 @@ static int refuse_changed(struct recovery *r, struct volume *v)
 
 	return bc_fail(
 		r->err, -ESTALE,
-		"volume %s: backing %s changed behind the cache (%s), which holds dirty data for it; no volume of "
-		"this cache is loaded until you restore it, %s%s%sor give up the dirty data with 'blkcache remove "
-		"DIR %s --discard-dirty'",
+		"volume %s: backing %.150s changed behind the cache (%.190s), which holds dirty data for it; no volume "
+		"is loaded until you restore it, %s%s%sor give that data up with 'blkcache remove DIR %s "
+		"--discard-dirty'",
 		v->name, v->backing, r->changed[v->id],
-		same_size ? "say that it is the right one with 'blkcache load --accept-changed " : "",
-		same_size ? v->name : "", same_size ? "' (dirty data is kept and goes over it), " : "", v->name);
+		same_size ? "vouch for it with 'blkcache load --accept-changed " : "", same_size ? v->name : "",
+		same_size ? "' (dirty data goes over it), " : "", v->name);
 }
 
-/* Which of the line's blocks cannot be trusted, or -errno. */
-static int untrusted(struct recovery *r, struct volume *v, const struct journal_line *jl)
+/* Which of a line's blocks cannot be trusted. */
+static uint16_t untrusted(struct recovery *r, struct volume *v, uint64_t line, uint16_t valid, uint16_t dirty)
 {
-	uint64_t block = jl->line << r->c->lines.bpl_shift;
+	if (r->void_journal || (r->changed[v->id] && !r->accepted[v->id]))
+		return valid;
+	if (r->accepted[v->id])
+		return valid & ~dirty;
+	if (intent_is_marked(v, line << r->c->lines.bpl_shift) || MUTATE(WARM))
+		return MUTATE(INTENT_DROP) ? 0 : valid & ~dirty;
+	return 0;
+}
 
+/* May the load go on with this line? */
+static int check_line(struct recovery *r, struct volume *v, const struct journal_line *jl)
+{
 	if (r->void_journal)
-		return 0xffff;
+		return 0;
 	if (r->changed[v->id] && !r->accepted[v->id])
-		return jl->dirty ? refuse_changed(r, v) : 0xffff;
-	if (block >= v->nblocks)
+		return jl->dirty ? refuse_changed(r, v) : 0;
+	if (jl->line << r->c->lines.bpl_shift >= v->nblocks)
 		return bc_fail(r->err, -EUCLEAN, "the journal has line %llu of volume %s, beyond its end",
 			       (unsigned long long)jl->line, v->name);
-	if (r->accepted[v->id])
-		return jl->valid & ~jl->dirty;
-	if (intent_is_marked(v, block) || MUTATE(WARM))
-		return MUTATE(INTENT_DROP) ? 0 : jl->valid & ~jl->dirty;
 	return 0;
 }
 
@@ -224,10 +272,13 @@ static int load_line(struct recovery *r, const struct journal_line *jl, struct l
 	struct lines *l = &c->lines;
 	struct volume *v = c->volume[jl->volume];
 	uint32_t dirty = mask_count(jl->dirty);
-	int drop = untrusted(r, v, jl);
+	bool drop;
+	int rc = check_line(r, v, jl);
 
-	if (drop < 0)
-		return drop;
+	if (rc)
+		return rc;
+	drop = untrusted(r, v, jl->line, jl->valid, jl->dirty) != 0;
+	r->drops |= drop;
 	for (unsigned b = 0; b < l->bpl; b++) {
 		if (!(jl->valid >> b & 1))
 			continue;
@@ -252,11 +303,52 @@ static int load_line(struct recovery *r, const struct journal_line *jl, struct l
 		r->report->lines++;
 		r->report->dirty_lines += dirty != 0;
 		r->report->dirty_bytes += (uint64_t)dirty * CACHE_BLOCK;
-		r->report->dropped_clean_lines += drop != 0;
+		r->report->dropped_clean_lines += drop;
 	}
-	if (drop)
-		line_drop(c, v, ch, jl->entry, (uint16_t)drop);
 	return 0;
+}
+
+uint32_t recover_piece = 65536;
+
+static void drop_entry(struct recovery *r, uint32_t e)
+{
+	struct cache *c = r->c;
+	struct lines *l = &c->lines;
+	uint64_t key = lines_word(l, e) & LINE_KEY_MASK;
+	struct volume *v = c->volume[line_key_volume(key)];
+	struct line_chain ch;
+	uint16_t mask;
+
+	if (!v)
+		return;
+	ch = lines_lock(l, key);
+	mask = untrusted(r, v, line_key_line(key), line_valid(l, e), line_dirty(l, e));
+	if (mask)
+		line_drop(c, v, &ch, e, mask);
+	lines_unlock(&ch);
+}
+
+#define DROP_BATCH 1024u /* entries looked at in one stay in the gate */
+
+/* Takes the lines that cannot be trusted out of the map. Each piece is an epoch of its own, durable before the next one
+ * begins, and the journal folds in between: neither memory nor an epoch's row grows with their number. */
+static int drop_untrusted(struct recovery *r)
+{
+	struct cache *c = r->c;
+	struct lines *l = &c->lines;
+	int rc = 0;
+
+	for (uint32_t e = 0; r->drops && e < l->n && !rc;) {
+		epoch_enter(c);
+		for (uint32_t i = 0; i < DROP_BATCH && i < recover_piece && e < l->n; i++)
+			drop_entry(r, e++);
+		epoch_leave(c);
+		if (GET(c->epoch.nchanged) < recover_piece)
+			continue;
+		rc = epoch_commit(c, true);
+		background_fold(c);
+	}
+	return rc;
 }
 
 /*
@@ -338,15 +430,23 @@ static int repeat_discard(struct recovery *r, struct journal_discard *d)
 	struct bdev_channel *ch;
 	int rc;
 
-	if (!v || !v->bdev)
-		return 0; /* gone, or for the load that opens it */
-	if (r->changed[v->id] && !r->accepted[v->id]) {
-		/* nobody was told that it was done, and this is not what it was about */
+	if (!v)
+		return 0; /* gone */
+	if ((r->void_journal && !MUTATE(VOID_DISCARD)) || (r->changed[v->id] && !r->accepted[v->id])) {
+		/* nobody was told that it was done, and this is not what it was about: the range may have been written
+		 * since, by us without the cache, or by others */
 		d->done = true;
-		return epoch_add_discard(c, d);
+		rc = epoch_add_discard(c, d);
+		return rc ? bc_fail(r->err, rc, "out of memory") : 0;
 	}
+	if (!v->bdev)
+		return 0; /* for the load that opens it */
 	if (d->offset > v->size || d->length > v->size - d->offset)
 		return bc_fail(r->err, -EUCLEAN, "the journal has a discard beyond the end of volume %s", v->name);
+	/* backing's time is going to change. A row that is to be replaced when drops are durable stays until then. */
+	rc = r->changed[v->id] ? 0 : intent_touch(v);
+	if (rc)
+		return bc_fail(r->err, rc, "volume %s: the journal cannot be written: %s", v->name, c->why);
 	ch = bdev_channel_open(v->bdev, 0);
 	if (!ch)
 		return bc_fail(r->err, -ENOMEM, "out of memory");
@@ -360,16 +460,55 @@ static int repeat_discard(struct recovery *r, struct journal_discard *d)
 		return bc_fail(r->err, rc, "volume %s: an unfinished discard cannot be completed on backing %s: %s",
 			       v->name, v->backing, strerror(-rc));
 	d->done = true;
-	return epoch_add_discard(c, d);
+	rc = epoch_add_discard(c, d);
+	return rc ? bc_fail(r->err, rc, "out of memory") : 0;
 }
 
-/* The lines of changed backing devices are gone, durably: from now on they are known as they are. */
+/* Does the data agree? Not for a journal that is void, nor when a process takes over from one that has just died. */
+static int compare_data(struct recovery *r)
+{
+	struct cache *c = r->c;
+	struct sample *s;
+	unsigned n = 0;
+	int rc = 0;
+
+	if (r->void_journal || (c->shared && c->shared->takeover))
+		return 0;
+	s = calloc(CACHE_MAX_VOLUMES, sizeof *s);
+	if (!s)
+		return bc_fail(r->err, -ENOMEM, "out of memory");
+	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES; i++)
+		if (c->volume[i] && c->volume[i]->bdev && c->volume[i]->identity.id[0] && !r->changed[i])
+			s[n++] = (struct sample){ .v = c->volume[i], .proven = r->proven[i] };
+	if (n && sample_backings(c, s, n, r->seed))
+		rc = bc_fail(r->err, -ENOMEM, "out of memory");
+	for (unsigned i = 0; i < n && !rc; i++) {
+		struct volume *v = s[i].v;
+		char *text;
+
+		if (!s[i].differs)
+			continue;
+		if (asprintf(&text, "its block at byte %llu is not what the cache knows of it",
+			     (unsigned long long)s[i].block * CACHE_BLOCK) < 0)
+			text = strdup("its data is not what the cache knows of it");
+		changed(r, v, text);
+		if (!r->accepted[v->id] && GET(v->dirty_blocks))
+			rc = refuse_changed(r, v);
+		r->drops = true;
+		r->report->dropped_clean_lines += GET(v->lines) - GET(v->dirty_lines);
+	}
+	free(s);
+	return rc;
+}
+
+/* The lines of changed backing devices are gone, durably: from now on they are known as they are. So are those that
+ * nothing was known of. */
 static int accept_changed(struct recovery *r)
 {
 	int rc = 0;
 
 	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES && !rc; i++)
-		if (r->changed[i])
+		if (r->record[i])
 			rc = volume_record(r->c->volume[i], r->c->volume[i]->row_in_use, r->err);
 	return rc;
 }
@@ -388,6 +527,59 @@ static int check_accepted(struct cache *c, struct bc_error *err)
 	return 0;
 }
 
+/* Is the journal void? Before anything is read from it but settings. */
+static int look_for_note(struct recovery *r)
+{
+	struct cache *c = r->c;
+	char loads[32] = "0", clean[8] = "";
+	int rc = journal_setting_get(c->journal, LOADS_KEY, loads, sizeof loads, r->err), noted;
+
+	if (rc >= 0)
+		rc = journal_setting_get(c->journal, CLEAN_STOP_KEY, clean, sizeof clean, r->err);
+	if (rc < 0)
+		return rc;
+	c->loads = strtoull(loads, NULL, 10);
+	noted = bypass_noted(c, !strcmp(clean, "yes"));
+	if (noted < 0)
+		return bc_fail(r->err, noted, "cache %s: whether its journal is void cannot be told: %s", c->dir,
+			       strerror(-noted));
+	r->void_journal = noted == BYPASS_VOID;
+	if (r->void_journal)
+		note(r->report, "the volumes went on without the cache after it had failed; it starts empty");
+	r->old_note = noted == BYPASS_OUT_OF_DATE;
+	return 0;
+}
+
+/* What was noted, the journal says now, or it was not about this journal. */
+static int clear_note(struct recovery *r)
+{
+	struct cache *c = r->c;
+	int rc = r->void_journal || r->old_note ? bypass_clear_note(c) : 0;
+
+	if (r->old_note && !rc)
+		log_warn("%s: there was a note that its journal is void; the cache has been used since, so it was "
+			 "removed",
+			 c->dir);
+	return rc ? bc_fail(r->err, rc, "cache %s: the note that its journal was void cannot be removed: %s", c->dir,
+			    strerror(-rc))
+		  : 0;
+}
+
+/* What load and note have found becomes the journal's: durable, in pieces. */
+static int record_drops(struct recovery *r)
+{
+	struct cache *c = r->c;
+	int rc = drop_untrusted(r), rc2 = 0;
+
+	for (uint32_t i = 0; i < r->ndiscards && !rc && !rc2; i++)
+		rc2 = repeat_discard(r, &r->discards[i]);
+	if (!rc && !rc2 && !MUTATE(RECOVER_COMMIT))
+		rc = epoch_commit(c, true);
+	if (rc)
+		return bc_fail(r->err, rc, "the recovered state cannot be written: %s", c->why);
+	return rc2 ? rc2 : clear_note(r);
+}
+
 int recover(struct cache *c, struct cache_open_report *report, struct bc_error *err)
 {
 	static const struct journal_load_ops ops = {
@@ -401,7 +593,7 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 	};
 	struct recovery r = { .c = c, .report = report, .err = err };
 	struct journal_load_report jr;
-	int rc, noted;
+	int rc;
 
 	memset(report, 0, sizeof *report);
 	report->clean_stop = true;
@@ -409,13 +601,8 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 	r.buf = aligned_alloc(CACHE_BLOCK, MAX_BLOCKS * CACHE_BLOCK);
 	r.batch = malloc(LOAD_BATCH * journal_line_stride(c->lines.bpl));
 	rc = r.ch && r.buf && r.batch ? 0 : bc_fail(err, -ENOMEM, "out of memory");
-	noted = bypass_noted(c);
-	if (!rc && noted < 0)
-		rc = bc_fail(err, noted, "cache %s: whether its journal is void cannot be told: %s", c->dir,
-			     strerror(-noted));
-	r.void_journal = noted > 0;
-	if (r.void_journal)
-		note(report, "the volumes went on without the cache after it had failed; it starts empty");
+	if (!rc)
+		rc = look_for_note(&r);
 	/* recovery has the cache to itself, but drops go through the same paths as ever */
 	if (!rc)
 		rc = journal_load(c->journal, &ops, &r, &jr, err);
@@ -425,6 +612,9 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 		rc = check_accepted(c, err);
 	if (!rc)
 		rc = cache_setup_buffers(c, err); /* how large they are is a setting */
+	r.seed = jr.next_id;
+	if (!rc)
+		rc = compare_data(&r);
 	if (rc)
 		goto out;
 	lines_rebuild_free(&c->lines);
@@ -444,16 +634,7 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 	c->epoch.open_id = jr.next_id;
 	c->epoch.durable_id = jr.next_id - 1;
 	c->epoch.data_upto = jr.next_id - 1;
-	for (uint32_t i = 0; i < r.ndiscards && !rc; i++)
-		rc = repeat_discard(&r, &r.discards[i]);
-	if (!rc && !MUTATE(RECOVER_COMMIT)) {
-		rc = epoch_commit(c, true);
-		if (rc)
-			bc_fail(err, rc, "the recovered state cannot be written: %s", c->why);
-		else if (r.void_journal && (rc = bypass_clear_note(c)))
-			bc_fail(err, rc, "cache %s: the note that its journal was void cannot be removed: %s", c->dir,
-				strerror(-rc));
-	}
+	rc = record_drops(&r);
 	if (!rc)
 		rc = accept_changed(&r);
 out:
@@ -461,5 +642,7 @@ out:
 	free(r.buf);
 	free(r.batch);
 	free(r.discards);
+	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES; i++)
+		free(r.changed[i]);
 	return rc;
 }

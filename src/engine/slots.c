@@ -58,14 +58,27 @@ static void word_set(struct slots *s, uint32_t word, uint64_t bits)
 	class_add(s, word, now);
 }
 
+/* Words of 64 bits for n bits; rounding up first would wrap just below 2^32. */
+static uint32_t words_for(uint32_t n)
+{
+	return n / 64 + (n % 64 != 0);
+}
+
+uint64_t slots_bytes(uint32_t n)
+{
+	uint32_t words = words_for(n);
+
+	return ((uint64_t)words + (uint64_t)words_for(words) * (SLOTS_CLASSES + 1)) * 8;
+}
+
 int slots_init(struct slots *s, uint32_t n)
 {
-	uint32_t words = (n + 63) / 64, map_words = (words + 63) / 64;
+	uint32_t words = words_for(n), map_words = words_for(words);
 	pthread_condattr_t attr;
 
 	memset(s, 0, sizeof *s);
 	s->n = n;
-	s->bytes = ((uint64_t)words + (uint64_t)map_words * (SLOTS_CLASSES + 1)) * 8;
+	s->bytes = slots_bytes(n);
 	s->free = calloc(1, s->bytes);
 	if (!s->free)
 		return -ENOMEM;

@@ -103,6 +103,7 @@ static void drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n, 
 			for (unsigned i = 0; i < DROP_BATCH && at <= line1; i++)
 				drop_line(c, v, at++, first, last, dirty_too);
 			epoch_leave(c);
+			background_fold(c);
 		}
 		return;
 	}
@@ -115,6 +116,7 @@ static void drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n, 
 				drop_line(c, v, line_key_line(key), first, last, dirty_too);
 		}
 		epoch_leave(c);
+		background_fold(c);
 	}
 }
 

@@ -19,38 +19,27 @@ static void add_counts(struct volume *v, struct volume_stats *s)
 {
 	struct volume_counters *n = &v->n;
 
-	s->requests.read_hits += GET(n->read_hits);
-	s->requests.read_partial_misses += GET(n->read_partial_misses);
-	s->requests.read_misses += GET(n->read_misses);
-	s->requests.write_hits += GET(n->write_hits);
-	s->requests.write_partial_misses += GET(n->write_partial_misses);
-	s->requests.write_misses += GET(n->write_misses);
-	s->requests.pass_through_reads += GET(n->pass_through_reads);
-	s->requests.pass_through_writes += GET(n->pass_through_writes);
-	s->requests.flushes += GET(n->flushes);
-	s->requests.discards += GET(n->discards);
-	s->bytes.volume_read += GET(n->volume_read);
-	s->bytes.volume_written += GET(n->volume_written);
-	s->bytes.ram_read += GET(n->ram_read);
-	s->bytes.cache_read += GET(n->cache_read);
-	s->bytes.cache_written += GET(n->cache_written);
-	s->bytes.backing_read += GET(n->backing_read);
-	s->bytes.backing_written += GET(n->backing_written);
-	s->errors.cache_read += GET(n->err_cache_read);
-	s->errors.cache_write += GET(n->err_cache_write);
-	s->errors.backing_read += GET(n->err_backing_read);
-	s->errors.backing_write += GET(n->err_backing_write);
-	s->errors.checksum += GET(n->err_checksum);
+#define ADD_REQUESTS(name, help) s->requests.name += GET(n->name);
+#define ADD_BYTES(name, help) s->bytes.name += GET(n->name);
+#define ADD_ERRORS(name, help) s->errors.name += GET(n->err_##name);
+	REQUEST_COUNTERS(ADD_REQUESTS)
+	BYTE_COUNTERS(ADD_BYTES)
+	ERROR_COUNTERS(ADD_ERRORS)
 }
 
 static struct latency_summary summary(const struct hist *h)
 {
-	return (struct latency_summary){
-		.count = hist_count(h),
+	struct latency_summary s = {
 		.p50 = (double)hist_quantile(h, 0.5) / 1000,
 		.p99 = (double)hist_quantile(h, 0.99) / 1000,
 		.max = (double)GET(((struct hist *)(uintptr_t)h)->max) / 1000,
+		.sum = hist_sum(h) / 1000,
 	};
+
+	for (unsigned i = 0; i < LATENCY_BUCKETS; i++)
+		s.bucket[i] = hist_count_below(h, i + LATENCY_FIRST_SHIFT);
+	s.count = hist_count(h); /* last: the total is not smaller than a bucket */
+	return s;
 }
 
 void volume_get_stats(struct volume *v, struct volume_stats *s)
@@ -58,15 +47,13 @@ void volume_get_stats(struct volume *v, struct volume_stats *s)
 	memset(s, 0, sizeof *s);
 	usage(v, s);
 	add_counts(v, s);
-	s->latency_us.read_hit = summary(&v->n.read_hit);
-	s->latency_us.read_miss = summary(&v->n.read_miss);
-	s->latency_us.write = summary(&v->n.write);
-	s->latency_us.flush = summary(&v->n.flush);
+#define SUMMARY_OF_VOLUME(name, help) s->latency.name = summary(&v->n.name);
+	LATENCY_HISTOGRAMS(SUMMARY_OF_VOLUME)
 }
 
 struct total {
 	struct volume_stats *s;
-	struct hist read_hit, read_miss, write, flush;
+	LATENCY_HISTOGRAMS(COUNTER_HIST)
 };
 
 static int add_volume(struct volume *v, void *ctx)
@@ -80,10 +67,8 @@ static int add_volume(struct volume *v, void *ctx)
 	t->s->usage.dirty_lines += one.usage.dirty_lines;
 	t->s->dirty_bytes += one.dirty_bytes;
 	add_counts(v, t->s);
-	hist_merge(&t->read_hit, &v->n.read_hit);
-	hist_merge(&t->read_miss, &v->n.read_miss);
-	hist_merge(&t->write, &v->n.write);
-	hist_merge(&t->flush, &v->n.flush);
+#define MERGE(name, help) hist_merge(&t->name, &v->n.name);
+	LATENCY_HISTOGRAMS(MERGE)
 	return 0;
 }
 
@@ -96,11 +81,37 @@ void cache_get_totals(struct cache *c, struct volume_stats *s)
 		return;
 	t->s = s;
 	cache_volume_foreach(c, add_volume, t);
-	s->latency_us.read_hit = summary(&t->read_hit);
-	s->latency_us.read_miss = summary(&t->read_miss);
-	s->latency_us.write = summary(&t->write);
-	s->latency_us.flush = summary(&t->flush);
+#define SUMMARY_OF_ALL(name, help) s->latency.name = summary(&t->name);
+	LATENCY_HISTOGRAMS(SUMMARY_OF_ALL)
 	free(t);
+}
+
+struct lost_name {
+	char *why;
+	size_t len;
+};
+
+static int find_lost(struct volume *v, void *ctx)
+{
+	const struct lost_name *l = ctx;
+
+	if (!GET(v->known.name_lost))
+		return 0;
+	snprintf(l->why, l->len, "volume %s: its backing file was moved or deleted; 'blkcache flush' says what to do",
+		 v->name);
+	return 1;
+}
+
+/* Something has lost its name (identity.c): says what. */
+static bool name_lost(struct cache *c, char *why, size_t len)
+{
+	struct lost_name l = { why, len };
+
+	if (GET(c->deleted)) {
+		snprintf(why, len, "its data file was deleted while it is loaded; flush it");
+		return true;
+	}
+	return cache_volume_foreach(c, find_lost, &l) != 0;
 }
 
 static enum cache_state state_of(struct cache *c)
@@ -118,7 +129,7 @@ enum cache_state volume_state(struct volume *v)
 {
 	enum cache_state s = state_of(v->cache);
 
-	if (s == STATE_RUNNING && atomic_load(&v->backing_failed))
+	if (s == STATE_RUNNING && (atomic_load(&v->backing_failed) || GET(v->known.name_lost)))
 		s = STATE_DEGRADED;
 	return s;
 }
@@ -135,6 +146,9 @@ void cache_get_info(struct cache *c, struct cache_info *info)
 	pthread_mutex_lock(&c->why_lock);
 	memcpy(info->why, c->why, sizeof info->why);
 	pthread_mutex_unlock(&c->why_lock);
+	if ((!info->why[0] || info->state == STATE_RUNNING) && name_lost(c, info->why, sizeof info->why) &&
+	    info->state == STATE_RUNNING)
+		info->state = STATE_DEGRADED;
 	info->default_mode = (enum cache_mode)GET(c->default_mode);
 	info->size_bytes = c->geo.size_bytes;
 	info->line_size = c->geo.line_size;

@@ -123,14 +123,13 @@ static enum tidied move_plan(struct io_thread *t, struct volume *v, struct cold_
 	struct range_lock rl;
 
 	t->tidy = false;
-	if (c->failed || pthread_rwlock_tryrdlock(&v->gate))
+	if (c->failed)
 		return done;
 	/* WRITE: nobody else is reading from the old slots */
 	if (range_trylock(&c->ranges, &rl, v->id, t->tidy_first, t->nplan, RANGE_WRITE)) {
 		done = move_all(t, v, t->tidy_first, t->nplan, cold);
 		range_unlock(&c->ranges, &rl);
 	}
-	pthread_rwlock_unlock(&v->gate);
 	return done;
 }
 
@@ -174,7 +173,6 @@ enum tidied tidy_range(struct io_thread *t, struct volume *v, uint64_t first, un
 		return TIDY_FULL;
 	if (!slots_has_run(&c->slots, n))
 		return TIDY_NO_RUN;
-	volume_enter(v);
 	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_READ);
 	t->tidy_first = first;
 	t->tidy_epoch = epoch_open_id(c);
@@ -187,7 +185,6 @@ enum tidied tidy_range(struct io_thread *t, struct volume *v, uint64_t first, un
 		t->no_promotion = false;
 	}
 	range_unlock(&c->ranges, &rl);
-	pthread_rwlock_unlock(&v->gate);
 	if (go)
 		done = move_plan(t, v, cold);
 	plan_release(t, n);

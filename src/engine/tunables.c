@@ -151,6 +151,9 @@ int cache_set(struct cache *c, struct volume *v, const char *key, const char *va
 	if (v)
 		return bc_fail(err, -EINVAL, "%s is a tunable of the whole cache; leave the volume's name out", key);
 	rc = parse(t, value, &x, err);
+	if (!rc && t->offset == offsetof(struct tunables, read_ahead) && x && c->background.started &&
+	    (rc = readahead_start(c)))
+		return bc_fail(err, rc, "%s: threads cannot be started: %s", key, strerror(-rc));
 	if (!rc)
 		rc = journal_setting_put(c->journal, key, value, err);
 	if (rc)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * volume.c - the table of volumes: adding, removing, looking up, mode switches. The table is guarded by volumes_lock; a
+ * volume.c - the table of volumes: adding, removing, looking up. The table is guarded by volumes_lock; a
  * volume lives as long as it is in the table, and is only taken out when nobody holds a reference.
  */
 #include "survive.h"
@@ -10,8 +10,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#define VOLUME_REMOVING (-1)
-#define INTERNAL_REF (1 << 20) /* the engine's own short references, counted apart: removal waits for them */
+/*
+ * volume.refs holds two counts. Users' references (open files, management) are in the lower half and make removal refuse.
+ * The engine's own short ones are in the upper half, and removal waits for them. Each half has room for more than there
+ * can be threads and open files.
+ */
+#define INTERNAL_REF (UINT64_C(1) << 32)
+#define VOLUME_REMOVING UINT64_MAX
 
 static int check_name(const char *name, struct bc_error *err)
 {
@@ -48,7 +53,6 @@ int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_ba
 		  struct bc_error *err)
 {
 	struct volume *v = calloc(1, sizeof *v);
-	pthread_rwlockattr_t attr;
 	enum cache_mode mode;
 	int rc = -ENOMEM;
 
@@ -59,11 +63,10 @@ int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_ba
 	snprintf(v->name, sizeof v->name, "%s", jv->name);
 	v->backing = strdup(jv->backing);
 	v->identity = jv->identity;
+	identity_load(v, jv);
 	v->size = jv->identity.size;
-	pthread_rwlockattr_init(&attr);
-	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-	pthread_rwlock_init(&v->gate, &attr);
-	pthread_rwlockattr_destroy(&attr);
+	v->row_says_in_use = jv->in_use;
+	pthread_mutex_init(&v->row_lock, NULL);
 	if (cache_mode_parse(jv->mode, &mode)) {
 		rc = bc_fail(err, -EUCLEAN, "volume %s: the journal has the unknown mode \"%.3s\" for it", jv->name,
 			     jv->mode);
@@ -106,26 +109,60 @@ void volume_detach(struct volume *v)
 		readahead_destroy(&v->readahead);
 	}
 	bdev_close(v->bdev);
-	pthread_rwlock_destroy(&v->gate);
+	pthread_mutex_destroy(&v->row_lock);
 	free(v->backing);
 	free(v);
 }
 
+/* row_lock held */
+static int __put_row(struct volume *v, struct bc_error *err)
+{
+	struct journal_volume jv = { .id = (uint16_t)v->id,
+				     .backing = v->backing,
+				     .in_use = v->row_says_in_use,
+				     .identity = v->identity };
+
+	identity_put(v, &jv);
+	memcpy(jv.name, v->name, sizeof jv.name);
+	snprintf(jv.mode, sizeof jv.mode, "%s", cache_mode_name((enum cache_mode)GET(v->mode)));
+	return journal_volume_put(v->cache->journal, &jv, err);
+}
+
 int volume_record(struct volume *v, bool in_use, struct bc_error *err)
 {
-	struct journal_volume jv = { .id = (uint16_t)v->id, .backing = v->backing, .in_use = in_use };
+	struct bdev_identity now;
+	char label[BDEV_LABEL_MAX];
 	int rc;
 
 	/* what the row says exactly must be so after a power loss too */
 	if (!in_use && v->bdev && !MUTATE(IDENTITY_SYNC) && (rc = bdev_sync_identity(v->bdev)))
 		return bc_fail(err, rc, "volume %s: backing %s cannot be synced: %s", v->name, v->backing,
 			       strerror(-rc));
+	/* before the lock: the device may take its time, and a mode switch takes that lock (P11) */
 	if (v->bdev)
-		bdev_get_identity(v->bdev, &v->identity);
-	jv.identity = v->identity;
-	memcpy(jv.name, v->name, sizeof jv.name);
-	snprintf(jv.mode, sizeof jv.mode, "%s", cache_mode_name((enum cache_mode)GET(v->mode)));
-	return journal_volume_put(v->cache->journal, &jv, err);
+		bdev_get_identity(v->bdev, &now);
+	identity_look(v, label);
+	pthread_mutex_lock(&v->row_lock);
+	if (v->bdev)
+		v->identity = now;
+	identity_note(v, label);
+	v->row_says_in_use = in_use;
+	rc = __put_row(v, err);
+	pthread_mutex_unlock(&v->row_lock);
+	return rc;
+}
+
+int volume_record_mode(struct volume *v, enum cache_mode mode, struct bc_error *err)
+{
+	int old, rc;
+
+	pthread_mutex_lock(&v->row_lock);
+	old = atomic_exchange(&v->mode, (int)mode);
+	rc = __put_row(v, err);
+	if (rc)
+		atomic_store(&v->mode, old);
+	pthread_mutex_unlock(&v->row_lock);
+	return rc;
 }
 
 static struct volume *__find(struct cache *c, const char *name)
@@ -137,9 +174,9 @@ static struct volume *__find(struct cache *c, const char *name)
 }
 
 /* Takes a reference unless the volume is being removed. */
-static struct volume *get(struct volume *v, int ref)
+static struct volume *get(struct volume *v, uint64_t ref)
 {
-	int refs;
+	uint64_t refs;
 
 	if (!v)
 		return NULL;
@@ -161,7 +198,7 @@ struct volume *cache_volume_get(struct cache *c, const char *name)
 	return v;
 }
 
-static struct volume *get_id(struct cache *c, unsigned id, int ref)
+static struct volume *get_id(struct cache *c, unsigned id, uint64_t ref)
 {
 	struct volume *v;
 
@@ -266,6 +303,8 @@ int cache_volume_add(struct cache *c, const char *name, const char *backing, enu
 	rc = volume_attach(c, &jv, true, true, &v, err);
 	if (rc)
 		goto out;
+	bdev_get_identity(v->bdev, &v->identity);
+	witness_read(v);
 	rc = volume_record(v, false, err);
 	if (rc) {
 		volume_detach(v);
@@ -291,14 +330,15 @@ static int forget_lines(struct cache *c, struct volume *v, struct bc_error *err)
 
 	if (MUTATE(REMOVE_LINES))
 		journal_volume_delete(c->journal, (uint16_t)v->id, err);
-	pthread_rwlock_wrlock(&v->gate);
-	blocks_drop(c, v, 0, v->nblocks);
-	pthread_rwlock_unlock(&v->gate);
+	blocks_drop(c, v, 0, v->nblocks); /* nobody else has the volume any more */
 	rc = epoch_commit(c, true);
 	if (rc)
 		return bc_fail(err, rc, "volume %s: its lines could not be removed from the journal: %s", v->name,
 			       c->why);
-	return journal_volume_delete(c->journal, (uint16_t)v->id, err);
+	/* from now on no recovery drops the epochs that freed them, whatever becomes of their data: the lines would
+	 * come back, and under the next volume with this id */
+	rc = journal_note_durable(c->journal, GET(c->epoch.data_upto), err);
+	return rc ? rc : journal_volume_delete(c->journal, (uint16_t)v->id, err);
 }
 
 #define USER_GRACE_MS 50 /* a user's reference is an open file, or short, and then worth a moment */
@@ -324,7 +364,7 @@ static bool in_use(struct volume *v)
 static int take_out(struct volume *v)
 {
 	for (int ms = 0;;) {
-		int refs = 1;
+		uint64_t refs = 1;
 
 		if (atomic_compare_exchange_strong(&v->refs, &refs, VOLUME_REMOVING))
 			return 0;
@@ -340,6 +380,8 @@ static int flush_written(struct cache *c, struct volume *v, bool anyway, struct 
 	struct io_thread *t = io_thread_get(c);
 	int rc = !v->bdev ? 0 : t ? backing_flush(t, v) : -ENOMEM;
 
+	if (!rc && !anyway && identity_check_name(v, NAME_PATIENCE_MS, err))
+		return bc_fail_prefix(err, "nothing is removed (--discard-dirty removes it all the same)");
 	if (rc && anyway) {
 		log_warn("volume %s: flushing its backing device failed: %s", v->name, strerror(-rc));
 		return 0;
@@ -400,29 +442,6 @@ int cache_volume_remove(struct cache *c, const char *name, bool discard_dirty, s
 	io_forget_volume(c, v);
 	cleaner_forget_volume(c, v);
 	volume_detach(v);
-	return 0;
-}
-
-int volume_set_mode(struct volume *v, enum cache_mode mode, struct bc_error *err)
-{
-	int old, rc;
-
-	pthread_rwlock_wrlock(&v->gate);
-	old = GET(v->mode);
-	atomic_store(&v->mode, (int)mode);
-	pthread_rwlock_unlock(&v->gate);
-	/* whether backing may have been written stays as it was: a cache that crashed may be open without its devices
-	 */
-	pthread_mutex_lock(&v->intent.lock);
-	rc = volume_record(v, GET(v->row_in_use), err);
-	pthread_mutex_unlock(&v->intent.lock);
-	if (rc) {
-		atomic_store(&v->mode, old);
-		return bc_fail_prefix(err, "volume %s", v->name);
-	}
-	/* what is dirty has no reason to stay so */
-	if (!mode_writes_back((int)mode) && GET(v->dirty_blocks) && v->cache->background.started)
-		atomic_store(&v->cache->clean_soon, true), background_kick(v->cache, JOB_CLEAN);
 	return 0;
 }
 

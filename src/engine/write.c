@@ -190,18 +190,6 @@ out:
 	return rc;
 }
 
-/* Not in the gate meanwhile, so that a mode switch, and what queues up behind it, does not wait for a backing device
- * that cannot be cleaned to; the rest is then written in the new mode. */
-static int wait_for_room(struct volume *v, uint32_t bytes, struct room_wait *w)
-{
-	int rc;
-
-	pthread_rwlock_unlock(&v->gate);
-	rc = reclaim_wait(v->cache, (bytes + CACHE_BLOCK - 1) / CACHE_BLOCK, w);
-	volume_enter(v);
-	return rc;
-}
-
 /*
  * Is everything durable although the cache has failed? What is not dirty is on backing, but the journal may still call
  * dirty what was cleaned or written over after its last epoch: then it must be void (P7).
@@ -259,7 +247,6 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 		return -ENOMEM;
 	if (off > v->size || len > v->size - off || len > VOLUME_MAX_IO)
 		return -EINVAL;
-	volume_enter(v);
 	mode = GET(v->mode);
 	failed = c->failed;
 	if (failed) {
@@ -287,13 +274,16 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 		off += moved;
 		left -= moved;
 		if (rc == NO_ROOM) {
-			rc = wait_for_room(v, off % CACHE_BLOCK + piece - moved, &room_wait);
+			rc = reclaim_wait(c, (uint32_t)((off % CACHE_BLOCK + piece - moved + CACHE_BLOCK - 1) / CACHE_BLOCK),
+					  &room_wait);
+			/* that may have taken a minute: the rest is written in the mode of now */
 			mode = failed ? MODE_PT : GET(v->mode);
 		}
 	}
 	if (!rc && durable && len)
 		rc = make_durable(t, v);
-	pthread_rwlock_unlock(&v->gate);
+	if (mode_writes_back(mode) && GET(v->mode) != mode)
+		volume_clean_soon(v); /* the switch that came meanwhile did not know of this write */
 	if (!rc && len) {
 		count_write(v, mode, hits, blocks);
 		ADD(v->n.volume_written, len);

@@ -109,7 +109,6 @@ static int zero_whole_blocks(struct io_thread *t, struct volume *v, uint64_t off
 	while (len && !rc) {
 		uint64_t piece = len < PIECE ? len : PIECE;
 
-		volume_enter(v);
 		lock_piece(v, locks, off / CACHE_BLOCK, (piece + CACHE_BLOCK - 1) / CACHE_BLOCK);
 		failed = v->cache->failed;
 		rc = zero_locked(t, v, off, piece, punch);
@@ -117,7 +116,6 @@ static int zero_whole_blocks(struct io_thread *t, struct volume *v, uint64_t off
 			rc = zero_locked(t, v, off, piece, punch);
 		for (struct range_lock *l = locks; l->parts; l++)
 			range_unlock(&v->cache->ranges, l);
-		pthread_rwlock_unlock(&v->gate);
 		off += piece;
 		len -= piece;
 	}

@@ -52,10 +52,15 @@ static void check_volume(struct check *c, sqlite3_stmt *s, uint64_t id)
 	struct journal_volume v;
 	char *backing = NULL;
 	const void *p = sqlite3_column_blob(s, 1);
-	const char *why = volume_decode(id, p, (size_t)sqlite3_column_bytes(s, 1), &v, &backing);
+	size_t len = (size_t)sqlite3_column_bytes(s, 1);
+	const char *why = volume_decode(id, p, len, &v, &backing);
+	struct identity_mem mem;
 
-	if (why)
-		found(c, "volume %llu: %s", (unsigned long long)id, why);
+	if (!why)
+		why = identity_decode(sqlite3_column_blob(s, 2), (size_t)sqlite3_column_bytes(s, 2),
+				      volume_row_crc(p, len), &v, &mem);
+	if (why || !backing)
+		found(c, "volume %llu: %s", (unsigned long long)id, why ? why : "out of memory");
 	free(backing);
 }
 

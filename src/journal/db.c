@@ -47,10 +47,16 @@ static const char *const stmt_sql[STMT_COUNT] = {
 	[STMT_DISCARD_ALL] = "SELECT id, body FROM discard ORDER BY id",
 	[STMT_DISCARD_PUT] = "INSERT OR REPLACE INTO discard(id, body) VALUES(?1, ?2)",
 	[STMT_DISCARD_DELETE] = "DELETE FROM discard WHERE id = ?1",
-	[STMT_VOLUME_ALL] = "SELECT id, body FROM volume ORDER BY id",
+	[STMT_VOLUME_HAS] = "SELECT 1 FROM volume WHERE id = ?1",
+	[STMT_VOLUME_ALL] = "SELECT v.id, v.body, i.body FROM volume v LEFT JOIN identity i ON i.id = v.id "
+			    "ORDER BY v.id",
 	[STMT_VOLUME_PUT] = "INSERT OR REPLACE INTO volume(id, body) VALUES(?1, ?2)",
 	[STMT_VOLUME_DELETE] = "DELETE FROM volume WHERE id = ?1",
+	[STMT_IDENTITY_PUT] = "INSERT OR REPLACE INTO identity(id, body) VALUES(?1, ?2)",
+	[STMT_IDENTITY_DELETE] = "DELETE FROM identity WHERE id = ?1",
 	[STMT_SETTING_ALL] = "SELECT key, value, crc FROM setting ORDER BY key",
+	[STMT_SETTING_GET] = "SELECT key, value, crc FROM setting WHERE key = ?1",
+	[STMT_SETTING_DELETE] = "DELETE FROM setting WHERE key = ?1",
 	[STMT_SETTING_PUT] = "INSERT OR REPLACE INTO setting(key, value, crc) VALUES(?1, ?2, ?3)",
 	[STMT_MARK_ALL] = "SELECT key, crc FROM mark ORDER BY key",
 	[STMT_MARK_PUT] = "INSERT OR IGNORE INTO mark(key, crc) VALUES(?1, ?2)",
@@ -62,6 +68,7 @@ const char jdb_schema[] = "CREATE TABLE geometry(one INTEGER PRIMARY KEY, body B
 			  "CREATE TABLE state(one INTEGER PRIMARY KEY, durable_upto, folded_upto, ring_upto, "
 			  "last_id, void_from, void_upto, crc);"
 			  "CREATE TABLE volume(id INTEGER PRIMARY KEY, body BLOB);"
+			  "CREATE TABLE identity(id INTEGER PRIMARY KEY, body BLOB);"
 			  "CREATE TABLE setting(key TEXT PRIMARY KEY, value TEXT, crc INTEGER) WITHOUT ROWID;"
 			  "CREATE TABLE mark(key INTEGER PRIMARY KEY, crc INTEGER);"
 			  "CREATE TABLE epoch(id INTEGER PRIMARY KEY, body BLOB);"
@@ -476,15 +483,38 @@ static int read_geometry(struct journal *j, struct bc_error *err)
 	return code;
 }
 
+/* A journal of a release that did not know the table gets it here, in a transaction of its own; the format stays the
+ * same, as that release does not look at it. One that is only read stays as it is. *there: false then. */
+static int make_identity(struct journal *j, bool *there, struct bc_error *err)
+{
+	int rc;
+
+	*there = query_int(j->db, "SELECT count(*) FROM sqlite_master WHERE name = 'identity'", &rc) > 0;
+	if (rc == SQLITE_OK && !*there && !j->read_only) {
+		rc = sqlite3_exec(j->db, "CREATE TABLE identity(id INTEGER PRIMARY KEY, body BLOB)", NULL, NULL, NULL);
+		*there = true;
+	}
+	return rc == SQLITE_OK ? 0 : jdb_fail(j, rc, "cannot make the table of identities", err);
+}
+
 static int prepare_all(struct journal *j, struct bc_error *err)
 {
-	for (int i = 0; i < STMT_COUNT; i++) {
-		int rc = sqlite3_prepare_v3(j->db, stmt_sql[i], -1, SQLITE_PREPARE_PERSISTENT, &j->stmt[i], NULL);
+	bool there;
+	int code = make_identity(j, &there, err);
 
+	for (int i = 0; i < STMT_COUNT && !code; i++) {
+		const char *sql = stmt_sql[i];
+		int rc;
+
+		if (!there && (i == STMT_IDENTITY_PUT || i == STMT_IDENTITY_DELETE))
+			continue;
+		if (!there && i == STMT_VOLUME_ALL)
+			sql = "SELECT id, body, NULL FROM volume ORDER BY id";
+		rc = sqlite3_prepare_v3(j->db, sql, -1, SQLITE_PREPARE_PERSISTENT, &j->stmt[i], NULL);
 		if (rc != SQLITE_OK)
 			return jdb_fail(j, rc, "cannot use its tables", err);
 	}
-	return 0;
+	return code;
 }
 
 static int held_cmp(const void *pa, const void *pb)

@@ -11,6 +11,8 @@
  *   geometry(one, body)   one row, never changed
  *   state(one, durable_upto, ..., crc)   one row, see struct jdb_state
  *   volume(id, body)  setting(key, value, crc)  mark(key, crc)   key of a mark: volume << 32 | region
+ *     settings whose keys begin with SINCE_KEY are the journal's own, see volume.c
+ *   identity(id, body)    what else is known of a volume's backing device; not in journals of before, made when opened
  *   epoch(id, body)       newest changes, one row per epoch
  *   snapshot(row, body)   all entries as of some epoch, one page per row, all rows present since creation
  *   discard(id, body)     pending discards whose epoch has been folded
@@ -54,10 +56,15 @@ enum jdb_stmt {
 	STMT_DISCARD_PUT,
 	STMT_DISCARD_DELETE,
 	STMT_VOLUME_ALL,
+	STMT_VOLUME_HAS,
 	STMT_VOLUME_PUT,
 	STMT_VOLUME_DELETE,
+	STMT_IDENTITY_PUT,
+	STMT_IDENTITY_DELETE,
 	STMT_SETTING_ALL,
+	STMT_SETTING_GET,
 	STMT_SETTING_PUT,
+	STMT_SETTING_DELETE,
 	STMT_MARK_ALL,
 	STMT_MARK_PUT,
 	STMT_MARK_DELETE,
@@ -101,6 +108,8 @@ struct journal {
 	int wal_frames; /* since the WAL was last restarted; 0 once everything is checkpointed */
 	struct jdb_state state;
 	uint64_t last_id; /* last committed or seen */
+	uint64_t since[JOURNAL_MAX_VOLUME + 1]; /* of each volume: the first epoch that can name it; 0: there is none
+						 * with this id. Known from the load on */
 	struct held_epoch *held; /* epochs in the database > folded_upto, ascending: held[held_first .. held_end). While
 				  * a fold deletes, also those it has not come to */
 	size_t held_first, held_end, held_size;
@@ -200,5 +209,17 @@ int jdb_ring_clear(struct journal *j, const uint32_t *k, size_t n); /* empties t
 
 /* ---- fold.c ---- */
 void fold_free(struct fold *f);
+/* The volume's discards count no more, also those that a fold has read already. `maint` and `lock` held. */
+void fold_forget_volume(struct fold *f, uint16_t id);
+
+/* ---- volume.c ---- */
+#define SINCE_KEY "volume-since-" /* and the id */
+/* Takes up a setting of the journal's own. False: it is somebody else's. */
+bool jdb_since_load(struct journal *j, const char *key, const char *value);
+/* A discard that epoch `id` names: is it one of the volume that has the id now? */
+static inline bool jdb_discard_counts(const struct journal *j, uint64_t id, const struct journal_discard *d)
+{
+	return !j->loaded || (d->volume <= JOURNAL_MAX_VOLUME && j->since[d->volume] && id >= j->since[d->volume]);
+}
 
 #endif

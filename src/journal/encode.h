@@ -152,8 +152,24 @@ void discard_row_encode(const struct journal_discard *d, uint8_t *p);
 const char *discard_row_decode(uint64_t rowid, const uint8_t *p, size_t len, struct journal_discard *d);
 size_t volume_size_encoded(const struct journal_volume *v);
 void volume_encode(const struct journal_volume *v, uint8_t *p);
-/* *backing: malloc'ed, v->backing points to it. */
+/* *backing: malloc'ed, v->backing points to it. NULL, or what is wrong with the row; with a good row *backing is NULL
+ * if there is no memory for it. */
 const char *volume_decode(uint64_t rowid, const uint8_t *p, size_t len, struct journal_volume *v, char **backing);
+/* Room for what identity_decode() makes v point to. */
+struct identity_mem {
+	char label[BDEV_LABEL_MAX];
+	struct journal_witness witness[JOURNAL_MAX_WITNESSES];
+};
+/* v->label is not NULL. row_crc: volume_row_crc() of the row it belongs to. */
+size_t identity_size_encoded(const struct journal_volume *v);
+void identity_encode(const struct journal_volume *v, uint32_t row_crc, uint8_t *p);
+/* p NULL, or of another row: leaves v as it is. */
+const char *identity_decode(const uint8_t *p, size_t len, uint32_t row_crc, struct journal_volume *v,
+			    struct identity_mem *mem);
+static inline uint32_t volume_row_crc(const uint8_t *p, size_t len)
+{
+	return len < 4 ? 0 : get32(p + len - 4);
+}
 uint32_t setting_crc(const char *key, const char *value);
 uint32_t mark_crc(uint64_t key);
 #define STATE_VALUES 6u

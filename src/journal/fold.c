@@ -156,7 +156,7 @@ static int fold_start(struct journal *j, struct fold *f, uint64_t durable_upto)
 	return 0;
 }
 
-static int keep_discards(struct fold *f, const struct epoch_view *v)
+static int keep_discards(const struct journal *j, struct fold *f, const struct epoch_view *v)
 {
 	if (f->ndiscards + v->ndiscards > f->discards_size) {
 		size_t size = (f->ndiscards + v->ndiscards) * 2;
@@ -167,9 +167,28 @@ static int keep_discards(struct fold *f, const struct epoch_view *v)
 		f->discards = mem;
 		f->discards_size = size;
 	}
-	for (uint32_t i = 0; i < v->ndiscards; i++)
-		discard_decode(v->discards + (size_t)i * EPOCH_DISCARD, &f->discards[f->ndiscards++]);
+	for (uint32_t i = 0; i < v->ndiscards; i++) {
+		discard_decode(v->discards + (size_t)i * EPOCH_DISCARD, &f->discards[f->ndiscards]);
+		/* What an earlier volume with this id left would be taken for this one's under a new number. */
+		if (jdb_discard_counts(j, v->id, &f->discards[f->ndiscards]))
+			f->ndiscards++;
+	}
 	return 0;
+}
+
+void fold_forget_volume(struct fold *f, uint16_t id)
+{
+	size_t n = 0;
+
+	if (f->state == FOLD_READ || f->state == FOLD_MERGE) {
+		fold_reset(f); /* nothing of it has been written */
+		return;
+	}
+	for (size_t i = 0; i < f->ndiscards; i++) {
+		if (f->discards[i].volume != id)
+			f->discards[n++] = f->discards[i];
+	}
+	f->ndiscards = n;
 }
 
 static int fold_read(struct journal *j, struct fold *f, struct bc_error *err)
@@ -191,7 +210,7 @@ static int fold_read(struct journal *j, struct fold *f, struct bc_error *err)
 			code = jdb_damaged(j, err, "epoch %llu: %s", (unsigned long long)id, why);
 		else if (!code && f->merge && h->row == RING_NONE && MUTATE(MERGE_TABLE))
 			;
-		else if (!code && (record_list_add(&f->records, &v, j->geo.blocks_per_line) || keep_discards(f, &v)))
+		else if (!code && (record_list_add(&f->records, &v, j->geo.blocks_per_line) || keep_discards(j, f, &v)))
 			code = bc_fail(err, -ENOMEM, "%s: out of memory", j->path);
 		else if (code)
 			bc_fail(err, code, "%s: cannot read epoch %llu: %s", j->path, (unsigned long long)id,

@@ -34,12 +34,11 @@ struct load {
 	uint64_t durable;
 	struct record_list records; /* of all epochs that decode, sorted by entry */
 	struct epoch_blobs blobs;
-	uint64_t volumes[(JOURNAL_MAX_VOLUME + 64) / 64]; /* known ids, a bit each */
 };
 
 static inline bool load_volume_known(const struct load *ld, unsigned id)
 {
-	return id <= JOURNAL_MAX_VOLUME && ld->volumes[id / 64] >> (id % 64) & 1;
+	return id <= JOURNAL_MAX_VOLUME && ld->j->since[id];
 }
 
 size_t load_epoch_of(const struct load *ld, uint32_t seq);

@@ -25,15 +25,22 @@
  * then in the prefix by the same argument. The result is the exact state after some epoch (P2), and every block in it
  * has the content it was given then (P3).
  *
- * An epoch > D whose row cannot be decoded ends the prefix too: without it no later state is known. At or below D it
- * is damage that leaves no safe reading.
+ * A row that cannot be decoded is damage that leaves no safe reading, whether it is above D or not: rows of the table
+ * are whole or not there, since SQLite applies a transaction as a whole. The same goes for the ring, but for its newest
+ * row, if there is no later epoch in the table either: one row is written at a time, and synced before the next commit
+ * begins, so power loss can tear only that one. Above D it is then an epoch that nobody was told is durable.
+ *
+ * Whether a block is there has three answers. What cannot be read, or needs memory that is not to be had, is not
+ * "not there": the load ends with the error, nothing has been changed, and the next one starts with everything again.
  *
  * Epochs <= folded_upto are not looked at, in whichever table: the snapshot has them, their rows wait to be deleted or
  * used again. Which epoch a damaged row of the ring held is known nevertheless, see ring.c.
  *
- * Dropped rows are deleted before anything is told to the caller, in one transaction with the highest id ever used: new
- * epochs must not be taken for the dropped ones, nor dropped ones come back between new ones. For those in the ring,
- * the same transaction makes their ids void (ring.c).
+ * Dropped rows are deleted in one transaction with the highest id ever used: new epochs must not be taken for the
+ * dropped ones, nor dropped ones come back between new ones. For those in the ring, the same transaction makes their
+ * ids void (ring.c). It is the last thing a load does, so that one which ends with an error, the caller's or our own,
+ * has changed nothing. Until then a crash leads to the same judgement again: what redo wrote lies in slots that the
+ * kept state uses, and no dropped epoch got one of those for its data.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -154,39 +161,52 @@ static size_t superseded_by(const struct load *ld, const struct candidate *c)
 	return SIZE_MAX;
 }
 
-static bool verify(struct load *ld, const struct journal_block *b, size_t n)
+/* 1: all are there; 0: not all; -errno: it cannot be told. */
+static int verify(struct load *ld, const struct journal_block *b, size_t n)
 {
-	return !n || ld->ops->verify(ld->ctx, b, (uint32_t)n);
+	int code = n ? ld->ops->verify(ld->ctx, b, (uint32_t)n) : 1;
+
+	if (code < 0 && !ld->err->code)
+		bc_fail(ld->err, code, "%s: whether the data of the last epochs is there cannot be told: %s",
+			ld->j->path, strerror(-code));
+	return code;
 }
 
-/* Returns the first epoch whose state may be whole as far as epoch e's own blocks go: e if all are there, SIZE_MAX if
- * none. */
-static size_t judge_blocks(struct load *ld, struct candidates *cs)
+/* *need: the first epoch whose state may be whole as far as epoch e's own blocks go: 0 if all are there, SIZE_MAX if
+ * none. 0 or -errno. */
+static int judge_blocks(struct load *ld, struct candidates *cs, size_t *need)
 {
-	size_t need = 0, later = 0, must = 0;
+	size_t later = 0, must = 0;
+	int code;
 
+	*need = 0;
 	for (size_t i = 0; i < cs->n; i++)
 		cs->b[i] = cs->c[i].b;
-	if (verify(ld, cs->b, cs->n))
-		return 0;
+	code = verify(ld, cs->b, cs->n);
+	if (code)
+		return code < 0 ? code : 0;
 	for (size_t i = 0; i < cs->n; i++) {
 		if (superseded_by(ld, &cs->c[i]) == SIZE_MAX)
 			cs->b[must++] = cs->c[i].b;
 		else
 			cs->c[later++] = cs->c[i];
 	}
-	if (!later || !verify(ld, cs->b, must))
-		return SIZE_MAX;
+	code = later ? verify(ld, cs->b, must) : 0;
+	if (code <= 0) {
+		*need = SIZE_MAX;
+		return code;
+	}
 	for (size_t i = 0; i < later; i++) {
 		size_t at;
 
-		if (verify(ld, &cs->c[i].b, 1))
-			continue;
-		at = superseded_by(ld, &cs->c[i]);
-		if (at > need)
-			need = at;
+		code = verify(ld, &cs->c[i].b, 1);
+		if (code < 0)
+			return code;
+		at = code ? 0 : superseded_by(ld, &cs->c[i]);
+		if (at > *need)
+			*need = at;
 	}
-	return need;
+	return 0;
 }
 
 /* The first epoch that could not be kept says why. One that was superseded in a kept state is none. */
@@ -214,6 +234,24 @@ static int check_inlines(struct load *ld, size_t e)
 	return 0;
 }
 
+/* Can it be that power was lost while this row was written? */
+static bool may_be_torn(const struct load *ld, size_t e)
+{
+	return ld->j->held[ld->j->held_first + e].row != RING_NONE && e + 1 == ld->nep;
+}
+
+/* The row of epoch e is bad. 0: it was never durable, and ends the prefix. */
+static int bad_row(struct load *ld, size_t e, const char *why)
+{
+	ld->ep[e].bad = why;
+	if (may_be_torn(ld, e))
+		return 0;
+	return jdb_damaged(ld->j, ld->err,
+			   "epoch %llu: %s; it had been committed, so nothing is dropped: restore the journal from a "
+			   "copy, or make the cache anew",
+			   (unsigned long long)ld->ep[e].id, why);
+}
+
 int load_judge(struct load *ld)
 {
 	size_t need = 0;
@@ -222,22 +260,24 @@ int load_judge(struct load *ld)
 	ld->keep = ld->first_unsure;
 	for (size_t e = ld->first_unsure; e < ld->nep; e++) {
 		struct candidates cs = { 0 };
-		size_t first;
+		size_t first = SIZE_MAX;
 
 		if (ld->ep[e].bad)
 			break;
 		code = check_inlines(ld, e);
 		if (code == -EBADMSG) {
-			ld->ep[e].bad = "the data in its row has a wrong checksum";
-			code = 0;
+			code = bad_row(ld, e, "the data in its row has a wrong checksum");
+			if (code)
+				return code;
 			break;
 		}
 		if (!code)
 			code = collect_fresh(ld, e, &cs);
-		first = code ? SIZE_MAX : judge_blocks(ld, &cs);
+		if (!code)
+			code = judge_blocks(ld, &cs, &first);
 		free(cs.c);
 		free(cs.b);
-		if (code == -ENOMEM)
+		if (code == -ENOMEM && !ld->err->code)
 			bc_fail(ld->err, code, "%s: out of memory", ld->j->path);
 		if (code)
 			return code;
@@ -276,16 +316,14 @@ static int read_epochs(struct load *ld)
 		code = jdb_epoch_read(j, &ld->blobs, h, &le->mem, &le->v, &body, &le->bad);
 		h->body = (uint32_t)body;
 		h->meta = le->bad ? 0 : le->v.meta_len;
-		if (code == -EBADMSG)
-			continue;
-		if (!code)
-			code = record_list_add(&ld->records, &le->v, j->geo.blocks_per_line);
-		if (code == -EUCLEAN) {
-			/* A broken page of the database: all that is known is that this row cannot be read. */
-			le->bad = "its row cannot be read";
-			jdb_epoch_close(&ld->blobs);
+		if (code == -EBADMSG || code == -EUCLEAN) { /* the latter: a broken page of the database */
+			code = bad_row(ld, e, le->bad ? le->bad : "its row cannot be read");
+			if (code)
+				return code;
 			continue;
 		}
+		if (!code)
+			code = record_list_add(&ld->records, &le->v, j->geo.blocks_per_line);
 		if (code)
 			return bc_fail(ld->err, code, "%s: cannot read epoch %llu: %s", j->path,
 				       (unsigned long long)h->id, strerror(-code));
@@ -311,14 +349,23 @@ static int read_volumes(struct load *ld)
 	while (!code && (rc = sqlite3_step(s)) == SQLITE_ROW) {
 		uint64_t id = (uint64_t)sqlite3_column_int64(s, 0);
 		struct journal_volume v;
+		struct identity_mem mem;
 		char *backing = NULL;
 		const void *body = sqlite3_column_blob(s, 1);
-		const char *why = volume_decode(id, body, (size_t)sqlite3_column_bytes(s, 1), &v, &backing);
+		size_t len = (size_t)sqlite3_column_bytes(s, 1);
+		const char *why = volume_decode(id, body, len, &v, &backing);
 
-		if (why) {
+		if (!why)
+			why = identity_decode(sqlite3_column_blob(s, 2), (size_t)sqlite3_column_bytes(s, 2),
+					      volume_row_crc(body, len), &v, &mem);
+		if (why && sqlite3_errcode(ld->j->db) == SQLITE_NOMEM) {
+			code = -ENOMEM;
+		} else if (why) {
 			code = jdb_damaged(ld->j, ld->err, "volume %llu: %s", (unsigned long long)id, why);
+		} else if (!backing) {
+			code = -ENOMEM;
 		} else {
-			ld->volumes[v.id / 64] |= 1ull << (v.id % 64);
+			ld->j->since[v.id] = 1;
 			code = ld->ops->volume ? ld->ops->volume(ld->ctx, &v) : 0;
 		}
 		free(backing);
@@ -338,9 +385,11 @@ static int read_settings(struct load *ld)
 		const char *key = (const char *)sqlite3_column_text(s, 0);
 		const char *value = (const char *)sqlite3_column_text(s, 1);
 
-		if (!key || !value || (uint32_t)sqlite3_column_int64(s, 2) != setting_crc(key, value))
+		if ((!key || !value) && sqlite3_errcode(ld->j->db) == SQLITE_NOMEM)
+			code = -ENOMEM;
+		else if (!key || !value || (uint32_t)sqlite3_column_int64(s, 2) != setting_crc(key, value))
 			code = jdb_damaged(ld->j, ld->err, "setting %.50s: checksum mismatch", key ? key : "?");
-		else
+		else if (!jdb_since_load(ld->j, key, value))
 			code = ld->ops->setting ? ld->ops->setting(ld->ctx, key, value) : 0;
 	}
 	if (!code && rc != SQLITE_DONE)
@@ -449,21 +498,23 @@ static int load_locked(struct load *ld)
 		code = read_epochs(ld);
 	if (!code)
 		code = load_judge(ld);
-	if (!code && ld->keep < ld->nep && !j->read_only && !MUTATE(DROPPED_ROWS))
-		code = delete_dropped(ld);
 	if (code)
 		return code;
-	if (ld->durable > j->state.durable_upto)
-		j->state.durable_upto = ld->durable;
 	fill_report(ld);
 	code = read_marks(ld);
 	if (!code)
 		code = load_lines(ld);
 	if (!code)
 		code = load_discards(ld);
-	if (!code)
-		j->loaded = true;
-	return code;
+	/* All is known and nothing failed: only now is anything changed. */
+	if (!code && ld->keep < ld->nep && !j->read_only && !MUTATE(DROPPED_ROWS))
+		code = delete_dropped(ld);
+	if (code)
+		return code;
+	if (ld->durable > j->state.durable_upto)
+		j->state.durable_upto = ld->durable;
+	j->loaded = true;
+	return 0;
 }
 
 int journal_load(struct journal *j, const struct journal_load_ops *ops, void *ctx, struct journal_load_report *report,

@@ -128,6 +128,19 @@ static int deliver(struct replay *rp, const struct journal_line *l, bool unsure)
 	return ld->ops->line ? ld->ops->line(ld->ctx, l) : 0;
 }
 
+/* A volume's lines are freed, in epochs that no recovery drops, before its row is deleted. So what an earlier volume
+ * with this id left is never the last record. */
+static int check_age(struct replay *rp, const struct journal_line *l, const struct record_ref *r)
+{
+	struct load *ld = rp->ld;
+	uint64_t since = load_volume_known(ld, l->volume) ? ld->j->since[l->volume] : 0;
+
+	if (since > 1 && ld->ep[load_epoch_of(ld, r->seq)].id < since)
+		return jdb_damaged(ld->j, ld->err, "entry %u: its line was recorded before volume %u was added",
+				   l->entry, l->volume);
+	return 0;
+}
+
 /* The last kept record of `entry`, the list's position being at or before its records; NULL if there is none. */
 static const struct record_ref *last_record(struct replay *rp, uint32_t entry)
 {
@@ -170,6 +183,8 @@ static int replay_row(struct replay *rp, uint64_t row, const uint8_t *p)
 			record_decode(bpl, r->p, l);
 			l->fresh = 0;
 			if (l->volume)
+				code = check_age(rp, l, r);
+			if (l->volume && !code)
 				code = deliver(rp, l, r->seq >= unsure_seq);
 		} else if (snapshot_get(bpl, p, i, l)) {
 			l->entry = (uint32_t)entry;
@@ -218,6 +233,10 @@ int load_lines(struct load *ld)
 		const uint8_t *p = sqlite3_column_blob(s, 1);
 		const char *why = snapshot_verify(j->geo.blocks_per_line, row, p, (size_t)sqlite3_column_bytes(s, 1));
 
+		if (!p && sqlite3_errcode(j->db) == SQLITE_NOMEM) {
+			code = -ENOMEM;
+			break;
+		}
 		if (!why && (uint64_t)sqlite3_column_int64(s, 0) != row)
 			why = "row is missing";
 		if (!why && row >= rows)
@@ -290,8 +309,11 @@ int load_discards(struct load *ld)
 		const void *body = sqlite3_column_blob(s, 1);
 		const char *why = discard_row_decode(id, body, (size_t)sqlite3_column_bytes(s, 1), &d);
 
-		code = why ? jdb_damaged(j, ld->err, "discard %llu: %s", (unsigned long long)id, why)
-			   : discard_apply(&dl, &d);
+		if (!body && sqlite3_errcode(j->db) == SQLITE_NOMEM)
+			code = -ENOMEM;
+		else
+			code = why ? jdb_damaged(j, ld->err, "discard %llu: %s", (unsigned long long)id, why)
+				   : discard_apply(&dl, &d);
 	}
 	sqlite3_reset(s);
 	if (!code && rc != SQLITE_DONE)
@@ -301,10 +323,11 @@ int load_discards(struct load *ld)
 
 		for (uint32_t i = 0; !code && i < v->ndiscards; i++) {
 			discard_decode(v->discards + (size_t)i * EPOCH_DISCARD, &d);
-			code = discard_apply(&dl, &d);
+			if (load_volume_known(ld, d.volume) && v->id >= j->since[d.volume])
+				code = discard_apply(&dl, &d);
 		}
 	}
-	/* Of a volume that was removed since: there is nothing left to zero. */
+	/* Of a volume that was removed by a release that left them: there is nothing left to zero. */
 	for (size_t i = 0; !code && i < dl.n; i++) {
 		if (load_volume_known(ld, dl.d[i].volume))
 			code = ld->ops->discard ? ld->ops->discard(ld->ctx, &dl.d[i]) : 0;

@@ -12,6 +12,12 @@
  *   volume:    u32 magic "BCV1", u16 id (= rowid), u16 in_use, mode[4], u64 size, u64 id[2], i64 mtime_ns,
  *              u32 length of name, u32 length of backing, name, backing (both without NUL), crc
  *
+ *   identity:  u32 magic "BCI1", u32 the crc at the end of the volume's row, i64 noted_ns, u32 length of label,
+ *              u32 number of witnesses, label, witnesses of {u64 block, u32 crc}, crc; rowid = id of the volume
+ *
+ * An identity that does not name the volume's row as it is was written beside another one (by a release that does not
+ * know of it, say): it counts as not there, since whoever wrote the row may have written to the backing device.
+ *
  * Settings, marks and the state row are plain columns with a crc column over them: a flipped bit in a mark would make
  * stale lines look good.
  */
@@ -25,6 +31,9 @@
 #define DISCARD_MAGIC 0x31444342u
 #define VOLUME_MAGIC 0x31564342u
 #define VOLUME_FIXED 52u
+#define IDENTITY_MAGIC 0x31494342u
+#define IDENTITY_FIXED 24u
+#define IDENTITY_WITNESS 12u
 
 static uint8_t *put_bytes(uint8_t *p, const void *from, size_t n)
 {
@@ -140,7 +149,58 @@ const char *volume_decode(uint64_t rowid, const uint8_t *p, size_t len, struct j
 		return "id out of range";
 	*backing = strndup((const char *)p + VOLUME_FIXED + nname, nbacking);
 	v->backing = *backing;
-	return *backing ? NULL : "out of memory";
+	return NULL; /* without memory *backing is NULL: that is no damage */
+}
+
+size_t identity_size_encoded(const struct journal_volume *v)
+{
+	return IDENTITY_FIXED + strlen(v->label) + (size_t)v->nwitness * IDENTITY_WITNESS + 4;
+}
+
+void identity_encode(const struct journal_volume *v, uint32_t row_crc, uint8_t *out)
+{
+	uint8_t *p = out;
+	size_t label = strlen(v->label);
+
+	p = put32(p, IDENTITY_MAGIC);
+	p = put32(p, row_crc);
+	p = put64(p, (uint64_t)v->noted_ns);
+	p = put32(p, (uint32_t)label);
+	p = put32(p, v->nwitness);
+	p = put_bytes(p, (const uint8_t *)v->label, label);
+	for (uint32_t i = 0; i < v->nwitness; i++) {
+		p = put64(p, v->witness[i].block);
+		p = put32(p, v->witness[i].crc);
+	}
+	put32(p, crc32c(out, (size_t)(p - out)));
+}
+
+const char *identity_decode(const uint8_t *p, size_t len, uint32_t row_crc, struct journal_volume *v,
+			    struct identity_mem *mem)
+{
+	uint64_t nlabel, n;
+
+	if (!p) /* there is none */
+		return NULL;
+	if (len < IDENTITY_FIXED + 4 || get32(p) != IDENTITY_MAGIC || !crc_ok(p, len))
+		return "identity: checksum mismatch";
+	nlabel = get32(p + 16);
+	n = get32(p + 20);
+	if (nlabel >= sizeof(mem->label) || n > JOURNAL_MAX_WITNESSES ||
+	    IDENTITY_FIXED + nlabel + n * IDENTITY_WITNESS + 4 != len)
+		return "identity: lengths out of range";
+	if (get32(p + 4) != row_crc)
+		return NULL;
+	memcpy(mem->label, p + IDENTITY_FIXED, nlabel);
+	mem->label[nlabel] = 0;
+	v->label = mem->label;
+	v->noted_ns = (int64_t)get64(p + 8);
+	p += IDENTITY_FIXED + nlabel;
+	for (uint32_t i = 0; i < n; i++, p += IDENTITY_WITNESS)
+		mem->witness[i] = (struct journal_witness){ .block = get64(p), .crc = get32(p + 8) };
+	v->witness = mem->witness;
+	v->nwitness = (uint32_t)n;
+	return NULL;
 }
 
 uint32_t setting_crc(const char *key, const char *value)

@@ -68,6 +68,25 @@ uint64_t hist_count(const struct hist *h)
 	return n;
 }
 
+uint64_t hist_count_below(const struct hist *h, unsigned shift)
+{
+	unsigned end = (shift - SUB_BITS + 1) * HIST_SUB; /* the bucket of 2^shift */
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < end && i < HIST_BUCKETS; i++)
+		n += atomic_load_explicit(&h->bucket[i], memory_order_relaxed);
+	return n;
+}
+
+double hist_sum(const struct hist *h)
+{
+	double sum = 0;
+
+	for (unsigned i = 0; i < HIST_BUCKETS; i++)
+		sum += (double)atomic_load_explicit(&h->bucket[i], memory_order_relaxed) * (double)bucket_value(i);
+	return sum;
+}
+
 uint64_t hist_quantile(const struct hist *h, double q)
 {
 	uint64_t max = atomic_load_explicit(&h->max, memory_order_relaxed);

@@ -20,6 +20,8 @@ struct hist {
 void hist_add(struct hist *h, uint64_t ns);
 void hist_merge(struct hist *into, const struct hist *from); /* `into` is the caller's alone */
 uint64_t hist_count(const struct hist *h);
+uint64_t hist_count_below(const struct hist *h, unsigned shift); /* values below 2^shift; shift 4 to 43 */
+double hist_sum(const struct hist *h); /* of all values; each is taken to within 1/32 */
 uint64_t hist_quantile(const struct hist *h, double q); /* 0..1; 0 if empty */
 
 #endif

@@ -18,6 +18,7 @@
 	X(CRC_CHECK, "crc-check", "recovery believes the data file without checking")                                  \
 	X(INTENT_MARK, "intent-mark", "no write-intent mark before a write to backing")                                \
 	X(INTENT_DROP, "intent-drop", "recovery keeps clean lines of marked regions")                                  \
+	X(WITNESS_DROP, "witness-drop", "our own writes do not end what is remembered of the blocks they go to")        \
 	X(WARM, "warm", "recovery drops all clean lines")                                                              \
 	X(INTENT_CLEAR, "intent-clear", "marks are cleared without flushing the backing device")                       \
 	X(INTENT_EPOCH, "intent-epoch", "marks are cleared before the cache's side is durable")                        \
@@ -45,6 +46,9 @@
 	X(MERGE_PUT, "merge-put", "merging frees the ring without the row that takes its place")                       \
 	X(MERGE_TABLE, "merge-table", "merging leaves out the table's epochs that lie between those of the ring")      \
 	X(REMOVE_LINES, "remove-lines", "a volume's row is removed before its lines are")                              \
+	X(VOLUME_SINCE, "volume-since", "a discard counts for whatever volume has its id now")                         \
+	X(BYPASS_LOADS, "bypass-loads", "the journal does not count the loads, so that any old note voids it")         \
+	X(VOID_DISCARD, "void-discard", "a discard of a void journal is repeated")                                     \
 	X(IDENTITY_SYNC, "identity-sync", "a volume's row holds a modification time that was not synced")              \
 	X(REMOVE_SYNC, "remove-sync",                                                                                  \
 	  "replacing a cache removes the data file before the journal's removal is synced")                            \

@@ -76,6 +76,21 @@ is "$bad" "" "every line is well formed"
 is "$(grep -E '^# TYPE' "$T/.out" | sort | uniq -d)" "" "each metric has one TYPE line"
 ok "names begin with blkcache_" test "$(grep -v '^#' "$T/.out" | grep -vc '^blkcache_')" = 0
 like "$out" 'volume="a"' "volumes are labels"
+# Histograms: buckets only grow, the last is the count, and the sum is about count times a time between 0 and the maximum.
+hist() { grep "^blkcache_request_duration_seconds_$1{.*volume=\"a\",op=\"read_hit\"" "$T/.out" | sed 's/.* //'; }
+ok "buckets are cumulative" awk '$1 < last { exit 1 } { last = $1 }' <(hist bucket)
+is "$(hist bucket | tail -n 1)" "$(hist count)" "the bucket +Inf has them all"
+ok "something was timed" test "$(hist count)" -gt 0
+ok "the sum fits the maximum" awk -v sum="$(hist sum)" -v n="$(hist count)" -v max="$(jq '.volumes[0].latency_us.read_hit.max' "$T/json")" \
+	'BEGIN { exit !(sum > 0 && sum <= n * max / 1e6 * 10) }'
+
+# The manual page has every counter, and its section is what counters.h makes.
+root=$(dirname "$0")/../..
+for key in $(jq -r '.totals | .requests, .bytes, .errors, .latency_us | keys[]' "$T/json"); do
+	ok "the manual page has $key" grep -qx "\.B $key" "$root/contrib/man/blkcache.1"
+done
+ok "and its section is up to date (make man)" diff "$BUILD/counters.man" \
+	<(sed -n '/counters:begin/,/counters:end/{/counters:/!p}' "$root/contrib/man/blkcache.1")
 stop c
 refuses 1 "$T/c" "stats of a stopped cache" bc stats "$T/c"
 done_testing

@@ -234,6 +234,11 @@ bool check_state(const struct run *r, uint32_t p, struct world *w, bool extra, c
 		check_stats.redone += report.redo_blocks;
 		check_stats.dropped_clean += report.dropped_clean_lines;
 		ok = check_lines(c, why, len);
+		/* nobody but us was there: P10 must not see others, nor hide a stale line by dropping it */
+		if (ok && report.changed_volumes) {
+			snprintf(why, len, "P10: nobody else wrote to backing: %s", report.notes);
+			ok = false;
+		}
 		if (ok && report.dropped_clean_lines && !wrote_through(r, p)) {
 			snprintf(why, len, "P4: recovery dropped %llu clean lines: %s",
 				 (unsigned long long)report.dropped_clean_lines, report.notes);

@@ -219,7 +219,7 @@ static void *t_manager(void *arg)
 	return NULL;
 }
 
-/* Zeroes what lies past the owned blocks: ranges too large for a range lock, in the gate exclusively. */
+/* Zeroes what lies past the owned blocks: ranges too large for one range lock. */
 static void *t_discarder(void *arg)
 {
 	struct torturer *w = arg;

@@ -142,6 +142,7 @@ struct collected {
 	/* What verify answers: false if one of these slots is asked about. */
 	const uint32_t *bad_slots;
 	unsigned nbad;
+	int verify_fails; /* the error that it gives instead of "yes" */
 	uint64_t verified; /* blocks asked about */
 	struct journal_load_report report;
 	struct bc_error err;
@@ -170,7 +171,7 @@ static int on_setting(void *ctx, const char *key, const char *value)
 	return 0;
 }
 
-static bool on_verify(void *ctx, const struct journal_block *blocks, uint32_t n)
+static int on_verify(void *ctx, const struct journal_block *blocks, uint32_t n)
 {
 	struct collected *c = ctx;
 
@@ -178,10 +179,10 @@ static bool on_verify(void *ctx, const struct journal_block *blocks, uint32_t n)
 	for (uint32_t i = 0; i < n; i++) {
 		for (unsigned k = 0; k < c->nbad; k++) {
 			if (blocks[i].slot == c->bad_slots[k])
-				return false;
+				return 0;
 		}
 	}
-	return true;
+	return c->verify_fails ? c->verify_fails : 1;
 }
 
 static int on_mark(void *ctx, const struct journal_mark *m)

@@ -26,7 +26,6 @@ struct model {
 	struct bdev *dev;
 	struct buffer_client *client;
 	bool faulty; /* writes may fail */
-	bool prefetch; /* the device stands reads beside the writes that op_forget makes past the buffers */
 	unsigned ops;
 };
 
@@ -83,6 +82,25 @@ static uint64_t device_version(struct worker *w, uint64_t block)
 	return version_of(w->block_buf, block);
 }
 
+/* What a miss does: the pinned buffer of the block, read if need be. */
+static int read_block(struct worker *w, uint32_t block, struct buffer **out)
+{
+	int rc = 0;
+
+	*out = buffer_get(w->m->client, block);
+	if (*out)
+		return 0;
+	rc = buffer_alloc(w->m->client, out, 1, true);
+	if (rc)
+		return rc;
+	rc = bdev_pread(w->ch, buffer_data(*out), TD_BS, (uint64_t)block * TD_BS);
+	if (rc)
+		buffer_release(*out);
+	else
+		expect(buffer_publish(*out, block, false), "block %u is in memory twice", block);
+	return rc;
+}
+
 static void op_read(struct worker *w, uint32_t block)
 {
 	struct model *m = w->m;
@@ -91,8 +109,8 @@ static void op_read(struct worker *w, uint32_t block)
 	int rc;
 
 	pthread_mutex_lock(&m->lock[block]);
-	rc = buffer_read(m->client, w->ch, block, &b);
-	expect(rc == 0 || m->faulty, "buffer_read: %d", rc);
+	rc = read_block(w, block, &b);
+	expect(rc == 0 || m->faulty, "read: %d", rc);
 	if (!rc) {
 		v = version_of(buffer_data(b), block);
 		expect(v == m->version[block], "block %u has version %llu instead of %llu", block,
@@ -122,23 +140,6 @@ static void op_write(struct worker *w, uint32_t block, unsigned n)
 		pthread_mutex_unlock(&m->lock[block + i]);
 }
 
-static void op_modify(struct worker *w, uint32_t block)
-{
-	struct model *m = w->m;
-	struct buffer *b;
-
-	pthread_mutex_lock(&m->lock[block]);
-	b = buffer_get(m->client, block);
-	if (b) {
-		if (buffer_try_stabilize(b)) {
-			fill(buffer_data(b), block, ++m->version[block]);
-			buffer_mark_dirty(b);
-		}
-		buffer_release(b);
-	}
-	pthread_mutex_unlock(&m->lock[block]);
-}
-
 static void op_forget(struct worker *w, uint32_t block)
 {
 	struct model *m = w->m;
@@ -157,7 +158,6 @@ static void op_forget(struct worker *w, uint32_t block)
 		m->written[block] = m->version[block] = v;
 	else
 		m->written[block] = m->version[block] = device_version(w, block);
-	buffer_forget(m->client, block, 1); /* a prefetch may have read it before our write */
 	expect(device_version(w, block) == m->version[block], "block %u was written over", block);
 	pthread_mutex_unlock(&m->lock[block]);
 }
@@ -180,7 +180,7 @@ static void op_sync(struct worker *w, uint32_t block)
 	pthread_mutex_unlock(&m->lock[block]);
 }
 
-/* Lookups and prefetches without the range lock: frames are given to other blocks all the time, and the one that is
+/* Lookups without the range lock: frames are given to other blocks all the time, and the one that is
  * found must be the block's, and stay so while it is pinned. */
 static void op_look(struct worker *w)
 {
@@ -196,14 +196,12 @@ static void op_look(struct worker *w)
 	for (unsigned i = 0; i < n; i++) {
 		uint64_t word = __atomic_load_n((uint64_t *)buffer_data(b[i]), __ATOMIC_RELAXED);
 
-		expect(buffer_block(b[i]) == block[i], "asked for block %u, got %llu", block[i],
-		       (unsigned long long)buffer_block(b[i]));
+		expect(buffer_block_relaxed(b[i]) == block[i], "asked for block %u, got %llu", block[i],
+		       (unsigned long long)buffer_block_relaxed(b[i]));
 		expect(!word || word >> 40 == block[i], "block %u has the data of %llu", block[i],
 		       (unsigned long long)word >> 40);
 	}
 	buffer_release_many(b, n);
-	if (w->m->prefetch && rnd(w, 4) == 0)
-		buffer_prefetch(w->m->client, rnd(w, BLOCKS - 16), 16);
 }
 
 static void *work(void *arg)
@@ -216,12 +214,10 @@ static void *work(void *arg)
 
 		if (what < 35)
 			op_read(w, block);
-		else if (what < 55)
+		else if (what < 70)
 			op_write(w, block, 1);
-		else if (what < 65)
-			op_write(w, rnd(w, BLOCKS - RUN), 1 + rnd(w, RUN));
 		else if (what < 80)
-			op_modify(w, block);
+			op_write(w, rnd(w, BLOCKS - RUN), 1 + rnd(w, RUN));
 		else if (what < 88)
 			op_forget(w, block);
 		else if (what < 91)
@@ -265,11 +261,10 @@ static void verify(struct model *m)
 	bdev_channel_close(w.ch);
 }
 
-/* Threads of all clients at once on one pool. */
-static void torture(const char *const *specs, unsigned nclients, bool faulty, unsigned ops)
+static void torture(const char *spec, bool faulty, unsigned ops)
 {
 	struct buffer_pool_params pp = { .memory = (uint64_t)FRAMES * TD_BS, .block_size = TD_BS, .dirty_percent = 40 };
-	struct model *models = calloc(nclients, sizeof(*models));
+	struct model *m = calloc(1, sizeof(*m));
 	struct worker *workers = calloc(THREADS, sizeof(*workers));
 	uint64_t seed = get_seed();
 	struct buffer_pool *pool;
@@ -277,72 +272,44 @@ static void torture(const char *const *specs, unsigned nclients, bool faulty, un
 	char why[200];
 
 	cr_assert_eq(buffer_pool_create(&pp, &pool, &err), 0, "%s", err.msg);
-	for (unsigned i = 0; i < nclients; i++) {
-		struct buffer_client_params cp = { .reserved = nclients > 1 ? 24 : 0 };
-		struct model *m = &models[i];
-
-		m->faulty = faulty;
-		m->prefetch = strcmp(specs[i], "bufrec") == 0;
-		m->ops = ops;
-		for (unsigned j = 0; j < BLOCKS; j++)
-			pthread_mutex_init(&m->lock[j], NULL);
-		cr_assert_eq(bdev_open(specs[i], 0, &m->dev, &err), 0, "%s", err.msg);
-		cr_assert_eq(buffer_client_create(pool, m->dev, &cp, &m->client, &err), 0, "%s", err.msg);
-	}
+	m->faulty = faulty;
+	m->ops = ops;
+	for (unsigned j = 0; j < BLOCKS; j++)
+		pthread_mutex_init(&m->lock[j], NULL);
+	cr_assert_eq(bdev_open(spec, 0, &m->dev, &err), 0, "%s", err.msg);
+	cr_assert_eq(buffer_client_create(pool, m->dev, &m->client, &err), 0, "%s", err.msg);
 	for (unsigned i = 0; i < THREADS; i++) {
-		workers[i].m = &models[i % nclients];
+		workers[i].m = m;
 		workers[i].rng = (seed + i) * 0x9e3779b97f4a7c15ull | 1;
 		cr_assert_eq(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
 	}
 	for (unsigned i = 0; i < THREADS; i++)
 		pthread_join(workers[i].thread, NULL);
 	cr_assert_eq(failures, 0, "seed %llu: %s", (unsigned long long)seed, failure);
-	for (unsigned i = 0; i < nclients; i++) {
-		quiesce(&models[i]);
-		verify(&models[i]);
-	}
+	quiesce(m);
+	verify(m);
 	cr_assert_eq(td.overlaps, 0, "two writes of one block in flight");
 	cr_assert_eq(td.unstable, 0, "memory changed while it was written");
-	/* prefetches may still run: a writer that stops has finished them */
-	for (unsigned i = 1; i < nclients; i++)
-		buffer_client_destroy(models[i].client);
-	for (int i = 0; i < 1000 && models[0].client->prefetch_count; i++)
-		usleep(1000);
-	usleep(20000);
 	cr_assert_eq(buffer_pool_check(pool, why, sizeof(why)), 0, "%s", why);
-	buffer_client_destroy(models[0].client);
+	buffer_client_destroy(m->client);
 	cr_assert_eq(buffer_pool_check(pool, why, sizeof(why)), 0, "%s", why);
-	for (unsigned i = 0; i < nclients; i++)
-		bdev_close(models[i].dev);
+	bdev_close(m->dev);
 	buffer_pool_destroy(pool);
-	free(models);
+	free(m);
 	free(workers);
 }
 
 Test(torture, recording_device, .timeout = 60)
 {
-	static const char *const specs[] = { "bufrec" };
-
-	torture(specs, 1, false, 12000);
+	torture("bufrec", false, 12000);
 }
 
 Test(torture, writes_that_fail_now_and_then, .timeout = 60) /* P6: no false success, nothing lost */
 {
-	static const char *const specs[] = { "error:op=write,percent=5,seed=1:malloc:size=4M" };
-
-	torture(specs, 1, true, 8000);
+	torture("error:op=write,percent=5,seed=1:malloc:size=4M", true, 8000);
 }
 
 Test(torture, slow_device_under_pressure, .timeout = 60)
 {
-	static const char *const specs[] = { "delay:write=200us:malloc:size=4M" };
-
-	torture(specs, 1, false, 3000);
-}
-
-Test(torture, two_devices_share_a_pool, .timeout = 60)
-{
-	static const char *const specs[] = { "bufrec", "delay:write=100us:malloc:size=4M" };
-
-	torture(specs, 2, false, 5000);
+	torture("delay:write=200us:malloc:size=4M", false, 3000);
 }

@@ -83,3 +83,20 @@ Test(hist, threads_lose_nothing)
 	cr_expect_eq(hist_count(&h), 300000);
 	cr_expect_eq(hist_quantile(&h, 1), 1023);
 }
+
+/* What Prometheus is shown: how many are below a power of two, exactly, and their sum, to within 1/32. */
+Test(hist, below_and_sum)
+{
+	double sum = 0;
+
+	for (uint64_t v = 1; v <= 100000; v++) {
+		hist_add(&other, v);
+		sum += (double)v;
+	}
+	for (unsigned shift = 4; shift <= 43; shift++) {
+		uint64_t want = shift < 17 ? (UINT64_C(1) << shift) - 1 : 100000;
+
+		cr_expect_eq(hist_count_below(&other, shift), want, "below 2^%u", shift);
+	}
+	cr_expect(hist_sum(&other) > sum * 31 / 32 && hist_sum(&other) < sum * 33 / 32);
+}

@@ -53,12 +53,12 @@ Test(hits, take_no_lock, .timeout = 30)
 		pthread_mutex_lock(&r.c->slots.lock);
 		pthread_mutex_lock(&r.c->epoch.lock);
 		pthread_rwlock_wrlock(&r.c->epoch.gate);
-		pthread_rwlock_wrlock(&r.v[0]->gate);
+		pthread_mutex_lock(&r.v[0]->row_lock);
 
 		must(!pthread_create(&t, NULL, hits, NULL), "pthread_create");
 		pthread_join(t, NULL); /* or the test's time limit */
 
-		pthread_rwlock_unlock(&r.v[0]->gate);
+		pthread_mutex_unlock(&r.v[0]->row_lock);
 		pthread_rwlock_unlock(&r.c->epoch.gate);
 		pthread_mutex_unlock(&r.c->epoch.lock);
 		pthread_mutex_unlock(&r.c->slots.lock);

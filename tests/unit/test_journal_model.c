@@ -241,14 +241,14 @@ static void commit_random(bool carried)
 
 /* ---- after the power loss ---- */
 
-static bool crash_verify(void *ctx, const struct journal_block *b, uint32_t n)
+static int crash_verify(void *ctx, const struct journal_block *b, uint32_t n)
 {
 	(void)ctx;
 	for (uint32_t i = 0; i < n; i++) {
 		if (m.crashed[b[i].slot] != b[i].crc)
-			return false;
+			return 0;
 	}
-	return true;
+	return 1;
 }
 
 static int crash_redo(void *ctx, uint32_t slot, const void *data)
