@@ -113,13 +113,15 @@ int __wrap_open64(const char *path, int flags, ...)
 {
 	const char *name = ours(path);
 	va_list ap;
-	int fd;
+	int fd, again;
 
 	if (name)
 		return open_ours(name, flags);
 	va_start(ap, flags);
 	fd = __real_open64(path, flags, mode_arg(flags, ap));
 	va_end(ap);
+	if (fd >= 0 && fd < MAX_FD && sscanf(path, "/proc/self/fd/%d", &again) == 1 && is_ours(again))
+		fds[fd] = fds[again];
 	if (fd >= 0 && fd < MAX_FD && flags & O_DIRECTORY && !strcmp(path, crash_dir)) {
 		fds[fd].ours = true;
 		fds[fd].file = IS_FOLDER;
