@@ -120,8 +120,9 @@ const struct kind kinds[] = {
 };
 const unsigned nkinds = sizeof kinds / sizeof kinds[0];
 
-static const char *const names[DO_TYPES] = { "write", "write-durable", "flush", "read",   "zero", "punch",      "mode",
-					     "write-back", "remove",   "add",   "set", "fail-cache", "fail-journal", "lose" };
+static const char *const names[DO_TYPES] = { "write", "write-durable", "flush",        "read",   "zero",
+					     "punch", "mode",          "write-back",   "remove", "add",
+					     "set",   "fail-cache",    "fail-journal", "lose" };
 
 const struct kind *kind_find(const char *name)
 {

@@ -168,8 +168,8 @@ void sched_locate(const void *address, char *buf, size_t len)
 	char command[120];
 	FILE *f;
 
-	snprintf(command, sizeof command, "addr2line -e /proc/%d/exe -fs %#lx 2>/dev/null | tr '\\n' ' '", (int)getpid(),
-		 (unsigned long)((const char *)address - &__executable_start - 1));
+	snprintf(command, sizeof command, "addr2line -e /proc/%d/exe -fs %#lx 2>/dev/null | tr '\\n' ' '",
+		 (int)getpid(), (unsigned long)((const char *)address - &__executable_start - 1));
 	f = address ? popen(command, "r") : NULL;
 	if (!f || !fgets(buf, (int)len, f))
 		snprintf(buf, len, "?");
@@ -188,8 +188,10 @@ static void tell_fibers(void)
 			continue;
 		sched_locate(f->caller, where, sizeof where);
 		say("#   thread %u (%s) %s in %s, called at %s\n", i, f->name,
-		    i == current ? "is" : f->state == READY ? "can go on" : "waits", f->place ? f->place : "its beginning",
-		    where);
+		    i == current        ? "is"
+		    : f->state == READY ? "can go on"
+					: "waits",
+		    f->place ? f->place : "its beginning", where);
 	}
 }
 
@@ -219,8 +221,8 @@ static void tell_turn(unsigned to, bool expire)
 	if (expire)
 		fprintf(sched_trace, "#   %5u: the wait of thread %u (%s) is over\n", s.step, to, fibers[to].name);
 	else
-		fprintf(sched_trace, "#   %5u: thread %u (%s) %s in %s at %s; thread %u (%s) goes on\n", s.step, current,
-			f->name, f->state == READY ? "stops" : "waits", f->place, where, to, fibers[to].name);
+		fprintf(sched_trace, "#   %5u: thread %u (%s) %s in %s at %s; thread %u (%s) goes on\n", s.step,
+			current, f->name, f->state == READY ? "stops" : "waits", f->place, where, to, fibers[to].name);
 }
 
 static void remember(unsigned to, bool expire)

@@ -66,8 +66,8 @@ void history_finish(struct history *h, struct operation *op, int rc)
 	op->end = rc ? UINT32_MAX : log_length();
 	if (writes(op)) {
 		/* (a zeroing is several steps) */
-		op->back = op->back && !rc && op->changes == h->mode_changes[op->volume] &&
-			   op->type != DO_ZERO && op->type != DO_PUNCH;
+		op->back = op->back && !rc && op->changes == h->mode_changes[op->volume] && op->type != DO_ZERO &&
+			   op->type != DO_PUNCH;
 		if (!rc)
 			memset(&h->ended[op->volume][op->first], (int)(op - h->c->op) + 1, op->n);
 	}
@@ -112,8 +112,8 @@ bool history_read(const struct history *h, const struct operation *op, const uin
 		unsigned s = op->first + i, lo = floor[s], hi = h->begun[op->volume][s];
 
 		if (find_version(h->c, op->volume, s, data + (size_t)i * SECTOR, lo, hi) < 0) {
-			explain_sector(h->c, op->volume, s, data + (size_t)i * SECTOR, lo, hi, "a read while it ran:",
-				       why, len);
+			explain_sector(h->c, op->volume, s, data + (size_t)i * SECTOR, lo, hi,
+				       "a read while it ran:", why, len);
 			return false;
 		}
 	}
@@ -162,7 +162,8 @@ static bool check_order(const struct scase *c, uint8_t (*state)[VOLUME_SECTORS],
 				if (state[w1->volume][s] >= i + 1)
 					continue;
 				snprintf(why, len,
-					 "P2: operation %u's write is there, and operation %u's, which had ended when it "
+					 "P2: operation %u's write is there, and operation %u's, which had ended when "
+					 "it "
 					 "began, is not (volume v%u block %u)",
 					 j + 1, i + 1, w1->volume, s / (unsigned)SPB);
 				return false;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * play.c - see play.h. The world in which a kind of case begins (a cache with its volumes, part of each cached and clean)
- * is made once and cloned for every run. Recovery and what is looked at after it run as fibers too, in their plain
- * course.
+ * play.c - see play.h. The world in which a kind of case begins (a cache with its volumes, part of each cached and
+ * clean) is made once and cloned for every run. Recovery and what is looked at after it run as fibers too, in their
+ * plain course.
  */
 #include "play.h"
 
@@ -13,8 +13,8 @@
 #include <string.h>
 
 #include "bdev/error.h"
-#include "engine/bypass.h"
 #include "check.h"
+#include "engine/bypass.h"
 #include "journal/db.h"
 #include "sync.h"
 
@@ -169,8 +169,7 @@ static int do_write(struct volume *v, const struct operation *op)
 	int rc;
 
 	for (unsigned i = 0; i < op->n; i++)
-		stamp_sector(buf + (size_t)i * SECTOR, op->volume, op->first + i,
-			     (unsigned)(op - now.c->op) + 1);
+		stamp_sector(buf + (size_t)i * SECTOR, op->volume, op->first + i, (unsigned)(op - now.c->op) + 1);
 	rc = volume_write(v, buf, op->n * SECTOR, (uint64_t)op->first * SECTOR, op->type == DO_WRITE_DURABLE);
 	free(buf);
 	return rc;
@@ -200,7 +199,7 @@ static int do_add(const struct operation *op, struct bc_error *err)
 static int do_set(const struct operation *op, struct bc_error *err)
 {
 	static const char *const settings[][2] = {
-		{ "dirty-high", "10" }, { "dirty-high", "90" },   { "epoch-interval", "10ms" },
+		{ "dirty-high", "10" }, { "dirty-high", "90" },    { "epoch-interval", "10ms" },
 		{ "read-ahead", "0" },  { "clean-after", "10ms" }, { "tidy", "8K" },
 	};
 	const char *const *s = settings[op->first % (sizeof settings / sizeof settings[0])];
@@ -256,8 +255,7 @@ static int carry_out(struct operation *op, struct volume *v, struct bc_error *er
 static bool needs_volume(const struct operation *op)
 {
 	return op->type != DO_ADD && op->type != DO_REMOVE && op->type != DO_SET && op->type != DO_FAIL_CACHE &&
-	       op->type != DO_FAIL_JOURNAL &&
-	       op->type != DO_LOSE;
+	       op->type != DO_FAIL_JOURNAL && op->type != DO_LOSE;
 }
 
 /* What may fail although nothing is broken. */
@@ -292,7 +290,7 @@ static void *client_main(void *arg)
 			volume_put(v);
 		if (rc < 0 && !may_fail(op, rc))
 			went_wrong("operation %u failed: %s", i + 1,
-				   err.code             ? err.msg
+				   err.code            ? err.msg
 				   : now.cache->why[0] ? now.cache->why
 						       : strerror(-rc));
 	}
@@ -432,7 +430,8 @@ static void lose_power_often(struct world *start, struct log *log, unsigned loss
 	losses = losses < 64 ? losses : 64;
 	for (unsigned i = 0; i < losses; i++) {
 		uint32_t x = i == 0 && rng_below(&r, 4) ? now.clients_done
-							: now.opened + rng_below(&r, log->n - now.opened + 1), k = i;
+							: now.opened + rng_below(&r, log->n - now.opened + 1),
+			 k = i;
 
 		for (; k && at[k - 1] > x; k--)
 			at[k] = at[k - 1];

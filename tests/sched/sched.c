@@ -5,7 +5,8 @@
  *
  *	sched [--schedules N] [--seed S] [--jobs J] [--kind NAME] [--losses L] [--tap]
  *	sched --kind NAME --seed S --one [--ops LIST] [--turns LIST] [--shrink] [--without MUTATION]    one again, told
- *	sched --mutation NAME | --races | --mutations                   a step left out: how many schedules until it shows?
+ *	sched --mutation NAME | --races | --mutations                   a step left out: how many schedules until it
+ *shows?
  */
 #include <errno.h>
 #include <getopt.h>
@@ -215,7 +216,8 @@ static int report(const struct options *o, double seconds)
 		s.steps += workers[j].stats.steps;
 		s.turns += workers[j].stats.turns;
 	}
-	printf("# %llu schedules (on average %llu points, %llu changes of thread) and %llu power losses in %.0f s, seed "
+	printf("# %llu schedules (on average %llu points, %llu changes of thread) and %llu power losses in %.0f s, "
+	       "seed "
 	       "%llu\n1..%u\n",
 	       (unsigned long long)s.schedules, (unsigned long long)(s.schedules ? s.steps / s.schedules : 0),
 	       (unsigned long long)(s.schedules ? s.turns / s.schedules : 0), (unsigned long long)s.losses, seconds,
@@ -251,7 +253,9 @@ static bool try_mutation(const struct options *o, int m)
 static const struct race {
 	const char *mutation, *kind;
 } races[] = {
-	{ "intent-lower", "through" }, { "intent-recheck", "through" }, { "begin-failed", "failing" },
+	{ "intent-lower", "through" },
+	{ "intent-recheck", "through" },
+	{ "begin-failed", "failing" },
 	{ "flush-overlap", "lost" },
 };
 
@@ -348,17 +352,15 @@ static void remove_scratch(unsigned jobs)
 int main(int argc, char **argv)
 {
 	static const struct option longs[] = {
-		{ "schedules", 1, NULL, 'n' }, { "seed", 1, NULL, 's' },     { "jobs", 1, NULL, 'j' },
-		{ "kind", 1, NULL, 'k' },      { "losses", 1, NULL, 'l' },   { "one", 0, NULL, '1' },
-		{ "ops", 1, NULL, 'o' },       { "turns", 1, NULL, 't' },    { "mutation", 1, NULL, 'm' },
-		{ "mutations", 0, NULL, 'M' }, { "races", 0, NULL, 'R' }, { "first", 0, NULL, 'f' },    { "without", 1, NULL, 'w' },
-		{ "shrink", 0, NULL, 'S' },
-		{ 0 },
+		{ "schedules", 1, NULL, 'n' }, { "seed", 1, NULL, 's' },   { "jobs", 1, NULL, 'j' },
+		{ "kind", 1, NULL, 'k' },      { "losses", 1, NULL, 'l' }, { "one", 0, NULL, '1' },
+		{ "ops", 1, NULL, 'o' },       { "turns", 1, NULL, 't' },  { "mutation", 1, NULL, 'm' },
+		{ "mutations", 0, NULL, 'M' }, { "races", 0, NULL, 'R' },  { "first", 0, NULL, 'f' },
+		{ "without", 1, NULL, 'w' },   { "shrink", 0, NULL, 'S' }, { 0 },
 	};
-	struct options o = { .schedules = 10000,
-			     .seed = 1,
-			     .losses = 2,
-			     .jobs = (unsigned)sysconf(_SC_NPROCESSORS_ONLN) };
+	struct options o = {
+		.schedules = 10000, .seed = 1, .losses = 2, .jobs = (unsigned)sysconf(_SC_NPROCESSORS_ONLN)
+	};
 	const char *ops = NULL, *turns = NULL, *mutant = NULL;
 	bool one = false, mutants = false, races_only = false;
 	double start = seconds_now();
@@ -418,7 +420,10 @@ int main(int argc, char **argv)
 	}
 	if (!o.jobs || o.jobs > MAX_JOBS)
 		o.jobs = 2;
-	snprintf(scratch, sizeof scratch, "%s/blkcache-sched-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
+	snprintf(scratch, sizeof scratch, "%s/blkcache-sched-XXXXXX",
+		 getenv("TMPDIR")           ? getenv("TMPDIR")
+		 : access("/dev/shm", W_OK) ? "/tmp"
+					    : "/dev/shm");
 	workers = mmap(NULL, MAX_JOBS * sizeof *workers, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (workers == MAP_FAILED || !mkdtemp(scratch)) {
 		perror("sched");

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * shrink.c - see shrink.h. First operations are dropped, as long as one of some schedules of the rest fails; then turns,
- * as long as what is left of the list fails. Each try is a child process: one that hangs or dies takes nothing along.
+ * shrink.c - see shrink.h. First operations are dropped, as long as one of some schedules of the rest fails; then
+ * turns, as long as what is left of the list fails. Each try is a child process: one that hangs or dies takes nothing
+ * along.
  */
 #include "shrink.h"
 
@@ -139,7 +140,8 @@ bool case_keep(struct scase *c, const char *list)
 	return true;
 }
 
-static void print_command(const struct scase *c, uint64_t case_seed, const struct schedule *s, unsigned losses, FILE *out)
+static void print_command(const struct scase *c, uint64_t case_seed, const struct schedule *s, unsigned losses,
+			  FILE *out)
 {
 	bool first = true;
 

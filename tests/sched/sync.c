@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * sync.c - threads, locks, conditions, sleeps and clocks of the library, as the scheduler's (linked with --wrap). SQLite
- * is a library of its own and keeps the real ones, which nobody contends for: one connection, under the journal's lock.
+ * sync.c - threads, locks, conditions, sleeps and clocks of the library, as the scheduler's (linked with --wrap).
+ * SQLite is a library of its own and keeps the real ones, which nobody contends for: one connection, under the
+ * journal's lock.
  *
  * A lock's state lies in its own memory, which starts as zeros, as PTHREAD_MUTEX_INITIALIZER and pthread_mutex_init
  * leave it. What POSIX leaves undefined ends the run: unlocking what one has not locked, destroying what is in use.
