@@ -10,7 +10,8 @@
 
 #include "fibers.h"
 
-#define POINT() (sched_caller = __builtin_return_address(0), sched_atomic_point())
+#define POINT(strong)                                                                                                  \
+	(sched_caller = __builtin_return_address(0), sched_atomic_point((strong) && mo != __ATOMIC_RELAXED))
 
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
@@ -51,7 +52,7 @@ void __tsan_write_range(void *p, unsigned long n)
 	T __tsan_atomic##bits##_fetch_##op(volatile T *a, T v, int mo)                                                 \
 	{                                                                                                              \
 		(void)mo;                                                                                              \
-		POINT();                                                                                               \
+		POINT(true);                                                                                           \
 		return __atomic_fetch_##op(a, v, __ATOMIC_SEQ_CST);                                                    \
 	}
 
@@ -59,31 +60,31 @@ void __tsan_write_range(void *p, unsigned long n)
 	T __tsan_atomic##bits##_load(const volatile T *a, int mo)                                                      \
 	{                                                                                                              \
 		(void)mo;                                                                                              \
-		POINT();                                                                                               \
+		POINT(false);                                                                                          \
 		return __atomic_load_n(a, __ATOMIC_SEQ_CST);                                                           \
 	}                                                                                                              \
 	void __tsan_atomic##bits##_store(volatile T *a, T v, int mo)                                                   \
 	{                                                                                                              \
 		(void)mo;                                                                                              \
-		POINT();                                                                                               \
+		POINT(true);                                                                                           \
 		__atomic_store_n(a, v, __ATOMIC_SEQ_CST);                                                              \
 	}                                                                                                              \
 	T __tsan_atomic##bits##_exchange(volatile T *a, T v, int mo)                                                   \
 	{                                                                                                              \
 		(void)mo;                                                                                              \
-		POINT();                                                                                               \
+		POINT(true);                                                                                           \
 		return __atomic_exchange_n(a, v, __ATOMIC_SEQ_CST);                                                    \
 	}                                                                                                              \
 	bool __tsan_atomic##bits##_compare_exchange_strong(volatile T *a, T *c, T v, int mo, int fail)                 \
 	{                                                                                                              \
 		(void)mo, (void)fail;                                                                                  \
-		POINT();                                                                                               \
+		POINT(true);                                                                                           \
 		return __atomic_compare_exchange_n(a, c, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                \
 	}                                                                                                              \
 	bool __tsan_atomic##bits##_compare_exchange_weak(volatile T *a, T *c, T v, int mo, int fail)                   \
 	{                                                                                                              \
 		(void)mo, (void)fail;                                                                                  \
-		POINT();                                                                                               \
+		POINT(true);                                                                                           \
 		return __atomic_compare_exchange_n(a, c, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                \
 	}                                                                                                              \
 	RMW(T, bits, add)                                                                                              \

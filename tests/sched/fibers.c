@@ -12,7 +12,7 @@
 #define STACK (512u << 10)
 #define GUARD 4096u
 #define MAX_FALLS 8
-#define SITES 64 /* what the places in the source are divided into */
+#define SITES 128 /* what the places in the source are divided into */
 #define NEVER_ENDS 400000 /* points: nothing that a case does takes so many */
 #define POINT_NS 200 /* how long it takes from one point to the next */
 #define PATIENT_NS 5000000000ull /* longer waits are for what never comes: they end only when nothing else goes on */
@@ -51,7 +51,8 @@ static uint64_t now_ns_;
 static struct {
 	enum mode mode;
 	uint64_t seed, random;
-	bool atomics, walk;
+	uint8_t atomics;
+	bool walk;
 	uint32_t walk_odds; /* of a turn at a point, 1 in so many */
 	uint32_t step, turns, nfalls, fall[MAX_FALLS];
 	uint32_t nsites, site[MAX_FALLS], visits[MAX_FALLS];
@@ -421,37 +422,37 @@ void sched_point(const char *place)
 		decide(true);
 }
 
-void sched_atomic_point(void)
+void sched_atomic_point(bool strong)
 {
-	if (s.atomics && current && s.mode != SETTLED) {
+	if (s.atomics > !strong && current && s.mode != SETTLED) {
 		fibers[current].place = "atomic";
 		fibers[current].caller = sched_caller;
 		decide(true);
 	}
 }
 
-static void begin(enum mode mode, uint64_t seed, bool atomics)
+static void begin(enum mode mode, uint64_t seed, unsigned atomics)
 {
 	s.mode = mode;
 	s.seed = seed;
 	s.random = mix(seed ^ 0x5c4ed);
 	s.step = s.turns = s.nfalls = s.nsites = s.next = 0;
 	s.lowest = 0;
-	s.atomics = atomics;
+	s.atomics = (uint8_t)atomics;
 	s.record.n = 0;
 	s.record.seed = seed;
-	s.record.atomics = atomics;
+	s.record.atomics = s.atomics;
 }
 
 void sched_explore(uint64_t seed)
 {
 	uint32_t reach, most;
 
-	begin(EXPLORE, seed, mix(seed ^ 77) % 3 == 0);
+	begin(EXPLORE, seed, mix(seed ^ 77) % 3);
 	s.walk = draw(4) == 0;
 	s.walk_odds = 1u << draw(7);
 	/* falls lie among the first `reach` points: how long a run is, is not known yet */
-	reach = 1u << (5 + draw(s.atomics ? 9 : 6));
+	reach = 1u << (5 + draw(6 + 2u * s.atomics));
 	most = draw(MAX_FALLS / 2 + 1);
 	for (s.nfalls = 0; s.nfalls < most; s.nfalls++)
 		s.fall[s.nfalls] = 1 + draw(reach);
@@ -474,7 +475,7 @@ void sched_follow(const struct schedule *list)
 const struct schedule *sched_settle(void)
 {
 	s.mode = SETTLED;
-	s.atomics = false;
+	s.atomics = 0;
 	return &s.record;
 }
 
@@ -685,7 +686,7 @@ enum sched_result sched_run(void (*fn)(void *), void *arg)
 		fibers[i].state = UNUSED;
 	s.mode = SETTLED;
 	s.step = 0;
-	s.atomics = false;
+	s.atomics = 0;
 	now_ns_ = START_NS;
 	report_text[0] = 0;
 	run_main = fn;

@@ -36,7 +36,7 @@ struct turn {
 
 struct schedule {
 	uint64_t seed; /* also decides who of several is woken, and of wake-ups without a reason */
-	bool atomics; /* atomic operations are points */
+	uint8_t atomics; /* which atomic operations are points: 0 none, 1 strong ones, 2 all */
 	struct turn turn[MAX_TURNS];
 	uint32_t n;
 };
@@ -44,8 +44,9 @@ struct schedule {
 /* Where the scheduler may take the turn away; `place` is for people. Outside of fibers, and while not exploring or
  * following, it does nothing. */
 void sched_point(const char *place);
-/* The same for atomic operations, of which there are many: only some runs have points there. */
-void sched_atomic_point(void);
+/* The same for atomic operations, of which there are many: only some runs have points there, or at strong ones only
+ * (changes that order something). */
+void sched_atomic_point(bool strong);
 
 /* From now on turns are chosen from `seed`, or taken from a list. */
 void sched_explore(uint64_t seed);

@@ -102,7 +102,7 @@ static void shrink_turns(struct attempt *best)
 
 static void print_turns(const struct schedule *s, FILE *out)
 {
-	fprintf(out, "%llu%s", (unsigned long long)s->seed, s->atomics ? "a" : "");
+	fprintf(out, "%llu%s", (unsigned long long)s->seed, s->atomics == 2 ? "A" : s->atomics ? "a" : "");
 	for (uint32_t i = 0; i < s->n; i++)
 		fprintf(out, ",%u%c%u", s->turn[i].step, s->turn[i].expire ? '!' : ':', s->turn[i].to);
 }
@@ -113,8 +113,8 @@ static void parse_turns(struct schedule *s, const char *text)
 
 	s->n = 0;
 	s->seed = strtoull(text, &end, 10);
-	s->atomics = *end == 'a';
-	end += s->atomics;
+	s->atomics = *end == 'A' ? 2 : *end == 'a';
+	end += s->atomics > 0;
 	while (*end == ',' && s->n < MAX_TURNS) {
 		struct turn *t = &s->turn[s->n++];
 
