@@ -20,7 +20,7 @@
 
 #define SLOTS 64u
 #define RAM_BYTES (64u * CACHE_BLOCK)
-#define CACHED_BLOCKS 12u /* of each volume, at the start */
+#define CACHED_BLOCKS 20u /* of each volume, at the start */
 #define MAX_KINDS 16
 
 struct play_stats play_stats;

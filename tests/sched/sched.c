@@ -253,8 +253,8 @@ static bool try_mutation(const struct options *o, int m)
 static const struct race {
 	const char *mutation, *kind;
 } races[] = {
-	{ "intent-lower", "through" },
-	{ "intent-recheck", "through" },
+	{ "intent-lower", "marks" },
+	{ "intent-recheck", "marks" },
 	{ "begin-failed", "failing" },
 	{ "flush-overlap", "lost" },
 };
