@@ -35,7 +35,14 @@ BENCHES  := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*
 TSAN     := $(patsubst tests/tsan/%.c,$(BUILD)/tsan/%,$(wildcard tests/tsan/*.c))
 WHOLE    := -Wl,--whole-archive $(LIB) -Wl,--no-whole-archive
 
-.PHONY: all help deps demo check check-unit check-cli asan tsan valgrind bench install uninstall format format-check lint clean
+# Headers that are missing would be many errors that say less.
+ifneq ($(filter-out help deps clean demo check,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(shell pkg-config --exists $(PKGS) 2>/dev/null && echo yes),yes)
+$(warning packages are missing that the build needs; run "make deps" first (as root))
+endif
+endif
+
+.PHONY: all help deps demo check check-unit check-cli check-tree check-long asan tsan valgrind bench install uninstall format format-check lint clean
 .SECONDARY:
 all: $(BIN) ## build the program
 
@@ -72,6 +79,8 @@ $(BUILD)/tools/%.so: tests/faults/%.c
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(CSTD) $(WARN) -O2 -g -fPIC -shared $< -o $@
 
+$(BUILD)/tests/unit/%.o: CPPFLAGS_ += -include tests/unit/slow.h
+
 # Test tools look at the program from outside and share no code with it.
 $(BUILD)/tools/%: $(BUILD)/tests/tools/%.o
 	@mkdir -p $(@D)
@@ -88,39 +97,12 @@ $(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(LIB)
 # The power-loss rig: the library, with its calls on files sent to a recorder (tests/crash/syscalls.c).
 RIG      := $(BUILD)/crash/rig
 RIG_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/crash/*.c))
-RIG_WRAP := open64 openat64 close fsync fdatasync stat64 lstat64 fstat64 pread64 pwrite64 ftruncate64 fallocate64 unlink \
-	    unlinkat renameat2
+RIG_WRAP := open64 openat64 close fsync fdatasync stat64 lstat64 fstat64 fstatat64 pread64 pwrite64 ftruncate64 fallocate64 \
+	    unlink unlinkat renameat2
 $(RIG): $(RIG_OBJ) $(LIB)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(CC) $(OPT) $(LDFLAGS) -pthread $(RIG_WRAP:%=-Wl,--wrap=%) $(RIG_OBJ) $(WHOLE) $(LIBS) -o $@
-
-# The scheduler (tests/sched/README.md): the library with every atomic operation a call (sent to tests/sched/atomics.c),
-# tiny caches, and its threads, locks, clocks and files sent to what stands for them. In a build folder of its own.
-SCHED_BUILD := $(BUILD)/scheduled
-SCHED       := $(SCHED_BUILD)/sched/sched
-SCHED_FLAGS := -DBLKCACHE_MUTATE -DCACHE_MIN_SIZE=65536u -DCACHE_MIN_RAM=65536u
-SCHED_OBJ   := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/sched/*.c) $(filter-out %/rig.c,$(wildcard tests/crash/*.c)))
-SCHED_WRAP  := $(RIG_WRAP) preadv64 pwritev64 fstatat64 flock io_uring_queue_init getrandom mmap64 munmap madvise \
-	pthread_mutex_lock pthread_mutex_trylock pthread_mutex_clocklock pthread_mutex_timedlock pthread_mutex_unlock pthread_mutex_destroy \
-	pthread_cond_wait pthread_cond_timedwait pthread_cond_clockwait pthread_cond_signal pthread_cond_broadcast \
-	pthread_cond_destroy pthread_rwlock_init pthread_rwlock_destroy pthread_rwlock_rdlock pthread_rwlock_tryrdlock \
-	pthread_rwlock_wrlock pthread_rwlock_trywrlock pthread_rwlock_unlock pthread_create pthread_join pthread_detach pthread_self pthread_setname_np \
-	pthread_key_create pthread_key_delete pthread_getspecific pthread_setspecific nanosleep clock_nanosleep usleep \
-	sched_yield clock_gettime
-ifdef SCHEDULED
-$(LIB_OBJ): CFLAGS_ += $(SCHED_FLAGS) -fsanitize=thread --param=tsan-instrument-func-entry-exit=0 -Wno-tsan
-$(SCHED_OBJ): CFLAGS_ += $(SCHED_FLAGS) -Itests/crash
-$(BUILD)/sched/sched: $(SCHED_OBJ) $(LIB)
-	@mkdir -p $(@D)
-	$(if $(V),,@echo "  LD    $@")
-	$(Q)$(CC) $(OPT) $(LDFLAGS) -pthread $(SCHED_WRAP:%=-Wl,--wrap=%) $(SCHED_OBJ) $(WHOLE) $(LIBS) -o $@
-	$(Q)if nm -D -u $@ | grep -E ' (pthread_(mutex|rwlock|cond)_.*(lock|wait|signal|broadcast)|pthread_.*join|sem_)'; then \
-		echo 'that is not under the scheduler yet: tests/sched/sync.c, SCHED_WRAP'; rm $@; exit 1; fi
-endif
-.PHONY: sched-build
-sched-build: ## build the scheduler
-	$(Q)$(MAKE) --no-print-directory SCHEDULED=1 BUILD=$(SCHED_BUILD) $(SCHED)
 
 # ---- manual page ----
 
@@ -136,7 +118,7 @@ man: $(BUILD)/counters.man ## bring the manual page's generated sections up to d
 # ---- tests ----
 
 .PHONY: tests
-tests: $(BIN) $(UNIT) $(HELPERS) $(RIG) $(BUILD)/counters.man $(if $(filter release,$(CONFIG)),sched-build) ## build the program, the unit tests and the test tools
+tests: $(BIN) $(UNIT) $(HELPERS) $(RIG) $(BUILD)/bench/engine $(BUILD)/counters.man ## build the program, the unit tests and the test tools
 
 check: deps ## everything: install what is missing, build, run all tests; the last line has the totals
 	$(Q)$(MAKE) --no-print-directory tests
@@ -145,8 +127,16 @@ check: deps ## everything: install what is missing, build, run all tests; the la
 check-unit: $(UNIT) ## unit tests only
 	$(Q)BUILD=$(BUILD) J=$(J) tests/run unit
 
-check-cli: $(BIN) $(HELPERS) $(RIG) $(if $(filter release,$(CONFIG)),sched-build) ## black-box tests only (SOAK=N: N times as long)
+check-cli: $(BIN) $(HELPERS) $(RIG) ## black-box tests only (SOAK=N: N times as long)
 	$(Q)BUILD=$(BUILD) J=$(J) tests/run cli
+
+check-tree: $(BIN) $(BUILD)/bench/engine ## checks of the tree: includes, documents, instruction budgets
+	$(Q)BUILD=$(BUILD) J=$(J) tests/run checks
+
+check-long: deps ## what takes long: the soak, power losses, kills (SOAK=N CRASH_STATES=100000 CYCLES=15 KILLS=15)
+	$(Q)$(MAKE) --no-print-directory tests
+	$(Q)BUILD=$(BUILD) J=$(J) CRASH_STATES=$(CRASH_STATES) SEED=$(SEED) CYCLES=$${CYCLES:-15} KILLS=$${KILLS:-15} \
+		TEST_LIMIT=$${TEST_LIMIT:-36000} tests/run long
 
 asan: ## all tests, built with the address and undefined-behaviour sanitizers
 	$(Q)LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0 $(MAKE) --no-print-directory check CONFIG=asan
@@ -167,14 +157,6 @@ crash: $(RIG) ## power-loss rig, the full run (CRASH_STATES=100000 SEED=1)
 crash-mutations: ## leave out each step of the durability protocol in turn: the rig must notice
 	$(Q)$(MAKE) --no-print-directory BUILD=$(BUILD)/mutate CFLAGS="$(CFLAGS) -DBLKCACHE_MUTATE" $(BUILD)/mutate/crash/rig
 	$(Q)$(BUILD)/mutate/crash/rig --states 30000 --per-workload 100 --seed $(SEED) --mutations
-
-SCHEDULES ?= 200000
-.PHONY: sched sched-mutations
-sched: sched-build ## the engine under a scheduler of our own (SCHEDULES=200000 SEED=1); tests/sched/README.md
-	$(Q)$(SCHED) --schedules $(SCHEDULES) --seed $(SEED)
-
-sched-mutations: sched-build ## leave out each step whose absence only a schedule shows: it must be noticed
-	$(Q)$(SCHED) --schedules 1000000 --seed $(SEED) --races
 
 CUTS ?= 20
 .PHONY: check-kernels
@@ -241,5 +223,7 @@ run-valgrind: $(UNIT)
 
 clean: ## remove everything built
 	rm -rf build
+
+include tests/sched/sched.mk
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -25,19 +25,19 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 	switch (key) {
 	case OPT_MODE:
-		a->mode = cache_mode_name(parse_mode_arg(arg, state));
+		a->mode = cache_mode_name(parse_mode_arg(arg));
 		break;
 	case ARGP_KEY_ARG:
 		if (!a->dir)
-			a->dir = absolute_path(arg);
+			a->dir = parse_path_arg("DIR", arg);
 		else if (!a->name)
-			parse_volume_arg(arg, &a->name, &a->backing, state);
+			parse_volume_arg(arg, &a->name, &a->backing);
 		else
-			argp_error(state, "unexpected argument '%s'", arg);
+			usage_error("unexpected argument '%s'", arg);
 		break;
 	case ARGP_KEY_END:
 		if (!a->dir || !a->name)
-			argp_error(state, "%s is missing", a->dir ? "NAME=BACKING" : "DIR");
+			usage_error("%s is missing", a->dir ? "NAME=BACKING" : "DIR");
 		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -53,7 +53,7 @@ static const struct argp argp = {
 	"point. On a loaded cache "
 	"it can be used at once."
 	"\v"
-	"Example: blkcache add /ssd/cache db=/dev/sdb --mode wb",
+	"Example: blkcache add /ssd/cache db=/dev/disk/by-id/ata-EXAMPLE --mode wb",
 	NULL,
 	NULL,
 	NULL,
@@ -65,17 +65,16 @@ int cmd_add(int argc, char **argv)
 	int code = CMD_OK;
 	json_t *result;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &a);
-	result = manage(
-		a.dir,
-		json_pack("{s:s,s:s,s:s,s:s*}", "cmd", "add", "name", a.name, "backing", a.backing, "mode", a.mode),
-		CACHE_OPEN_NO_VOLUMES, &code);
+	parse_args(&argp, argc, argv, &a);
+	result = manage(a.dir,
+			json_pack("{s:s,s:o,s:o,s:s*}", "cmd", "add", "name", text(a.name), "backing", text(a.backing),
+				  "mode", a.mode),
+			CACHE_OPEN_NO_VOLUMES, &code);
 	if (result) {
-		printf("added %s: %s of %s, mode %s", a.name, size_text(jcount(result, "size_bytes")),
-		       jtext(result, "backing"), jtext(result, "mode"));
-		if (*jtext(result, "path"))
-			printf(", at %s", jtext(result, "path"));
-		printf("\n");
+		const char *path = jtext(result, "path");
+
+		say("added %s: %s of %s, mode %s%s%s", a.name, size_text(jcount(result, "size_bytes")),
+		    jtext(result, "backing"), jtext(result, "mode"), *path ? ", at " : "", path);
 	}
 	json_decref(result);
 	free(a.dir);

@@ -17,7 +17,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct args *a = state->input;
 
-	return parse_dir_arg(key, arg, state, &a->dir, NULL, NULL);
+	return parse_dir_arg(key, arg, &a->dir, NULL, NULL);
 }
 
 static const struct argp argp = {
@@ -37,19 +37,23 @@ static const struct argp argp = {
 static void print_finding(void *ctx, const char *what)
 {
 	progress_clear(ctx);
-	printf("%s\n", what);
+	say("%s", what);
 }
 
 static int judge(const char *dir, const struct cache_check_report *r)
 {
-	printf("%s: %llu lines, %llu blocks checked", dir, (unsigned long long)r->lines, (unsigned long long)r->blocks);
-	if (!r->bad_clean_blocks && !r->bad_dirty_blocks && !r->journal_errors && !r->epochs_dropped) {
-		printf(": all is well\n");
+	char found[200] = "all is well";
+	bool well = !r->bad_clean_blocks && !r->bad_dirty_blocks && !r->journal_errors && !r->epochs_dropped;
+
+	if (!well)
+		snprintf(found, sizeof(found),
+			 "%llu bad clean blocks, %llu bad dirty blocks, %llu journal errors, %llu unfinished epochs",
+			 (unsigned long long)r->bad_clean_blocks, (unsigned long long)r->bad_dirty_blocks,
+			 (unsigned long long)r->journal_errors, (unsigned long long)r->epochs_dropped);
+	say("%s: %llu lines, %llu blocks checked: %s", dir, (unsigned long long)r->lines, (unsigned long long)r->blocks,
+	    found);
+	if (well)
 		return CMD_OK;
-	}
-	printf(": %llu bad clean blocks, %llu bad dirty blocks, %llu journal errors, %llu unfinished epochs\n",
-	       (unsigned long long)r->bad_clean_blocks, (unsigned long long)r->bad_dirty_blocks,
-	       (unsigned long long)r->journal_errors, (unsigned long long)r->epochs_dropped);
 	fflush(stdout);
 	if (r->bad_dirty_blocks)
 		return fail(
@@ -60,6 +64,21 @@ static int judge(const char *dir, const struct cache_check_report *r)
 	return CMD_LEFT;
 }
 
+/* A daemon that is on its way out is waited for. */
+static int refuse_loaded(const char *dir)
+{
+	int code = CMD_OK;
+	json_t *status;
+
+	if (!cache_exists(dir))
+		return CMD_OK; /* cache_check() says what is wrong */
+	status = loaded_status(dir, &code);
+	if (status)
+		code = fail("%s: is loaded; 'blkcache stop %s' ends that, then it can be checked", dir, dir);
+	json_decref(status);
+	return code;
+}
+
 int cmd_check(int argc, char **argv)
 {
 	struct args a = { 0 };
@@ -68,8 +87,13 @@ int cmd_check(int argc, char **argv)
 	struct progress p;
 	int code, ret;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &a);
+	parse_args(&argp, argc, argv, &a);
 	interrupts_catch();
+	code = refuse_loaded(a.dir);
+	if (code) {
+		free(a.dir);
+		return code;
+	}
 	progress_init(&p, "checking");
 	ret = cache_check(a.dir, &report, print_finding, &p, progress_from_engine, &err);
 	progress_clear(&p);

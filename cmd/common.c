@@ -18,8 +18,14 @@
 #include "blkcache/units.h"
 #include "daemon/daemon.h"
 
+#define NOTE_AFTER_S 15
+#define MODE_LIST                                                                                                      \
+	"wt (write-through), wb (write-back), wa (write-around), wi (write-invalidate), wo (write-only), "             \
+	"pt (pass-through)"
+
 static const char *command_name = "";
 static volatile sig_atomic_t got_signal;
+static FILE *real_stderr; /* while parse_args() keeps it from argp */
 
 /* ---- messages ---- */
 
@@ -29,15 +35,42 @@ void command_set_name(const char *name)
 }
 
 /* One line whatever is in it: paths may hold newlines, and escape sequences a terminal obeys. */
-static void print_line(const char *kind, const char *fmt, va_list ap)
+static void format_line(char *line, size_t len, const char *fmt, va_list ap)
 {
-	char text[2 * PATH_MAX];
-
-	vsnprintf(text, sizeof(text), fmt, ap);
-	for (char *p = text; *p; p++)
+	vsnprintf(line, len, fmt, ap);
+	for (char *p = line; *p; p++)
 		if (iscntrl((unsigned char)*p))
 			*p = '?';
-	fprintf(stderr, "blkcache: %s%s%s%s\n", command_name, *command_name ? ": " : "", kind, text);
+}
+
+static void print_line(const char *kind, const char *fmt, va_list ap)
+{
+	char line[4 * PATH_MAX];
+
+	format_line(line, sizeof(line), fmt, ap);
+	fprintf(real_stderr ? real_stderr : stderr, "blkcache: %s%s%s%s\n", command_name, *command_name ? ": " : "",
+		kind, line);
+}
+
+void say(const char *fmt, ...)
+{
+	char line[4 * PATH_MAX];
+	va_list ap;
+
+	va_start(ap, fmt);
+	format_line(line, sizeof(line), fmt, ap);
+	va_end(ap);
+	puts(line);
+}
+
+void print_json(const json_t *o)
+{
+	json_t *copy = control_printable(o);
+
+	if (copy)
+		json_dumpf(copy, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+	printf("\n");
+	json_decref(copy);
 }
 
 int fail(const char *fmt, ...)
@@ -68,31 +101,97 @@ void warn(const char *fmt, ...)
 
 /* ---- arguments ---- */
 
-uint64_t parse_size_arg(const char *what, const char *text, struct argp_state *state)
+/*
+ * argp and getopt write what is wrong with an option to stderr, as several lines in a form of their own, and exit.
+ * While they parse, stderr is a buffer; what they left in it is told when the program ends.
+ */
+static char *said;
+static size_t said_len;
+
+static void give_stderr_back(void)
+{
+	if (!real_stderr)
+		return;
+	fclose(stderr);
+	stderr = real_stderr;
+	real_stderr = NULL;
+}
+
+void usage_error(const char *fmt, ...)
+{
+	char line[4 * PATH_MAX];
+	va_list ap;
+
+	give_stderr_back();
+	va_start(ap, fmt);
+	format_line(line, sizeof(line), fmt, ap);
+	va_end(ap);
+	fail("%s; 'blkcache %s --help' tells more", line, command_name);
+	exit(CMD_USAGE);
+}
+
+/* "blkcache create: unrecognized option '--x'" and more lines: the first, without the name. */
+static void tell_what_argp_said(void)
+{
+	char *what;
+
+	if (!real_stderr)
+		return;
+	give_stderr_back();
+	if (said && *said) {
+		said[strcspn(said, "\n")] = 0;
+		what = strstr(said, ": ");
+		fail("%s; 'blkcache %s --help' tells more", what ? what + 2 : said, command_name);
+	} else if (fflush(stdout) || ferror(stdout)) {
+		/* --help ends in here, too */
+		_exit(fail("cannot write the output: %s", strerror(errno)));
+	}
+}
+
+void parse_args(const struct argp *argp, int argc, char **argv, void *input)
+{
+	FILE *buffer = open_memstream(&said, &said_len);
+
+	if (buffer && !atexit(tell_what_argp_said)) {
+		real_stderr = stderr;
+		stderr = buffer;
+	}
+	argp_parse(argp, argc, argv, 0, NULL, input);
+	give_stderr_back();
+}
+
+uint64_t parse_size_arg(const char *what, const char *text)
 {
 	uint64_t size = 0;
+	size_t n = strlen(text);
+	int ret = units_parse_size(text, &size);
 
-	if (units_parse_size(text, &size))
-		argp_error(state, "%s: '%s' is not a size; write a whole number with K, M, G or T, such as 10G", what,
-			   text);
+	if (ret == -ERANGE)
+		usage_error("%s: '%s' is larger than anything can be here", what, text);
+	if (ret)
+		usage_error("%s: '%s' is not a size; write a whole number with K, M, G or T, such as 10G", what, text);
+	if (!size)
+		usage_error("%s: '%s' is too small; a size such as 64M is needed", what, text);
+	if (n > 1 && text[n - 1] == 'B' && strchr("KMGTkmgt", text[n - 2]))
+		warn("%s: %s is taken as %.*s, in powers of 1024", what, text, (int)(n - 1), text);
 	return size;
 }
 
-uint32_t parse_line_size_arg(const char *text, struct argp_state *state)
+uint32_t parse_line_size_arg(const char *text)
 {
-	uint64_t size = parse_size_arg("--line-size", text, state);
+	uint64_t size = 0;
 
-	if (size < CACHE_BLOCK || size > 65536 || size & (size - 1))
-		argp_error(state, "--line-size is 4K, 8K, 16K, 32K or 64K, not '%s'", text);
+	if (units_parse_size(text, &size) || size < CACHE_BLOCK || size > 65536 || size & (size - 1))
+		usage_error("--line-size is 4K, 8K, 16K, 32K or 64K, not '%s'", text);
 	return (uint32_t)size;
 }
 
-enum cache_mode parse_mode_arg(const char *text, struct argp_state *state)
+enum cache_mode parse_mode_arg(const char *text)
 {
 	enum cache_mode mode = MODE_WT;
 
 	if (cache_mode_parse(text, &mode))
-		argp_error(state, "unknown mode '%s'; modes are wt, wb, wa, wi, wo, pt", text);
+		usage_error("unknown mode '%s'; modes are " MODE_LIST, text);
 	return mode;
 }
 
@@ -105,34 +204,46 @@ static void *checked(void *p)
 	return p;
 }
 
-void parse_volume_arg(const char *text, char **name, char **backing, struct argp_state *state)
+char *parse_text_arg(const char *what, char *text)
+{
+	if (!*text)
+		usage_error("%s is empty", what);
+	return text;
+}
+
+char *parse_path_arg(const char *what, const char *text)
+{
+	if (!*text)
+		usage_error("%s is empty", what);
+	return absolute_path(text);
+}
+
+void parse_volume_arg(const char *text, char **name, char **backing)
 {
 	const char *sep = strchr(text, '=');
 
 	if (!sep || sep == text || !sep[1])
-		argp_error(state, "'%s' is not NAME=BACKING", text);
-	else {
-		*name = checked(strndup(text, (size_t)(sep - text)));
-		*backing = absolute_backing(sep + 1);
-	}
+		usage_error("'%s' is not NAME=BACKING", text);
+	*name = checked(strndup(text, (size_t)(sep - text)));
+	*backing = absolute_backing(sep + 1);
 }
 
-error_t parse_dir_arg(int key, char *arg, struct argp_state *state, char **dir, char **name, const char *required)
+error_t parse_dir_arg(int key, char *arg, char **dir, char **name, const char *required)
 {
 	switch (key) {
 	case ARGP_KEY_ARG:
 		if (!*dir)
-			*dir = absolute_path(arg);
+			*dir = parse_path_arg("DIR", arg);
 		else if (name && !*name)
-			*name = arg;
+			*name = parse_text_arg(required ? required : "NAME", arg);
 		else
-			argp_error(state, "unexpected argument '%s'", arg);
+			usage_error("unexpected argument '%s'", arg);
 		break;
 	case ARGP_KEY_END:
 		if (!*dir)
-			argp_error(state, "DIR is missing");
+			usage_error("DIR is missing");
 		else if (required && !*name)
-			argp_error(state, "%s is missing", required);
+			usage_error("%s is missing", required);
 		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -160,15 +271,21 @@ static char *join_cwd(const char *path)
 
 char *absolute_path(const char *path)
 {
-	char *real = realpath(path, NULL);
+	char *real = realpath(path, NULL), *joined;
+	size_t n;
 
-	return real ? real : join_cwd(path);
+	if (real)
+		return real;
+	joined = join_cwd(path);
+	for (n = strlen(joined); n > 1 && joined[n - 1] == '/'; n--)
+		joined[n - 1] = '\0';
+	return joined;
 }
 
 /*
  * Which part of a spec is a path only the device modules know; here the first part, from the left, that names something
- * in the working folder is taken. A spec without any ':' that has a '/' or '.' can only be a path: made absolute even
- * if missing, so that the message names it in full.
+ * in the working folder is taken. A spec without any ':' is a path: made absolute even if missing, so that the message
+ * names it in full.
  */
 char *absolute_backing(const char *spec)
 {
@@ -179,7 +296,7 @@ char *absolute_backing(const char *spec)
 		if (*part && *part != '/' && !access(part, F_OK))
 			break;
 		if (!strchr(part, ':')) {
-			if (part == spec && *part != '/' && strpbrk(part, "/."))
+			if (part == spec && *part != '/')
 				break;
 			return checked(strdup(spec));
 		}
@@ -241,18 +358,53 @@ static bool is_question(const json_t *request)
 	return !strcmp(cmd, "status") || !strcmp(cmd, "stats") || !strcmp(cmd, "get");
 }
 
+/* Says once that a command takes long, if nothing has shown that for a while. */
+struct waiting {
+	int (*progress)(json_t *p, void *ctx);
+	void *ctx;
+	const char *dir;
+	struct timespec last; /* progress, or the start */
+	bool told;
+};
+
+static int wait_patiently(json_t *p, void *ctx)
+{
+	struct waiting *w = ctx;
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	if (p)
+		w->last = now;
+	if (!w->told && now.tv_sec - w->last.tv_sec >= NOTE_AFTER_S) {
+		w->told = true;
+		warn("%s: the daemon is alive and at it, but for %d s nothing has moved: a device is slow, or hangs "
+		     "(see "
+		     "'dmesg')",
+		     w->dir, NOTE_AFTER_S);
+	}
+	return w->progress ? w->progress(p, w->ctx) : 0;
+}
+
 json_t *call_daemon(const char *dir, json_t *request, int (*progress)(json_t *p, void *ctx), void *ctx, bool *stopped,
 		    int *exit_code)
 {
+	struct waiting patience = { .progress = progress, .ctx = ctx, .dir = dir };
 	struct bc_error err = { 0 };
 	bool question = is_question(request);
 	json_t *answer;
 
+	clock_gettime(CLOCK_MONOTONIC, &patience.last);
+	patience.told = question; /* it ends by itself */
 	for (int tries = 0;; tries++) {
-		answer = control_call_until_end(dir, json_incref(request), progress, ctx, &err);
-		if (answer || !question || err.code != -EPROTO || tries == 40)
+		answer = control_call_until_end(dir, json_incref(request), wait_patiently, &patience, &err);
+		if (tries == 40 || (!answer && (!question || err.code != -EPROTO)))
 			break;
-		/* it was killed or is ending: a moment later it is gone, or has a successor */
+		/* A refusal with "ending": the daemon has ended by now, and may have a successor. */
+		if (answer &&
+		    (json_is_true(json_object_get(answer, "ok")) || !json_is_true(json_object_get(answer, "ending"))))
+			break;
+		/* No answer: it was killed. A moment later it is gone, or has a successor. */
+		json_decref(answer);
 		nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL);
 	}
 	json_decref(request);
@@ -260,11 +412,51 @@ json_t *call_daemon(const char *dir, json_t *request, int (*progress)(json_t *p,
 		return accept_answer(answer, exit_code);
 	if (stopped && err.code == -ECONNREFUSED)
 		*stopped = true;
-	else if (err.code == -EINTR)
-		*exit_code = CMD_INTERRUPTED;
 	else
 		*exit_code = fail_err(&err);
 	return NULL;
+}
+
+json_t *loaded_status(const char *dir, int *exit_code)
+{
+	bool stopped = false;
+
+	return call_daemon(dir, json_pack("{s:s,s:b}", "cmd", "status", "wait", 1), NULL, NULL, &stopped, exit_code);
+}
+
+json_t *text(const char *bytes)
+{
+	return bytes ? json_string_nocheck(bytes) : NULL;
+}
+
+static enum cache_state stopped_state(enum cache_state state, struct volume *v, void *ctx)
+{
+	(void)v;
+	(void)ctx;
+	return state == STATE_FAILED || state == STATE_DEGRADED ? state : STATE_STOPPED;
+}
+
+json_t *describe_stopped(const char *dir, json_t *(*describe)(struct cache *c, const struct json_daemon_view *view),
+			 struct cache_open_report *report, struct bc_error *err)
+{
+	struct json_daemon_view view = { .state = stopped_state };
+	struct cache_open_report dummy;
+	struct cache *c = NULL;
+	json_t *result;
+
+	if (!report)
+		report = &dummy;
+	memset(report, 0, sizeof(*report));
+	if (cache_open(dir, CACHE_OPEN_NO_VOLUMES, &c, report, err))
+		return NULL;
+	result = describe(c, &view);
+	if (!result)
+		bc_fail(err, -ENOMEM, "%s: out of memory", dir);
+	if (cache_close(c, result ? err : NULL)) {
+		json_decref(result);
+		result = NULL;
+	}
+	return result;
 }
 
 struct cache *open_stopped(const char *dir, unsigned flags, int *exit_code)
@@ -298,8 +490,10 @@ static json_t *manage_stopped(const char *dir, json_t *request, unsigned flags, 
 
 	if (!c)
 		return NULL;
-	result = manage_run(c, NULL, request, &err);
+	result = manage_run(c, NULL, request, NULL, &err);
 	*exit_code = close_stopped(c, result ? CMD_OK : fail_err(&err));
+	if (!result && manage_is_usage(request, &err))
+		*exit_code = CMD_USAGE;
 	if (result && *exit_code) {
 		json_decref(result);
 		result = NULL;

@@ -16,6 +16,7 @@
 #include "blkcache/control.h"
 #include "blkcache/engine.h"
 #include "blkcache/error.h"
+#include "daemon/daemon.h"
 
 /* Exit codes: promised to scripts. */
 #define CMD_OK 0
@@ -48,21 +49,34 @@ void command_set_name(const char *name); /* for messages */
 int fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int fail_err(const struct bc_error *err);
 void warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* One line on stdout; whatever is in a name or a path, it stays one. */
+void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* A JSON object, indented, valid whatever bytes are in it. */
+void print_json(const json_t *o);
+
+/* Parses the command line; wrong usage is one line on stderr and ends the program with CMD_USAGE. */
+void parse_args(const struct argp *argp, int argc, char **argv, void *input);
+/* For parsers: prints the line and ends the program with CMD_USAGE. */
+void usage_error(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
 
 /* argp helpers: the option's value, or a usage error that ends the program with CMD_USAGE. */
-uint64_t parse_size_arg(const char *what, const char *text, struct argp_state *state);
-uint32_t parse_line_size_arg(const char *text, struct argp_state *state);
-enum cache_mode parse_mode_arg(const char *text, struct argp_state *state);
+uint64_t parse_size_arg(const char *what, const char *text); /* not 0 */
+uint32_t parse_line_size_arg(const char *text);
+enum cache_mode parse_mode_arg(const char *text);
+/* A path as absolute_path(); not the empty text that an unset variable of a script leaves. To be freed. */
+char *parse_path_arg(const char *what, const char *text);
+/* The text itself, not empty. */
+char *parse_text_arg(const char *what, char *text);
 
 /* NAME=BACKING -> both parts, BACKING made absolute; to be freed. Usage error otherwise. */
-void parse_volume_arg(const char *text, char **name, char **backing, struct argp_state *state);
+void parse_volume_arg(const char *text, char **name, char **backing);
 
 /*
  * For the argp parser of a command that takes "DIR", "DIR NAME" or "DIR [NAME]": what it does with every key that is
  * not an option. *dir is made absolute, to be freed; *name is the argument itself. `name` NULL: there is none;
  * `required`: what to call it if it must not be missing, else NULL.
  */
-error_t parse_dir_arg(int key, char *arg, struct argp_state *state, char **dir, char **name, const char *required);
+error_t parse_dir_arg(int key, char *arg, char **dir, char **name, const char *required);
 
 /* Absolute path, links resolved as far as it exists; to be freed. Daemons have another working folder. */
 char *absolute_path(const char *path);
@@ -75,10 +89,24 @@ bool interrupted(void);
 
 /*
  * Calls the daemon. A result, or NULL with *exit_code set and the message printed. With `stopped` not NULL: if no
- * daemon runs, *stopped is set and nothing is printed.
+ * daemon runs, *stopped is set and nothing is printed. A daemon that is on its way out is waited for. On a long silence
+ * of a command that has no progress to tell of, a note is printed.
  */
 json_t *call_daemon(const char *dir, json_t *request, int (*progress)(json_t *p, void *ctx), void *ctx, bool *stopped,
 		    int *exit_code);
+
+/* Is the cache loaded? Its status, or NULL: it is not (*exit_code 0), or that could not be told (message printed). */
+json_t *loaded_status(const char *dir, int *exit_code);
+
+/* A string of any bytes, for requests. */
+json_t *text(const char *bytes);
+
+/*
+ * What json_status() or json_stats() says of a stopped cache. NULL with *err. *report (if not NULL) is what was found.
+ * -EBUSY: another command has it, or a daemon has been started meanwhile.
+ */
+json_t *describe_stopped(const char *dir, json_t *(*describe)(struct cache *c, const struct json_daemon_view *view),
+			 struct cache_open_report *report, struct bc_error *err);
 
 /* Opens a stopped cache for one command; NULL: message printed. */
 struct cache *open_stopped(const char *dir, unsigned flags, int *exit_code);

@@ -29,7 +29,10 @@ static const struct argp_option options[] = {
 	  0 },
 	{ "ram", OPT_RAM, "SIZE", 0, "Memory for the hottest blocks and delayed writes (default 64M)", 0 },
 	{ "volume", OPT_VOLUME, "NAME=BACKING", 0, "Register a volume too; may be given several times", 0 },
-	{ "force", OPT_FORCE, NULL, 0, "Replace an existing cache; refused if it is loaded or holds dirty data", 0 },
+	{ "force", OPT_FORCE, NULL, 0,
+	  "Replace an existing cache: its volumes and tunables are forgotten. Refused if it is loaded or holds dirty "
+	  "data",
+	  0 },
 	{ 0 },
 };
 
@@ -37,6 +40,7 @@ struct args {
 	char *dir;
 	struct cache_create_params params;
 	char *names[MAX_VOLUMES], *backings[MAX_VOLUMES];
+	struct bdev_identity ids[MAX_VOLUMES];
 	size_t nvolumes;
 };
 
@@ -46,21 +50,21 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 	switch (key) {
 	case OPT_SIZE:
-		a->params.size_bytes = parse_size_arg("--size", arg, state);
+		a->params.size_bytes = parse_size_arg("--size", arg);
 		break;
 	case OPT_LINE_SIZE:
-		a->params.line_size = parse_line_size_arg(arg, state);
+		a->params.line_size = parse_line_size_arg(arg);
 		break;
 	case OPT_MODE:
-		a->params.mode = parse_mode_arg(arg, state);
+		a->params.mode = parse_mode_arg(arg);
 		break;
 	case OPT_RAM:
-		a->params.ram_bytes = parse_size_arg("--ram", arg, state);
+		a->params.ram_bytes = parse_size_arg("--ram", arg);
 		break;
 	case OPT_VOLUME:
 		if (a->nvolumes == MAX_VOLUMES)
-			argp_error(state, "at most %d volumes here; add the others with 'blkcache add'", MAX_VOLUMES);
-		parse_volume_arg(arg, &a->names[a->nvolumes], &a->backings[a->nvolumes], state);
+			usage_error("at most %d volumes here; add the others with 'blkcache add'", MAX_VOLUMES);
+		parse_volume_arg(arg, &a->names[a->nvolumes], &a->backings[a->nvolumes]);
 		a->nvolumes++;
 		break;
 	case OPT_FORCE:
@@ -68,14 +72,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		break;
 	case ARGP_KEY_ARG:
 		if (a->dir)
-			argp_error(state, "unexpected argument '%s'", arg);
-		a->dir = absolute_path(arg);
+			usage_error("unexpected argument '%s'", arg);
+		a->dir = parse_path_arg("DIR", arg);
 		break;
 	case ARGP_KEY_END:
 		if (!a->dir)
-			argp_error(state, "DIR is missing: the folder to make");
+			usage_error("DIR is missing: the folder to make");
 		if (!a->params.size_bytes)
-			argp_error(state, "--size is missing: how large should the cache be?");
+			usage_error("--size is missing: how large should the cache be?");
 		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -115,6 +119,12 @@ static int add_volumes(struct args *a)
 	return close_stopped(c, code);
 }
 
+/* Files and disks have an identity, others have none. */
+static bool same_device(const struct bdev_identity *x, const struct bdev_identity *y)
+{
+	return (x->id[0] || x->id[1]) && x->id[0] == y->id[0] && x->id[1] == y->id[1];
+}
+
 /* What can be known before anything is made, so that --force does not replace a cache and then fail at a typing
  * mistake. */
 static int check_backings(struct args *a)
@@ -126,20 +136,38 @@ static int check_backings(struct args *a)
 		for (size_t k = 0; k < i; k++)
 			if (!strcmp(a->names[i], a->names[k]))
 				return fail("%s: the volume name is given twice; names have to differ", a->names[i]);
+		if (cache_check_volume_name(a->names[i], &err))
+			return fail_err(&err);
 		if (bdev_open(a->backings[i], BDEV_OPEN_RDONLY, &bdev, &err))
 			return fail_err(&err);
+		bdev_get_identity(bdev, &a->ids[i]);
 		bdev_close(bdev);
+		for (size_t k = 0; k < i; k++)
+			if (same_device(&a->ids[i], &a->ids[k]))
+				return fail(
+					"%s: is given as volume %s and as volume %s; a device can be one volume only",
+					a->backings[i], a->names[k], a->names[i]);
 	}
 	return CMD_OK;
 }
 
+/* One that is on its way out, after an unmount: what it leaves may be replaced. One that stays is cache_create()'s to
+ * refuse. */
+static int wait_for_daemon(const char *dir)
+{
+	int code = CMD_OK;
+
+	if (cache_exists(dir))
+		json_decref(loaded_status(dir, &code));
+	return code;
+}
+
 static void print_made(struct args *a)
 {
-	printf("created %s: %s in lines of %s, mode %s\n", a->dir, size_text(a->params.size_bytes),
-	       size_text(a->params.line_size ? a->params.line_size : CACHE_BLOCK),
-	       cache_mode_long_name(a->params.mode));
+	say("created %s: %s in lines of %s, mode %s", a->dir, size_text(a->params.size_bytes),
+	    size_text(a->params.line_size ? a->params.line_size : CACHE_BLOCK), cache_mode_long_name(a->params.mode));
 	for (size_t i = 0; i < a->nvolumes; i++)
-		printf("volume %s: %s\n", a->names[i], a->backings[i]);
+		say("volume %s: %s", a->names[i], a->backings[i]);
 }
 
 int cmd_create(int argc, char **argv)
@@ -162,18 +190,22 @@ int cmd_create(int argc, char **argv)
 		a->params.mode = config.mode;
 		a->params.ram_bytes = config.ram;
 	}
-	argp_parse(&argp, argc, argv, 0, NULL, a);
+	parse_args(&argp, argc, argv, a);
 	code = config_ok ? check_backings(a) : fail_err(&err);
+	if (!code && a->params.force)
+		code = wait_for_daemon(a->dir);
 	if (!code) {
 		undo_prepare(&undo, a->dir);
 		if (cache_create(a->dir, &a->params, &err)) {
 			code = fail_err(&err);
 		} else {
+			undo_made(&undo);
 			code = add_volumes(a);
 			if (code)
 				undo_create(&undo);
 			else
 				print_made(a);
+			undo_forget(&undo);
 		}
 	}
 	for (size_t i = 0; i < a->nvolumes; i++) {

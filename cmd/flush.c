@@ -19,7 +19,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct args *a = state->input;
 
-	return parse_dir_arg(key, arg, state, &a->dir, &a->name, NULL);
+	return parse_dir_arg(key, arg, &a->dir, &a->name, NULL);
 }
 
 static const struct argp argp = {
@@ -57,6 +57,8 @@ static int flush_stopped(struct args *a, struct progress *p, uint64_t *done)
 	case 0:
 		break;
 	case -EINTR:
+		progress_clear(p);
+		fail("interrupted; nothing is lost, 'blkcache flush %s' goes on from here", a->dir);
 		code = CMD_INTERRUPTED;
 		break;
 	default:
@@ -73,7 +75,7 @@ static int flush_stopped(struct args *a, struct progress *p, uint64_t *done)
 static int flush_loaded(struct args *a, struct progress *p, uint64_t *done, bool *stopped)
 {
 	int code = CMD_OK;
-	json_t *result = call_daemon(a->dir, json_pack("{s:s,s:s*}", "cmd", "flush", "volume", a->name),
+	json_t *result = call_daemon(a->dir, json_pack("{s:s,s:o*}", "cmd", "flush", "volume", text(a->name)),
 				     progress_from_daemon, p, stopped, &code);
 
 	if (result)
@@ -91,7 +93,7 @@ int cmd_flush(int argc, char **argv)
 	double seconds;
 	int code;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &a);
+	parse_args(&argp, argc, argv, &a);
 	interrupts_catch();
 	progress_init(&p, "flushing");
 	code = flush_loaded(&a, &p, &done, &stopped);
@@ -99,11 +101,9 @@ int cmd_flush(int argc, char **argv)
 		code = flush_stopped(&a, &p, &done);
 	seconds = progress_seconds(&p);
 	progress_clear(&p);
-	if (code == CMD_INTERRUPTED && interrupted())
-		fail("interrupted; nothing is lost, 'blkcache flush %s' goes on from here", a.dir);
 	if (!code)
-		printf("%s%s%s: flushed, %s written in %.1f s (%s/s)\n", a.dir, a.name ? " " : "", a.name ? a.name : "",
-		       size_text(done), seconds, size_text(seconds > 0 ? (uint64_t)((double)done / seconds) : 0));
+		say("%s%s%s: flushed, %s written in %.1f s (%s/s)", a.dir, a.name ? " " : "", a.name ? a.name : "",
+		    size_text(done), seconds, size_text(seconds > 0 ? (uint64_t)((double)done / seconds) : 0));
 	free(a.dir);
 	return code;
 }

@@ -32,13 +32,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		break;
 	case ARGP_KEY_ARG:
 		if (!a->dir)
-			a->dir = absolute_path(arg);
-		else if (json_array_append_new(a->names, json_string(arg)))
-			argp_error(state, "'%s' is not UTF-8 text", arg);
+			a->dir = parse_path_arg("DIR", arg);
+		else
+			json_array_append_new(a->names, text(parse_text_arg("NAME or KEY", arg)));
 		break;
 	case ARGP_KEY_END:
 		if (!a->dir)
-			argp_error(state, "DIR is missing");
+			usage_error("DIR is missing");
 		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -57,15 +57,14 @@ static const struct argp argp = {
 	NULL,
 };
 
-static void print_json(const json_t *tunables)
+static void print_values(const json_t *tunables)
 {
 	json_t *o = json_object(), *t;
 	size_t i;
 
 	json_array_foreach(tunables, i, t)
 		json_object_set(o, jtext(t, "key"), json_object_get(t, "value"));
-	json_dumpf(o, stdout, JSON_INDENT(2));
-	printf("\n");
+	print_json(o);
 	json_decref(o);
 }
 
@@ -91,14 +90,14 @@ int cmd_get(int argc, char **argv)
 	bool only_value;
 	int code = CMD_OK;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &a);
+	parse_args(&argp, argc, argv, &a);
 	result = manage(a.dir, json_pack("{s:s,s:O}", "cmd", "get", "names", a.names), CACHE_OPEN_NO_VOLUMES, &code);
 	tunables = json_object_get(result, "tunables");
 	/* One key was asked for by name: the names are that key, perhaps after the volume. */
 	only_value = json_array_size(tunables) == 1 &&
 		     json_array_size(a.names) == (json_is_string(json_object_get(result, "volume")) ? 2 : 1);
 	if (tunables && a.json)
-		print_json(tunables);
+		print_values(tunables);
 	else if (tunables && only_value)
 		printf("%s\n", jtext(json_array_get(tunables, 0), "value"));
 	else if (tunables)

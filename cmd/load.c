@@ -3,6 +3,7 @@
  * load.c - blkcache load: starts the daemon of a cache.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "common.h"
 #include "loading.h"
@@ -38,7 +39,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	switch (key) {
 	case OPT_ACCEPT:
 		if (a->naccepted == CACHE_MAX_VOLUMES)
-			argp_error(state, "--accept-changed is given more often than there can be volumes");
+			usage_error("--accept-changed is given more often than there can be volumes");
 		a->accepted[a->naccepted++] = arg;
 		break;
 	case OPT_SURVIVE:
@@ -48,7 +49,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		a->foreground = true;
 		break;
 	default:
-		return parse_dir_arg(key, arg, state, &a->dir, &a->mountpoint, "MOUNTPOINT");
+		return parse_dir_arg(key, arg, &a->dir, &a->mountpoint, "MOUNTPOINT");
 	}
 	return 0;
 }
@@ -75,13 +76,16 @@ static const struct argp argp = {
  */
 static int refuse_if_loaded(const char *dir)
 {
-	bool stopped = false;
 	int code = CMD_OK;
-	json_t *status = call_daemon(dir, json_pack("{s:s}", "cmd", "status"), NULL, NULL, &stopped, &code);
+	json_t *status = loaded_status(dir, &code);
 
 	if (status)
-		code = fail("%s: is loaded already, at %s; see 'blkcache status %s'", dir,
-			    jtext(json_object_get(status, "cache"), "mountpoint"), dir);
+		code = fail("%s: is loaded already, at %s%s; see 'blkcache status %s'", dir,
+			    jtext(json_object_get(status, "cache"), "mountpoint"),
+			    strcmp(jtext(json_object_get(status, "cache"), "state"), "stopping")
+				    ? ""
+				    : ", and is being stopped",
+			    dir);
 	json_decref(status);
 	return code;
 }
@@ -94,8 +98,12 @@ int cmd_load(int argc, char **argv)
 	char *mountpoint;
 	int code;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &a);
+	parse_args(&argp, argc, argv, &a);
 	mountpoint = loading_mountpoint(a.mountpoint);
+	if (loading_hides_cache(mountpoint, a.dir)) {
+		code = CMD_FAILED;
+		goto out;
+	}
 	params.dir = a.dir;
 	params.mountpoint = mountpoint;
 	params.foreground = a.foreground;
@@ -107,6 +115,7 @@ int cmd_load(int argc, char **argv)
 			interrupts_catch();
 		code = loading_start(&params, NULL);
 	}
+out:
 	free(a.dir);
 	free(mountpoint);
 	return code;

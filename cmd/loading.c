@@ -17,16 +17,16 @@ static void print_recovery(const char *dir, const json_t *r)
 		 dropped = jcount(r, "epochs_dropped"), stale = jcount(r, "dropped_clean_lines");
 	const char *notes = jtext(r, "notes");
 	bool clean = json_is_true(json_object_get(r, "clean_stop"));
+	char dirty[64] = "";
 
+	if (jcount(r, "dirty_bytes"))
+		snprintf(dirty, sizeof(dirty), ", %s of them dirty", size_text(jcount(r, "dirty_bytes")));
 	/* A new cache looks like one that was stopped with nothing in it. */
 	if (clean && !lines)
-		printf("%s: nothing is cached yet", dir);
+		say("%s: nothing is cached yet%s", dir, dirty);
 	else
-		printf("%s: %s, %llu line%s cached", dir, clean ? "was stopped in order" : "recovered",
-		       COUNT(lines, "", "s"));
-	if (jcount(r, "dirty_bytes"))
-		printf(", %s of them dirty", size_text(jcount(r, "dirty_bytes")));
-	printf("\n");
+		say("%s: %s, %llu line%s cached%s", dir, clean ? "was shut down cleanly" : "recovered",
+		    COUNT(lines, "", "s"), dirty);
 	/* After an orderly stop epochs are read too; that is no news. */
 	if ((replayed && !clean) || dropped) {
 		printf("  %llu epoch%s replayed", COUNT(replayed, "", "s"));
@@ -39,7 +39,7 @@ static void print_recovery(const char *dir, const json_t *r)
 	while (*notes) {
 		size_t n = strcspn(notes, "\n");
 
-		printf("  %.*s\n", (int)n, notes);
+		say("  %.*s", (int)n, notes);
 		notes += n + (notes[n] == '\n');
 	}
 }
@@ -51,12 +51,12 @@ static void print_volumes(const json_t *report)
 	size_t i;
 
 	json_array_foreach(volumes, i, v) {
-		printf("%s/%s  %s  %s  %s%s%s\n", mountpoint, jtext(v, "name"), size_text(jcount(v, "size_bytes")),
-		       jtext(v, "mode"), jtext(v, "backing"), strcmp(jtext(v, "state"), "running") ? "  " : "",
-		       strcmp(jtext(v, "state"), "running") ? jtext(v, "state") : "");
+		say("%s/%s  %s  %s  %s%s%s", mountpoint, jtext(v, "name"), size_text(jcount(v, "size_bytes")),
+		    jtext(v, "mode"), jtext(v, "backing"), strcmp(jtext(v, "state"), "running") ? "  " : "",
+		    strcmp(jtext(v, "state"), "running") ? jtext(v, "state") : "");
 	}
 	if (!json_array_size(volumes))
-		printf("%s: no volumes yet; add one with 'blkcache add'\n", mountpoint);
+		say("%s: no volumes yet; add one with 'blkcache add'", mountpoint);
 }
 
 static void on_ready(json_t *report, void *ctx)
@@ -80,6 +80,16 @@ int loading_start(const struct daemon_params *params, bool *served)
 	if (served)
 		*served = ready;
 	return ret ? fail_err(&err) : CMD_OK;
+}
+
+bool loading_hides_cache(const char *mountpoint, const char *dir)
+{
+	size_t n = strlen(mountpoint);
+
+	if (strncmp(dir, mountpoint, n) || (dir[n] && dir[n] != '/' && n > 1))
+		return false;
+	fail("%s: the mount would hide the cache folder %s; mount it somewhere else", mountpoint, dir);
+	return true;
 }
 
 char *loading_mountpoint(const char *path)

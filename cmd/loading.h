@@ -14,4 +14,7 @@ int loading_start(const struct daemon_params *params, bool *served);
 /* The path of a mount point, absolute even if a dead daemon's mount lies there; to be freed. */
 char *loading_mountpoint(const char *path);
 
+/* Would the mount hide the cache folder, with the socket that commands go through? True: the message is printed. */
+bool loading_hides_cache(const char *mountpoint, const char *dir);
+
 #endif

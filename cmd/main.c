@@ -77,7 +77,7 @@ static int dispatch(int argc, char **argv)
 		print_help();
 		return CMD_OK;
 	}
-	if (!strcmp(word, "--version") || !strcmp(word, "-V")) {
+	if (!strcmp(word, "--version") || !strcmp(word, "-V") || !strcmp(word, "version")) {
 		printf("blkcache %s\n", BLKCACHE_VERSION);
 		return CMD_OK;
 	}

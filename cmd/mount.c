@@ -60,23 +60,23 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	switch (key) {
 	case OPT_CACHE:
 		free(a->dir);
-		a->dir = absolute_path(arg);
+		a->dir = parse_path_arg("--cache", arg);
 		break;
 	case OPT_SIZE:
-		a->size = parse_size_arg("--size", arg, state);
+		a->size = parse_size_arg("--size", arg);
 		break;
 	case OPT_LINE_SIZE:
-		a->line_size = parse_line_size_arg(arg, state);
+		a->line_size = parse_line_size_arg(arg);
 		break;
 	case OPT_RAM:
-		a->ram = parse_size_arg("--ram", arg, state);
+		a->ram = parse_size_arg("--ram", arg);
 		break;
 	case OPT_MODE:
-		a->mode = parse_mode_arg(arg, state);
+		a->mode = parse_mode_arg(arg);
 		break;
 	case OPT_NAME:
 		free(a->name);
-		a->name = strdup(arg);
+		a->name = strdup(parse_text_arg("--name", arg));
 		break;
 	case OPT_SURVIVE:
 		a->survive = true;
@@ -86,21 +86,21 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		break;
 	case ARGP_KEY_ARG:
 		if (!a->backing)
-			a->backing = absolute_backing(arg);
+			a->backing = absolute_backing(parse_text_arg("BACKING", arg));
 		else if (!a->mountpoint)
-			a->mountpoint = loading_mountpoint(arg);
+			a->mountpoint = loading_mountpoint(parse_text_arg("MOUNTPOINT", arg));
 		else
-			argp_error(state, "unexpected argument '%s'", arg);
+			usage_error("unexpected argument '%s'", arg);
 		break;
 	case ARGP_KEY_END:
 		if (!a->backing || !a->mountpoint)
-			argp_error(state, "%s is missing", a->backing ? "MOUNTPOINT" : "BACKING");
+			usage_error("%s is missing", a->backing ? "MOUNTPOINT" : "BACKING");
 		if (!a->dir)
-			argp_error(state, "--cache is missing: the folder on the fast disk");
+			usage_error("--cache is missing: the folder on the fast disk");
 		if (!a->name)
 			a->name = default_name(a->backing);
 		if (!a->name || !*a->name)
-			argp_error(state, "'%s' gives no name for the volume; give one with --name", a->backing);
+			usage_error("'%s' gives no name for the volume; give one with --name", a->backing);
 		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -141,6 +141,24 @@ static int other_backing(const struct args *a, const char *backing)
 		    a->name, a->dir, backing);
 }
 
+/* What is of no use on a cache that exists, if it says something else than the cache is. */
+static void warn_unused(const struct args *a, uint64_t size, uint64_t line_size)
+{
+	if (a->size && line_size && a->size / line_size * line_size != size)
+		warn("%s: there is a cache of %s already; --size is not used", a->dir, size_text(size));
+	if (a->line_size && a->line_size != line_size)
+		warn("%s: there is a cache with lines of %s already; --line-size is not used", a->dir,
+		     size_text(line_size));
+	if (a->ram)
+		warn("%s: there is a cache already; --ram is not used ('blkcache set %s ram=SIZE' changes it)", a->dir,
+		     a->dir);
+}
+
+static void say_mode(const struct args *a, const char *old)
+{
+	say("%s: mode of the volume %s changed from %s to %s", a->dir, a->name, old, cache_mode_name(a->mode));
+}
+
 /* ---- a loaded cache ---- */
 
 static json_t *find_volume(const json_t *status, const char *name)
@@ -159,7 +177,7 @@ static int set_mode_live(struct args *a)
 	int code = CMD_OK;
 
 	json_decref(call_daemon(a->dir,
-				json_pack("{s:s,s:s,s:[[ss]]}", "cmd", "set", "volume", a->name, "values", "mode",
+				json_pack("{s:s,s:o,s:[[ss]]}", "cmd", "set", "volume", text(a->name), "values", "mode",
 					  cache_mode_name(a->mode)),
 				NULL, NULL, NULL, &code));
 	return code;
@@ -176,22 +194,28 @@ static int mount_loaded(struct args *a, const json_t *status)
 			    a->mountpoint, mountpoint);
 	if (a->foreground)
 		return fail("%s: the cache is loaded already, by a daemon of its own; leave out -f", a->dir);
+	warn_unused(a, jcount(json_object_get(status, "cache"), "size_bytes"),
+		    jcount(json_object_get(status, "cache"), "line_size"));
 	if (v) {
 		if (!same_backing(jtext(v, "backing"), a->backing))
 			return other_backing(a, jtext(v, "backing"));
-		if (a->mode != MODE_COUNT && strcmp(jtext(v, "mode"), cache_mode_name(a->mode)))
+		if (a->mode != MODE_COUNT && strcmp(jtext(v, "mode"), cache_mode_name(a->mode))) {
 			code = set_mode_live(a);
+			if (!code)
+				say_mode(a, jtext(v, "mode"));
+		}
 		if (!code)
-			printf("%s/%s: is mounted already\n", mountpoint, a->name);
+			say("%s/%s: is mounted already", mountpoint, a->name);
 		return code;
 	}
 	result = call_daemon(a->dir,
-			     json_pack("{s:s,s:s,s:s,s:s*}", "cmd", "add", "name", a->name, "backing", a->backing,
-				       "mode", a->mode == MODE_COUNT ? NULL : cache_mode_name(a->mode)),
+			     json_pack("{s:s,s:o,s:o,s:s*}", "cmd", "add", "name", text(a->name), "backing",
+				       text(a->backing), "mode",
+				       a->mode == MODE_COUNT ? NULL : cache_mode_name(a->mode)),
 			     NULL, NULL, NULL, &code);
 	if (result)
-		printf("%s  %s  %s  %s\n", jtext(result, "path"), size_text(jcount(result, "size_bytes")),
-		       jtext(result, "mode"), jtext(result, "backing"));
+		say("%s  %s  %s  %s", jtext(result, "path"), size_text(jcount(result, "size_bytes")),
+		    jtext(result, "mode"), jtext(result, "backing"));
 	json_decref(result);
 	return code;
 }
@@ -208,9 +232,12 @@ static int make_cache(struct args *a)
 
 	if (!params.size_bytes)
 		return fail("%s: there is no cache yet, and its size is not given; add --size SIZE", a->dir);
+	if (cache_check_volume_name(a->name, &err))
+		return fail_err(&err);
 	undo_prepare(&a->undo, a->dir);
 	if (cache_create(a->dir, &params, &err))
 		return fail_err(&err);
+	undo_made(&a->undo);
 	a->made_cache = true;
 	return CMD_OK;
 }
@@ -227,10 +254,16 @@ static int add_if_needed(struct args *a, struct cache *c)
 		a->made_volume = true;
 		return CMD_OK;
 	}
-	if (!same_backing(volume_backing(v), a->backing))
+	if (!same_backing(volume_backing(v), a->backing)) {
 		code = other_backing(a, volume_backing(v));
-	else if (a->mode != MODE_COUNT && a->mode != volume_mode(v) && volume_set_mode(v, a->mode, &err))
-		code = fail_err(&err);
+	} else if (a->mode != MODE_COUNT && a->mode != volume_mode(v)) {
+		const char *old = cache_mode_name(volume_mode(v));
+
+		if (volume_set_mode(v, a->mode, &err))
+			code = fail_err(&err);
+		else
+			say_mode(a, old);
+	}
 	volume_put(v);
 	return code;
 }
@@ -250,8 +283,8 @@ static int prepare(struct args *a)
 		return code;
 	memset(&info, 0, sizeof(info));
 	cache_get_info(c, &info);
-	if (!a->made_cache && a->size && a->size / info.line_size * info.line_size != info.size_bytes)
-		warn("%s: there is a cache of %s already; --size is not used", a->dir, size_text(info.size_bytes));
+	if (!a->made_cache)
+		warn_unused(a, info.size_bytes, info.line_size);
 	return close_stopped(c, add_if_needed(a, c));
 }
 
@@ -298,25 +331,28 @@ static int mount_stopped(struct args *a)
 		code = loading_start(&params, &served);
 	if (code && !served)
 		take_back(a);
+	if (a->made_cache)
+		undo_forget(&a->undo);
 	return code;
 }
 
 static int run(struct args *a)
 {
 	struct bc_error err = { 0 };
-	bool stopped = false;
 	int code = CMD_OK;
 	json_t *status;
 
+	if (loading_hides_cache(a->mountpoint, a->dir))
+		return CMD_FAILED;
 	if (config_load(&a->config, &err))
 		return fail_err(&err);
 	a->config.survive |= a->survive;
 	if (!cache_exists(a->dir))
 		return mount_stopped(a);
-	status = call_daemon(a->dir, json_pack("{s:s}", "cmd", "status"), NULL, NULL, &stopped, &code);
+	status = loaded_status(a->dir, &code);
 	if (status)
 		code = mount_loaded(a, status);
-	else if (stopped)
+	else if (!code)
 		code = mount_stopped(a);
 	json_decref(status);
 	return code;
@@ -327,7 +363,7 @@ int cmd_mount(int argc, char **argv)
 	struct args a = { .mode = MODE_COUNT };
 	int code;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &a);
+	parse_args(&argp, argc, argv, &a);
 	code = run(&a);
 	free(a.backing);
 	free(a.mountpoint);

@@ -11,18 +11,27 @@
 
 #include "common.h"
 #include "stats.h"
+#include "util/utf8.h"
 
-/* A label value: backslash, quote and newline are escaped, as the format wants. */
+/* A label value: backslash, quote and newline are escaped, as the format wants. One byte that is not UTF-8 would make
+ * the collector drop the whole file: it is shown as \xNN. */
 static void print_label(const char *key, const char *value)
 {
+	size_t left = strlen(value), n;
+
 	printf("%s=\"", key);
-	for (; *value; value++) {
-		if (*value == '\n')
+	for (; left; value += n, left -= n) {
+		n = utf8_length(value, left);
+		if (!n) {
+			printf("\\\\x%02x", (unsigned char)*value);
+			n = 1;
+		} else if (*value == '\n') {
 			printf("\\n");
-		else if (*value == '"' || *value == '\\')
+		} else if (*value == '"' || *value == '\\') {
 			printf("\\%c", *value);
-		else
-			putchar(*value);
+		} else {
+			fwrite(value, 1, n, stdout);
+		}
 	}
 	putchar('"');
 }
@@ -61,6 +70,7 @@ static void histogram_series(const json_t *stats, const char *name, const json_t
 	printf("} ");
 }
 
+/* A number of the group `group` of the cache. */
 static void cache_gauge(const json_t *stats, const char *group, const char *key, const char *name, const char *help)
 {
 	head(name, "gauge", help);
@@ -177,14 +187,34 @@ static void print_states(const json_t *stats)
 	}
 }
 
-void prometheus_print(const json_t *stats)
+static void print_daemon(const json_t *stats, bool loaded)
 {
-	print_states(stats);
+	const json_t *cache = json_object_get(stats, "cache"), *start = json_object_get(cache, "start_time");
+
+	head("blkcache_up", "gauge", "1 if a daemon serves the cache and answered.");
+	series(stats, "blkcache_up", NULL, NULL, NULL);
+	printf("%d\n", loaded);
+	head("blkcache_info", "gauge", "Always 1; the version of the program that printed this.");
+	series(stats, "blkcache_info", NULL, "version", BLKCACHE_VERSION);
+	printf("1\n");
+	if (json_is_integer(start))
+		cache_gauge(stats, "cache", "start_time", "blkcache_start_time_seconds",
+			    "When the daemon was started, in seconds since 1970.");
+	if (*jtext(cache, "why")) {
+		head("blkcache_problem", "gauge", "Always 1; what is wrong.");
+		series(stats, "blkcache_problem", NULL, "reason", jtext(cache, "why"));
+		printf("1\n");
+	}
+}
+
+static void print_sizes(const json_t *stats)
+{
 	cache_gauge(stats, "cache", "size_bytes", "blkcache_size_bytes", "Size of the cache's data file.");
 	cache_gauge(stats, "cache", "line_size", "blkcache_line_size_bytes", "Size of a cache line.");
 	cache_gauge(stats, "cache", "lines", "blkcache_lines", "Lines the cache has room for.");
 	cache_gauge(stats, "cache", "ram_bytes", "blkcache_ram_bytes", "Memory for block data.");
 	cache_gauge(stats, "cache", "metadata_bytes", "blkcache_metadata_bytes", "Memory for metadata.");
+	cache_gauge(stats, "cache", "dirty_bytes", "blkcache_dirty_bytes", "Data not yet on the backing devices.");
 	cache_gauge(stats, "usage", "occupied_lines", "blkcache_occupied_lines", "Lines in use.");
 	cache_gauge(stats, "usage", "free_lines", "blkcache_free_lines", "Lines not in use.");
 	cache_gauge(stats, "usage", "clean_lines", "blkcache_clean_lines", "Lines equal to the backing device.");
@@ -192,6 +222,17 @@ void prometheus_print(const json_t *stats)
 	volume_gauge(stats, "size_bytes", "blkcache_volume_size_bytes", "Size of the volume.");
 	volume_gauge(stats, "dirty_bytes", "blkcache_volume_dirty_bytes", "Data not yet on the backing device.");
 	volume_group(stats, "usage", "kind", "blkcache_volume_lines", "gauge", "Cache lines of the volume.");
+}
+
+void prometheus_print(const json_t *stats, bool loaded)
+{
+	print_states(stats);
+	print_daemon(stats, loaded);
+	if (!json_object_get(stats, "usage"))
+		return; /* nothing more is known */
+	print_sizes(stats);
+	if (!loaded)
+		return; /* nobody counts */
 	volume_group(stats, "requests", "kind", "blkcache_requests_total", "counter",
 		     "Requests by how they were served.");
 	volume_group(stats, "bytes", "kind", "blkcache_bytes_total", "counter", "Bytes moved, by place and direction.");

@@ -32,7 +32,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		a->discard = true;
 		break;
 	default:
-		return parse_dir_arg(key, arg, state, &a->dir, &a->name, "NAME");
+		return parse_dir_arg(key, arg, &a->dir, &a->name, "NAME");
 	}
 	return 0;
 }
@@ -79,8 +79,8 @@ int cmd_remove(int argc, char **argv)
 	unsigned flags = 0;
 	int code = CMD_OK;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &a);
-	request = json_pack("{s:s,s:s,s:b}", "cmd", "remove", "name", a.name, "discard_dirty", a.discard);
+	parse_args(&argp, argc, argv, &a);
+	request = json_pack("{s:s,s:o,s:b}", "cmd", "remove", "name", text(a.name), "discard_dirty", a.discard);
 	result = call_daemon(a.dir, json_incref(request), NULL, NULL, &stopped, &code);
 	if (stopped) {
 		flags = CACHE_OPEN_NO_VOLUMES;
@@ -91,10 +91,9 @@ int cmd_remove(int argc, char **argv)
 	}
 	json_decref(request);
 	if (result && json_is_true(json_object_get(result, "discarded")))
-		printf("removed %s; %s of dirty data was discarded\n", a.name,
-		       size_text(jcount(result, "dirty_bytes")));
+		say("removed %s; %s of dirty data was discarded", a.name, size_text(jcount(result, "dirty_bytes")));
 	else if (result)
-		printf("removed %s\n", a.name);
+		say("removed %s", a.name);
 	json_decref(result);
 	free(a.dir);
 	return code;

@@ -14,16 +14,14 @@ struct args {
 	json_t *values; /* [[key, value]...] */
 };
 
-static void add_value(struct args *a, const char *arg, struct argp_state *state)
+static void add_value(struct args *a, const char *arg)
 {
 	const char *sep = strchr(arg, '=');
 	json_t *pair;
 
 	if (sep == arg)
-		argp_error(state, "'%s' is not KEY=VALUE", arg);
-	pair = json_pack("[s#s]", arg, (int)(sep - arg), sep + 1);
-	if (!pair)
-		argp_error(state, "'%s' is not UTF-8 text", arg);
+		usage_error("'%s' is not KEY=VALUE", arg);
+	pair = json_pack("[oo]", json_stringn_nocheck(arg, (size_t)(sep - arg)), text(sep + 1));
 	json_array_append_new(a->values, pair);
 }
 
@@ -34,17 +32,17 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	switch (key) {
 	case ARGP_KEY_ARG:
 		if (!a->dir)
-			a->dir = absolute_path(arg);
+			a->dir = parse_path_arg("DIR", arg);
 		else if (strchr(arg, '='))
-			add_value(a, arg, state);
+			add_value(a, arg);
 		else if (!a->name && !json_array_size(a->values))
-			a->name = arg;
+			a->name = parse_text_arg("NAME", arg);
 		else
-			argp_error(state, "'%s' is not KEY=VALUE", arg);
+			usage_error("'%s' is not KEY=VALUE", arg);
 		break;
 	case ARGP_KEY_END:
 		if (!a->dir || !json_array_size(a->values))
-			argp_error(state, "%s is missing", a->dir ? "KEY=VALUE" : "DIR");
+			usage_error("%s is missing", a->dir ? "KEY=VALUE" : "DIR");
 		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -74,11 +72,11 @@ int cmd_set(int argc, char **argv)
 	int code = CMD_OK;
 	size_t i;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &a);
-	result = manage(a.dir, json_pack("{s:s,s:s*,s:o}", "cmd", "set", "volume", a.name, "values", a.values),
+	parse_args(&argp, argc, argv, &a);
+	result = manage(a.dir, json_pack("{s:s,s:o*,s:o}", "cmd", "set", "volume", text(a.name), "values", a.values),
 			CACHE_OPEN_NO_VOLUMES, &code);
 	json_array_foreach(json_object_get(result, "notes"), i, note)
-		printf("%s\n", json_string_value(note));
+		say("%s", json_string_value(note));
 	json_decref(result);
 	free(a.dir);
 	return code;

@@ -3,9 +3,11 @@
  * status.c - blkcache status. A stopped cache is opened for it, without its backing devices: that takes its lock for a
  * moment, so the journal still has one reader, and recovers it if it crashed, which does no harm.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "common.h"
 #include "daemon/daemon.h"
@@ -32,7 +34,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		a->json = true;
 		break;
 	default:
-		return parse_dir_arg(key, arg, state, &a->dir, NULL, NULL);
+		return parse_dir_arg(key, arg, &a->dir, NULL, NULL);
 	}
 	return 0;
 }
@@ -52,13 +54,6 @@ static const struct argp argp = {
 	NULL,
 };
 
-static enum cache_state stopped_state(enum cache_state state, struct volume *v, void *ctx)
-{
-	(void)v;
-	(void)ctx;
-	return state == STATE_FAILED || state == STATE_DEGRADED ? state : STATE_STOPPED;
-}
-
 /* The daemon died, or the machine did: said beside the state, with what to do. */
 static void add_clean_stop(json_t *status, const struct cache_open_report *report)
 {
@@ -71,30 +66,36 @@ static void add_clean_stop(json_t *status, const struct cache_open_report *repor
 		return;
 	if (dirty)
 		snprintf(why, sizeof(why),
-			 "it was not stopped in order; %s of dirty data is kept in it: load it, then flush or stop it",
+			 "not cleanly; %s of dirty data is kept in it: load it, then flush or stop it",
 			 size_text(dirty));
 	else
-		snprintf(why, sizeof(why), "it was not stopped in order; it holds no dirty data");
+		snprintf(why, sizeof(why), "not cleanly; no dirty data");
 	json_object_set_new(cache, "why", json_string(why));
 }
 
-static json_t *status_stopped(const char *dir, int *code)
+/* The daemon's word, or the stopped cache's. It may be loaded or taken over just between the two: asked again. */
+static json_t *find_status(const char *dir, int *code)
 {
-	struct json_daemon_view view = { .state = stopped_state };
 	struct cache_open_report report;
-	struct bc_error err = { 0 };
-	struct cache *c = NULL;
 	json_t *status;
 
-	memset(&report, 0, sizeof(report));
-	if (cache_open(dir, CACHE_OPEN_NO_VOLUMES, &c, &report, &err)) {
-		*code = fail_err(&err);
-		return NULL;
+	for (int tries = 0;; tries++) {
+		struct bc_error err = { 0 };
+		bool stopped = false;
+
+		status = call_daemon(dir, json_pack("{s:s}", "cmd", "status"), NULL, NULL, &stopped, code);
+		if (!stopped)
+			return status;
+		status = describe_stopped(dir, json_status, &report, &err);
+		if (status)
+			break;
+		if (err.code != -EBUSY || tries == 20) {
+			*code = fail_err(&err);
+			return NULL;
+		}
+		nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL);
 	}
-	status = json_status(c, &view);
-	if (status)
-		add_clean_stop(status, &report);
-	*code = close_stopped(c, status ? CMD_OK : fail("%s: out of memory", dir));
+	add_clean_stop(status, &report);
 	return status;
 }
 
@@ -103,6 +104,7 @@ static void print_cache(const json_t *status)
 	const json_t *cache = json_object_get(status, "cache"), *usage = json_object_get(status, "usage");
 	const char *mountpoint = jtext(cache, "mountpoint"), *why = jtext(cache, "why");
 	double lines = (double)jcount(cache, "lines");
+	bool aside = !strcmp(jtext(cache, "state"), "stopped");
 	enum cache_mode mode = MODE_WT;
 	struct table t;
 
@@ -112,7 +114,8 @@ static void print_cache(const json_t *status)
 	table_cell(&t, "uuid");
 	table_cell(&t, "%s", jtext(cache, "uuid"));
 	table_cell(&t, "state");
-	table_cell(&t, "%s%s%s", jtext(cache, "state"), *why ? ": " : "", why);
+	table_cell(&t, "%s%s%s%s", jtext(cache, "state"), *why ? aside ? " (" : ": " : "", why,
+		   *why && aside ? ")" : "");
 	table_cell(&t, "mounted at");
 	table_cell(&t, "%s", *mountpoint ? mountpoint : "-");
 	if (jcount(cache, "pid")) {
@@ -167,17 +170,13 @@ static void print_volumes(const json_t *status)
 int cmd_status(int argc, char **argv)
 {
 	struct args a = { 0 };
-	bool stopped = false;
 	int code = CMD_OK;
 	json_t *status;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &a);
-	status = call_daemon(a.dir, json_pack("{s:s}", "cmd", "status"), NULL, NULL, &stopped, &code);
-	if (stopped)
-		status = status_stopped(a.dir, &code);
+	parse_args(&argp, argc, argv, &a);
+	status = find_status(a.dir, &code);
 	if (status && a.json) {
-		json_dumpf(status, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
-		printf("\n");
+		print_json(status);
 	} else if (status) {
 		print_cache(status);
 		print_volumes(status);

@@ -2,24 +2,35 @@
 # bash completion of blkcache. Source it, or install it as /usr/share/bash-completion/completions/blkcache.
 # shellcheck shell=bash disable=SC2207
 
-# Words a status of the cache in $1 gives: volume names. Quick: the daemon answers without waiting for I/O. A stopped cache is not
-# opened for a Tab, that would take its lock.
+# Words that the cache in $1 gives. Quick: the daemon answers without waiting for I/O, and one that does not is not waited for. A
+# stopped cache is not opened for a Tab, that would take its lock.
+_blkcache_ask()
+{
+	[ -S "$1/control" ] && timeout 1 blkcache "${@:2:1}" "$1" "${@:3}" 2>/dev/null
+}
+
+# The names of volumes: the first column of the table behind the empty line.
 _blkcache_volumes()
 {
-	[ -S "$1/control" ] && command -v jq >/dev/null || return 0
-	blkcache status "$1" --json 2>/dev/null | jq -r '.volumes[].name' 2>/dev/null
+	_blkcache_ask "$1" status | awk 'table && NF { print $1 } /^VOLUME / { table = 1 }'
 }
 
 _blkcache_tunables()
 {
-	[ -S "$1/control" ] && command -v jq >/dev/null || return 0
-	blkcache get "$1" --json 2>/dev/null | jq -r 'keys[]' 2>/dev/null
+	_blkcache_ask "$1" get | awk '{ print $1 }'
+}
+
+# NAME=FILE: completes FILE. bash takes = for the end of a word, so $cur is what stands behind it, or the sign itself.
+_blkcache_files()
+{
+	compopt -o filenames 2>/dev/null
+	COMPREPLY=($(compgen -f -- "${cur#=}"))
 }
 
 _blkcache()
 {
-	local cur prev cmd options positional=() i
-	local commands="create add remove load mount flush stop status stats set get check help"
+	local cur prev cmd options positional=() i modes="wt wb wa wi wo pt"
+	local commands="create add remove load mount flush stop status stats set get check help version"
 	local IFS=$'\n'
 
 	COMPREPLY=()
@@ -46,9 +57,28 @@ _blkcache()
 	*) options="--help" ;;
 	esac
 
+	# --OPTION=VALUE, NAME=BACKING and KEY=VALUE come as three words.
+	if [ "$cur" = = ]; then
+		cur=
+	elif [ "$prev" = = ]; then
+		prev=${COMP_WORDS[COMP_CWORD - 2]}
+	fi
+	case $prev:$cmd in
+	mode:set)
+		COMPREPLY=($(IFS=' ' compgen -W "$modes" -- "$cur"))
+		return
+		;;
+	esac
+	if [[ ${COMP_WORDS[COMP_CWORD]} == = || ${COMP_WORDS[COMP_CWORD - 1]} == = ]] && [[ $prev != --* ]]; then
+		case $cmd in
+		create | add) _blkcache_files ;;
+		esac
+		return
+	fi
+
 	case $prev in
 	--mode)
-		COMPREPLY=($(IFS=' ' compgen -W "wt wb wa wi wo pt" -- "$cur"))
+		COMPREPLY=($(IFS=' ' compgen -W "$modes" -- "$cur"))
 		return
 		;;
 	--line-size)

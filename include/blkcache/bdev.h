@@ -10,8 +10,8 @@
  *
  * A *channel* is a thread's way to a device. A channel belongs to one thread at a time (it has no lock) and may change
  * hands only while nothing is in flight; a device may have any number of channels. I/O is submitted asynchronously and
- * completes in bdev_poll() on the channel it was submitted on, in any order. Every submitted bdev_io is completed
- * exactly once: io->result is set, then io->done (if not NULL) is called.
+ * completes, in any order, on the channel it was submitted on, in a call of bdev_poll() or bdev_rw_wait(). Every
+ * submitted bdev_io is completed exactly once: io->result is set, then io->done (if not NULL) is called.
  *
  * Offsets and lengths are bytes. Any range inside the device is accepted for every type; ranges and memory aligned to
  * bdev_alignment() are fast, others may be bounced. A range beyond bdev_size() completes with -EINVAL. READ and WRITE
@@ -29,6 +29,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/types.h>
 #include <sys/uio.h>
 
 #include "blkcache/error.h"
@@ -90,6 +91,32 @@ enum bdev_sameness { BDEV_UNKNOWN, BDEV_SAME, BDEV_OTHER };
  */
 int bdev_open(const char *spec, unsigned flags, struct bdev **out, struct bc_error *err);
 
+struct patience; /* util/patience.h */
+/*
+ * The same for a device that may never answer: waits on another thread, and the caller has enough of it after its
+ * patience: -ETIMEDOUT or -EINTR with a message that names the device. Should the open succeed after that, the device
+ * is closed again. patience NULL: as bdev_open().
+ */
+int bdev_open_patiently(const char *spec, unsigned flags, const struct patience *patience, struct bdev **out,
+			struct bc_error *err);
+
+/*
+ * This process serves the mount whose files have the device number `dev` (0: none any more). From now on an open of
+ * what lies there fails with -EDEADLK, and no open asks that mount anything. below: descriptor of the folder it is
+ * mounted on, opened before that (borrowed), through which names of before lead on; -1: there is none. loading: all
+ * names that are opened are of before.
+ */
+void bdev_set_own_mount(dev_t dev, int below, bool loading);
+
+/* What people know the device as ("volume v"), for messages. Before others use it. */
+void bdev_set_use(struct bdev *bdev, const char *use);
+
+/*
+ * Is there an open device that somebody has been waiting for at least `ms`: for a write, a flush, a discard, a look at
+ * its identity, its end? Its use and spec go to buf. Any thread; waits for nobody.
+ */
+bool bdev_find_hung(unsigned ms, char *buf, size_t len);
+
 /* All channels must have been closed before. NULL is allowed. */
 void bdev_close(struct bdev *bdev);
 
@@ -118,8 +145,8 @@ bool bdev_label_find(const char *label, uint64_t size, char *path, size_t len);
 
 /*
  * Does the name that it was opened by still lead to it? For regular files; others always say yes. 0: yes; -ESTALE: no,
- * and `why` says it ("was deleted"); -ETIMEDOUT: the look-up takes longer than `ms` (a network file system that does not
- * answer): it goes on in a thread of its own, and until it ends the answer is this one, at once.
+ * and `why` says it ("was deleted"); -ETIMEDOUT: the look-up takes longer than `ms` (a network file system that does
+ * not answer): it goes on in a thread of its own, and until it ends the answer is this one, at once.
  */
 int bdev_check_name(struct bdev *bdev, unsigned ms, char *why, size_t len);
 
@@ -147,8 +174,8 @@ unsigned bdev_in_flight(const struct bdev_channel *ch); /* submitted, not yet co
 
 /*
  * Submits n I/Os on one channel and waits for all of them. Returns 0 or the first error in array order; every result is
- * set. Other I/O in flight on the channel may complete meanwhile. A single READ or WRITE may use a plain
- * preadv/pwritev.
+ * set. Other I/O in flight on the channel may complete meanwhile. A single I/O may be done with a plain system call;
+ * its done() is then called before bdev_rw_wait() returns, and never inside of the caller's submission.
  */
 int bdev_rw_wait(struct bdev_channel *ch, struct bdev_io *ios, size_t n);
 

@@ -54,8 +54,12 @@ struct cache_create_params {
 };
 
 /* Makes DIR (if missing; its parent must exist), the preallocated data file and the journal. Undone on failure. Any old
- * cache is replaced only after everything else was checked. -EEXIST if there is a cache already. */
+ * cache is replaced only after everything else was checked. -EEXIST if there is a cache already; -ENOTEMPTY if the
+ * folder holds something else. */
 int cache_create(const char *dir, const struct cache_create_params *params, struct bc_error *err);
+
+/* Can a volume get this name? 0, or -EINVAL with a message. */
+int cache_check_volume_name(const char *name, struct bc_error *err);
 
 /* True if DIR holds a cache (a journal file). */
 bool cache_exists(const char *dir);
@@ -110,6 +114,13 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
  * closed in any case.
  */
 int cache_close(struct cache *c, struct bc_error *err);
+/* The same; *durable becomes true when what was answered is durable. What comes after may wait for backing devices. */
+int cache_close_telling(struct cache *c, _Atomic bool *durable, struct bc_error *err);
+
+/* Somebody uses the cache who may not be done when everybody is to end: cache_close() waits for the release, after it
+ * has made durable what was answered. */
+void cache_hold(struct cache *c);
+void cache_release(struct cache *c);
 
 /* ---- volumes ---- */
 
@@ -122,6 +133,16 @@ int cache_volume_add(struct cache *c, const char *name, const char *backing, enu
 /* Writes its dirty data to the backing device (waits for it), drops its lines and forgets it. discard_dirty: drops
  * dirty data instead. -EBUSY while volume_get references are held (an open file). */
 int cache_volume_remove(struct cache *c, const char *name, bool discard_dirty, struct bc_error *err);
+
+struct patience; /* util/patience.h */
+/*
+ * The same for callers who may have enough of waiting: for a backing device to open or to close, for dirty data to be
+ * written out. -ETIMEDOUT or -EINTR: nothing was added; the volume stays and goes on working.
+ */
+int cache_volume_add_patiently(struct cache *c, const char *name, const char *backing, enum cache_mode mode,
+			       const struct patience *patience, struct bc_error *err);
+int cache_volume_remove_patiently(struct cache *c, const char *name, bool discard_dirty,
+				  const struct patience *patience, struct bc_error *err);
 
 /* Counted reference, or NULL. volume_put when done; volume_remove refuses meanwhile. */
 struct volume *cache_volume_get(struct cache *c, const char *name);
@@ -137,10 +158,21 @@ unsigned volume_id(const struct volume *v); /* 1.., stable over loads */
 const char *volume_name(const struct volume *v);
 const char *volume_backing(const struct volume *v); /* spec */
 uint64_t volume_size(const struct volume *v); /* bytes */
+uint64_t volume_changes(struct volume *v); /* grows with every write and discard since load; never waits */
 enum cache_mode volume_mode(const struct volume *v);
 /* Live switch, kept in the journal. To wi, wa, wt or pt from wb/wo nothing is lost: dirty lines stay until cleaned.
  * Requests under way go on in the mode they began with; waits neither for them nor for cleaning. */
 int volume_set_mode(struct volume *v, enum cache_mode mode, struct bc_error *err);
+
+/* Owner, group and mode of the volume's file. Set ones are durable on return, and gone with the volume. Not for any
+ * decision here: whoever shows volumes as files asks. */
+struct volume_access {
+	bool set; /* else nobody has, and the rest means nothing */
+	uint32_t mode, uid, gid; /* mode: permission bits */
+};
+void volume_get_access(struct volume *v, struct volume_access *a); /* never waits */
+int volume_set_access(struct volume *v, const struct volume_access *a,
+		      struct bc_error *err); /* nothing changed if not 0 */
 
 /* ---- I/O. off + len beyond the volume: -EINVAL. Any alignment. ---- */
 

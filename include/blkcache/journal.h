@@ -182,7 +182,9 @@ int journal_marks_set(struct journal *j, const struct journal_mark *marks, size_
 int journal_marks_clear(struct journal *j, const struct journal_mark *marks, size_t n, struct bc_error *err);
 int journal_volume_put(struct journal *j, const struct journal_volume *v,
 		       struct bc_error *err); /* insert or replace by id */
-int journal_volume_delete(struct journal *j, uint16_t id, struct bc_error *err); /* its marks and discards, too */
+/* And its marks, discards and settings (those whose key begins with JOURNAL_VOLUME_KEY), in the same transaction. */
+#define JOURNAL_VOLUME_KEY "volume.%u."
+int journal_volume_delete(struct journal *j, uint16_t id, struct bc_error *err);
 int journal_setting_put(struct journal *j, const char *key, const char *value, struct bc_error *err);
 /* 1: value[] has it, cut off at len bytes with the NUL; 0: there is none; -errno. Also before the load. */
 int journal_setting_get(struct journal *j, const char *key, char *value, size_t len, struct bc_error *err);

@@ -3,8 +3,8 @@
  * bdev.c - the device layer: module registry, specs, devices, channels, and the life of an I/O.
  *
  * Threads: the registry is filled by constructors before main() and only read afterwards. bdev_open, bdev_close and the
- * getters may be called from any thread. A channel and the I/Os on it belong to one thread at a time; nothing here
- * takes a lock.
+ * getters may be called from any thread; the list of open devices has a lock of its own, a leaf. A channel and the I/Os
+ * on it belong to one thread at a time; no I/O takes a lock here.
  *
  * The life of an I/O on a channel (io->next links it in exactly one list, or belongs to the module):
  *
@@ -15,11 +15,14 @@
  *
  * in_flight = queued + started + finished. io->result is IO_PENDING from bdev_submit until just before done().
  * done() is only called from bdev_poll, so a module never runs inside its caller's completion handler, nor the other
- * way round.
+ * way round. The one way around all this is rw_one(): a single I/O that its caller waits for anyway goes to the
+ * module's rw_sync and is on no list; its done() is called when rw_sync has returned.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "bdev/module.h"
 #include "util/waits.h"
@@ -65,9 +68,108 @@ static struct bdev_module *parse_module(const char *spec, const char **args)
 	return find_module("file", 4);
 }
 
+/* ---- which devices answer ---- */
+
+static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct bdev *open_devices; /* open_lock */
+
+static void enlist(struct bdev *b)
+{
+	pthread_mutex_lock(&open_lock);
+	b->next_open = open_devices;
+	open_devices = b;
+	pthread_mutex_unlock(&open_lock);
+}
+
+/* Nothing for a device that somebody else wraps. */
+static void delist(struct bdev *b)
+{
+	pthread_mutex_lock(&open_lock);
+	for (struct bdev **p = &open_devices; *p; p = &(*p)->next_open) {
+		if (*p == b) {
+			*p = b->next_open;
+			break;
+		}
+	}
+	pthread_mutex_unlock(&open_lock);
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* On the stack of a thread that waits for a device. */
+struct bdev_wait {
+	struct bdev_wait *newer, *older;
+	uint64_t since; /* ns */
+};
+
+static void wait_begins(struct bdev *b, struct bdev_wait *w)
+{
+	*w = (struct bdev_wait){ .since = now_ns() };
+	pthread_mutex_lock(&b->waits_lock);
+	w->older = b->newest_wait;
+	*(w->older ? &w->older->newer : &b->oldest_wait) = w;
+	b->newest_wait = w;
+	pthread_mutex_unlock(&b->waits_lock);
+}
+
+static void wait_ends(struct bdev *b, struct bdev_wait *w)
+{
+	pthread_mutex_lock(&b->waits_lock);
+	*(w->older ? &w->older->newer : &b->oldest_wait) = w->newer;
+	*(w->newer ? &w->newer->older : &b->newest_wait) = w->older;
+	pthread_mutex_unlock(&b->waits_lock);
+}
+
+/* ns; 0: nobody waits */
+static uint64_t longest_wait(struct bdev *b)
+{
+	uint64_t now = now_ns(), ns = 0;
+
+	pthread_mutex_lock(&b->waits_lock);
+	if (b->oldest_wait && now > b->oldest_wait->since)
+		ns = now - b->oldest_wait->since;
+	pthread_mutex_unlock(&b->waits_lock);
+	return ns;
+}
+
+void bdev_set_use(struct bdev *bdev, const char *use)
+{
+	char *copy = strdup(use);
+
+	pthread_mutex_lock(&open_lock);
+	free(bdev->use);
+	bdev->use = copy;
+	pthread_mutex_unlock(&open_lock);
+}
+
+bool bdev_find_hung(unsigned ms, char *buf, size_t len)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&open_lock);
+	for (struct bdev *b = open_devices; b && !found; b = b->next_open) {
+		uint64_t ns = longest_wait(b);
+
+		found = ns && ns >= ms * UINT64_C(1000000);
+		if (found)
+			snprintf(buf, len, "%s%s%s%s", b->use ? b->use : "", b->use ? " (" : "", b->spec,
+				 b->use ? ")" : "");
+	}
+	pthread_mutex_unlock(&open_lock);
+	return found;
+}
+
 static void free_bdev(struct bdev *b)
 {
 	bdev_close(b->base);
+	pthread_mutex_destroy(&b->waits_lock);
+	free(b->use);
 	free(b->spec);
 	free(b);
 }
@@ -111,6 +213,7 @@ static int open_nested(const char *spec, unsigned flags, unsigned level, struct 
 	b = calloc(1, m->bdev_size);
 	if (!args || !b)
 		goto out_memory;
+	pthread_mutex_init(&b->waits_lock, NULL);
 	b->module = m;
 	b->flags = flags;
 	b->alignment = 1;
@@ -137,16 +240,40 @@ out:
 
 int bdev_open(const char *spec, unsigned flags, struct bdev **out, struct bc_error *err)
 {
+	int r;
+
 	*out = NULL;
-	return open_nested(spec, flags, 0, out, err);
+	r = open_nested(spec, flags, 0, out, err);
+	if (!r)
+		enlist(*out);
+	return r;
+}
+
+const char *bdev_spec_path(const char *spec)
+{
+	for (int level = 0; level < MAX_NESTING; level++) {
+		const char *args;
+		const struct bdev_module *m = parse_module(spec, &args);
+
+		if (!m || !m->wraps)
+			return m && !strcmp(m->name, "file") ? args : NULL;
+		spec = strchr(args, ':');
+		if (!spec++)
+			return NULL;
+	}
+	return NULL;
 }
 
 void bdev_close(struct bdev *bdev)
 {
+	struct bdev_wait w;
+
 	if (!bdev)
 		return;
+	wait_begins(bdev, &w);
 	if (bdev->module->destruct)
 		bdev->module->destruct(bdev);
+	delist(bdev);
 	free_bdev(bdev);
 }
 
@@ -182,21 +309,33 @@ bool bdev_io_type_supported(struct bdev *bdev, enum bdev_io_type type)
 
 void bdev_get_identity(struct bdev *bdev, struct bdev_identity *id)
 {
+	struct bdev *b = bdev;
+	struct bdev_wait w;
+
 	*id = (struct bdev_identity){ .size = bdev->size };
-	for (; bdev; bdev = bdev->base) {
-		if (bdev->module->get_identity) {
-			bdev->module->get_identity(bdev, id);
-			return;
-		}
-	}
+	while (b && !b->module->get_identity)
+		b = b->base;
+	if (!b)
+		return;
+	wait_begins(bdev, &w);
+	b->module->get_identity(b, id);
+	wait_ends(bdev, &w);
 }
 
 int bdev_sync_identity(struct bdev *bdev)
 {
-	for (; bdev; bdev = bdev->base)
-		if (bdev->module->get_identity)
-			return bdev->module->sync_identity ? bdev->module->sync_identity(bdev) : 0;
-	return 0;
+	struct bdev *b = bdev;
+	struct bdev_wait w;
+	int r;
+
+	while (b && !b->module->get_identity)
+		b = b->base;
+	if (!b || !b->module->sync_identity)
+		return 0;
+	wait_begins(bdev, &w);
+	r = b->module->sync_identity(b);
+	wait_ends(bdev, &w);
+	return r;
 }
 
 void bdev_get_label(struct bdev *bdev, char label[BDEV_LABEL_MAX])
@@ -447,11 +586,10 @@ static int rw_one(struct bdev_channel *ch, struct bdev_io *io)
 	return r;
 }
 
-int bdev_rw_wait(struct bdev_channel *ch, struct bdev_io *ios, size_t n)
+static int rw_wait(struct bdev_channel *ch, struct bdev_io *ios, size_t n)
 {
 	int r = 0;
 
-	about_to_wait();
 	/* What is queued must be started by whoever waits, so then there is no way around the queue. */
 	if (n == 1 && ch->bdev->module->rw_sync && !ch->queued && ios->type != BDEV_RESET)
 		return rw_one(ch, ios);
@@ -469,6 +607,20 @@ int bdev_rw_wait(struct bdev_channel *ch, struct bdev_io *ios, size_t n)
 	}
 	for (size_t i = 0; i < n && !r; i++)
 		r = ios[i].result;
+	return r;
+}
+
+int bdev_rw_wait(struct bdev_channel *ch, struct bdev_io *ios, size_t n)
+{
+	struct bdev_wait w;
+	int r;
+
+	about_to_wait();
+	if (!n || ios->type == BDEV_READ)
+		return rw_wait(ch, ios, n);
+	wait_begins(ch->bdev, &w);
+	r = rw_wait(ch, ios, n);
+	wait_ends(ch->bdev, &w);
 	return r;
 }
 

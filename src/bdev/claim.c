@@ -76,8 +76,6 @@ void claim_drop(struct claim *c)
 	c->held = false;
 }
 
-/* " by process 123 (comm)", or "" where the kernel does not tell (other pid namespace, network file system, file
- * systems whose st_dev is not the one in /proc/locks). */
 /* The process that holds the flock, or 0. */
 static int lock_holder(const struct stat *st)
 {
@@ -106,6 +104,8 @@ static bool holder_lives(const struct stat *st)
 	return process_lives(pid);
 }
 
+/* " by process 123 (comm)", or "" where the kernel does not tell (other pid namespace, network file system, file
+ * systems whose st_dev is not the one in /proc/locks). */
 static void find_lock_holder(const struct stat *st, char *buf, size_t len)
 {
 	char path[64], comm[32];

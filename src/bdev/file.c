@@ -13,7 +13,8 @@
  *         `--> sync_list --> done by poll, with a plain system call          --> completed
  *
  * sync_list takes zeroing (it may fall back to several writes), and everything where there is no io_uring (containers
- * whose seccomp filter forbids it, old kernels, no memory for another ring).
+ * whose seccomp filter forbids it, old kernels, no memory for another ring). A flush that came out of the ring with
+ * success may have to wait on a third list, `settling`, until that may be told (flush.c).
  *
  * Threads: a device any; a channel one at a time. The ring is first made for the thread that uses it (SINGLE_ISSUER,
  * DEFER_TASKRUN: cheapest completions), as the kernel lets no other thread in. A channel that turns up on a second
@@ -31,6 +32,7 @@
 
 #include "bdev/file.h"
 #include "bdev/label.h"
+#include "bdev/own_mount.h"
 #include "util/log.h"
 
 #define MAX_DEPTH 4096
@@ -82,29 +84,49 @@ static int check_type(const struct stat *st, const char *path, struct bc_error *
 	return bc_fail(err, -EINVAL, "%s is %s; name a regular file or a block device", path, what);
 }
 
-static int open_buffered(struct file_bdev *fb, struct stat *st, struct bc_error *err)
+/* path: that of the device, or another way to it. */
+static int open_by(struct file_bdev *fb, const char *path, struct stat *st, struct bc_error *err)
 {
 	int flags = O_CLOEXEC | (fb->b.flags & BDEV_OPEN_RDONLY ? O_RDONLY : O_RDWR);
 	int r, read_only = 0;
 
 	/* Before open, which would wait on a pipe. */
-	if (stat(fb->path, st))
+	if (stat(path, st))
 		return fail_open(fb->path, -errno, err);
 	r = check_type(st, fb->path, err);
 	if (r)
 		return r;
 	if (S_ISBLK(st->st_mode) && (fb->b.flags & BDEV_OPEN_CLAIM))
 		flags |= O_EXCL;
-	fb->buf_fd = open(fb->path, flags);
+	fb->buf_fd = open(path, flags);
 	if (fb->buf_fd < 0 && errno == EBUSY && (flags & O_EXCL))
 		return claim_fail_block(st, fb->path, err);
 	if (fb->buf_fd < 0 || fstat(fb->buf_fd, st))
 		return fail_open(fb->path, -errno, err);
 	fb->block = S_ISBLK(st->st_mode);
+	fb->inodes_last = label_inodes_last(fb->buf_fd);
+	fb->times_last = label_times_last(fb->buf_fd);
 	/* a read-only device can be opened for writing: only the writes fail */
 	if (fb->block && !(fb->b.flags & BDEV_OPEN_RDONLY) && !ioctl(fb->buf_fd, BLKROGET, &read_only) && read_only)
 		return fail_open(fb->path, -EROFS, err);
 	return check_type(st, fb->path, err); /* it may have been replaced meanwhile */
+}
+
+/* In a daemon the path is followed by hand: what lies on its own mount is refused (own_mount.h). */
+static int open_buffered(struct file_bdev *fb, struct stat *st, struct bc_error *err)
+{
+	char by_fd[40];
+	int fd, r;
+
+	r = own_mount_resolve(fb->path, own_mount_is_loading(), &fd, err);
+	if (r)
+		return r == -EDEADLK ? r : fail_open(fb->path, r, err);
+	if (fd < 0)
+		return open_by(fb, fb->path, st, err);
+	snprintf(by_fd, sizeof(by_fd), "/proc/self/fd/%d", fd);
+	r = open_by(fb, by_fd, st, err);
+	close(fd);
+	return r;
 }
 
 /* The size as of now, or -errno. */
@@ -169,6 +191,7 @@ static void file_destruct(struct bdev *b)
 	struct file_bdev *fb = (struct file_bdev *)b;
 
 	claim_drop(&fb->claim);
+	file_flushes_destroy(&fb->flushes);
 	name_check_free(fb->name);
 	if (fb->fd >= 0 && fb->fd != fb->buf_fd)
 		close(fb->fd);
@@ -183,6 +206,7 @@ static int file_construct(struct bdev *b, const char *args, struct bc_error *err
 	int r;
 
 	fb->fd = fb->buf_fd = -1;
+	file_flushes_init(&fb->flushes);
 	fb->path = b->spec + strlen(b->spec) - strlen(args); /* args is the tail of the spec, and a copy that will go */
 	if (!*fb->path)
 		return bc_fail(err, -EINVAL, "file: no path; write file:PATH");
@@ -242,10 +266,7 @@ static int file_sync_identity(struct bdev *b)
 
 	if (fb->block)
 		return 0;
-	do
-		r = fsync(fb->buf_fd) ? -errno : 0;
-	while (r == -EINTR);
-	r = file_finish_flush(fb, r);
+	r = file_flush_sync(fb, true);
 	return r == -EOPNOTSUPP ? 0 : r;
 }
 
@@ -264,8 +285,9 @@ static void file_get_identity(struct bdev *b, struct bdev_identity *id)
 		return;
 	}
 	id->id[0] = st.st_dev;
-	id->id[1] = label_inodes_last(fb->buf_fd) ? st.st_ino : 0;
-	id->mtime_ns = st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
+	id->id[1] = fb->inodes_last ? st.st_ino : 0;
+	if (fb->times_last)
+		id->mtime_ns = st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
 }
 
 static void file_get_label(struct bdev *b, char *label, size_t len)
@@ -307,10 +329,17 @@ struct file_channel {
 	uint64_t owner; /* RING_OWNED: thread_serial() of its thread */
 	unsigned depth;
 	unsigned active; /* in the ring, completion not seen yet */
-	struct io_list ring_list, sync_list;
+	struct io_list ring_list, sync_list, settling;
 };
 
-/* While this module holds an I/O: the descriptor it went to. */
+/* While this module holds a flush. */
+static struct file_flush *io_flush(struct bdev_io *io)
+{
+	_Static_assert(sizeof(struct file_flush) <= sizeof io->priv - sizeof io->priv[0], "no room in bdev_io");
+	return (struct file_flush *)&io->priv[1];
+}
+
+/* While this module holds another I/O: the descriptor it went to. */
 static void set_io_fd(struct bdev_io *io, int fd)
 {
 	io->priv[1] = (uint64_t)fd;
@@ -356,6 +385,7 @@ static int file_get_channel(struct bdev_channel *ch, unsigned depth)
 	fc->depth = MIN(depth, MAX_DEPTH);
 	fc->ring_list.last = &fc->ring_list.first;
 	fc->sync_list.last = &fc->sync_list.first;
+	fc->settling.last = &fc->settling.first;
 	return 0;
 }
 
@@ -410,7 +440,15 @@ static void file_submit(struct bdev_channel *ch, struct bdev_io *io)
 {
 	struct file_channel *fc = (struct file_channel *)ch;
 	bool sync = io->type == BDEV_UNMAP || io->type == BDEV_WRITE_ZEROES || !ring_ready(fc);
+	int r;
 
+	if (!sync && io->type == BDEV_FLUSH) {
+		r = file_flush_begin((struct file_bdev *)ch->bdev, io_flush(io));
+		if (r) {
+			bdev_io_complete(ch, io, r);
+			return;
+		}
+	}
 	list_add(sync ? &fc->sync_list : &fc->ring_list, io);
 }
 
@@ -431,7 +469,8 @@ static void prepare(struct file_bdev *fb, struct io_uring_sqe *sqe, struct bdev_
 		else
 			io_uring_prep_writev(sqe, fd, io->iov, (unsigned)io->iovcnt, io->offset);
 	}
-	set_io_fd(io, fd);
+	if (io->type != BDEV_FLUSH)
+		set_io_fd(io, fd);
 	io_uring_sqe_set_data(sqe, io);
 }
 
@@ -466,6 +505,40 @@ static void enter(struct file_channel *fc, unsigned want)
 	usleep(1000);
 }
 
+/* A flush came out of the ring. */
+static void end_flush(struct file_channel *fc, struct bdev_io *io, int res)
+{
+	struct file_bdev *fb = (struct file_bdev *)fc->ch.bdev;
+
+	while (res == -EINTR || res == -EAGAIN) /* not begun */
+		res = fdatasync(fb->fd) ? -errno : 0;
+	res = file_flush_end(fb, io_flush(io), res);
+	if (res == FLUSH_UNSETTLED)
+		list_add(&fc->settling, io);
+	else
+		bdev_io_complete(&fc->ch, io, res);
+}
+
+/* Flushes whose answer is known by now are completed. */
+static void settle(struct file_channel *fc, bool wait)
+{
+	struct file_bdev *fb = (struct file_bdev *)fc->ch.bdev;
+	struct io_list waiting = fc->settling;
+
+	fc->settling = (struct io_list){ NULL, &fc->settling.first };
+	while (waiting.first) {
+		struct bdev_io *io = waiting.first;
+		int res = wait ? file_flush_wait(fb, io_flush(io)) : file_flush_settle(fb, io_flush(io), 0);
+
+		waiting.first = io->next;
+		wait = false;
+		if (res == FLUSH_UNSETTLED)
+			list_add(&fc->settling, io);
+		else
+			bdev_io_complete(&fc->ch, io, res);
+	}
+}
+
 static void reap(struct file_channel *fc)
 {
 	struct file_bdev *fb = (struct file_bdev *)fc->ch.bdev;
@@ -478,13 +551,10 @@ static void reap(struct file_channel *fc)
 		int res = cqe->res;
 
 		n++;
-		if (io->type != BDEV_FLUSH)
-			res = file_finish_rw(fb, io, io_fd(io), res);
-		else if (res == -EINTR || res == -EAGAIN)
-			res = file_sync(fb, io);
+		if (io->type == BDEV_FLUSH)
+			end_flush(fc, io, res);
 		else
-			res = file_finish_flush(fb, res);
-		bdev_io_complete(&fc->ch, io, res);
+			bdev_io_complete(&fc->ch, io, file_finish_rw(fb, io, io_fd(io), res));
 	}
 	io_uring_cq_advance(&fc->ring, n);
 	fc->active -= n;
@@ -501,6 +571,9 @@ static void file_poll(struct bdev_channel *ch, unsigned want)
 		enter(fc, sync_work ? 0 : MIN(want, fc->active));
 		reap(fc);
 	}
+	/* with more in the ring, something else completes first; the caller comes back */
+	if (fc->settling.first)
+		settle(fc, want && !sync_work && !fc->active && !fc->ring_list.first);
 	while (fc->sync_list.first) {
 		struct bdev_io *io = list_pop(&fc->sync_list);
 

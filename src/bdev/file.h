@@ -4,6 +4,7 @@
 #ifndef BDEV_FILE_H
 #define BDEV_FILE_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "bdev/claim.h"
@@ -17,16 +18,30 @@
  */
 #define FILE_GRAIN 4096u
 
+/* One flush of the device under way (flush.c). `next` is NULL and `prev` undefined when it is on no list. */
+struct file_flush {
+	struct file_flush *next, **prev;
+	bool returned; /* its system call came back with success */
+};
+
+struct file_flushes {
+	pthread_mutex_t lock; /* a leaf */
+	pthread_cond_t changed; /* CLOCK_MONOTONIC */
+	struct file_flush *first, **last; /* in order: begun, or begun and then returned */
+	int error; /* the first error of a flush, or 0; final (P6) */
+};
+
 struct file_bdev {
 	struct bdev b;
 	const char *path; /* within b.spec */
 	int fd; /* O_DIRECT, or the same number as buf_fd */
 	int buf_fd; /* through the page cache; holds the claim */
 	bool block; /* kernel block device */
+	bool inodes_last, times_last; /* what the file system says of a file is so after its next mount, too */
 	uint32_t mem_align, len_align; /* what direct I/O asks of each piece of memory; at most FILE_GRAIN */
 	atomic_bool direct; /* cleared when the first direct I/O is refused */
 	atomic_bool no_punch, no_zero; /* fallocate said EOPNOTSUPP */
-	_Atomic int flush_error; /* the first error of a flush, or 0 */
+	struct file_flushes flushes;
 	struct claim claim;
 	struct name_check *name; /* regular files; NULL: cannot be looked at */
 };
@@ -38,8 +53,21 @@ int file_pick_fd(struct file_bdev *fb, uint64_t off, uint64_t len, const struct 
  * one. 0 or -errno. */
 int file_finish_rw(struct file_bdev *fb, struct bdev_io *io, int fd, ssize_t res);
 
-/* P6: given the result of an fdatasync, returns what to tell: a flush after a failed one fails too. */
-int file_finish_flush(struct file_bdev *fb, int res);
+/* ---- flush.c: what a flush may tell (P6). Any thread. ---- */
+
+void file_flushes_init(struct file_flushes *fs);
+void file_flushes_destroy(struct file_flushes *fs); /* none is under way */
+/* Before the system call. 0, or the error of an earlier flush: then there is no call to make and nothing to end. */
+int file_flush_begin(struct file_bdev *fb, struct file_flush *f);
+/* After it, with its result. FLUSH_UNSETTLED: success may not be told yet, and file_flush_settle() says when; anything
+ * else, 0 or -errno, is the answer. */
+#define FLUSH_UNSETTLED 1
+int file_flush_end(struct file_bdev *fb, struct file_flush *f, int res);
+/* wait_us: how long to wait for the answer at most; 0: look only. 0, -errno, or FLUSH_UNSETTLED. */
+int file_flush_settle(struct file_bdev *fb, struct file_flush *f, uint64_t wait_us);
+int file_flush_wait(struct file_bdev *fb, struct file_flush *f); /* until patience ends. 0 or -errno */
+/* All of it with fdatasync, or with fsync of buf_fd (`identity`). */
+int file_flush_sync(struct file_bdev *fb, bool identity);
 
 /* Any I/O but RESET, done when it returns. 0 or -errno. */
 int file_sync(struct file_bdev *fb, struct bdev_io *io);

@@ -106,33 +106,6 @@ static int rw(struct file_bdev *fb, struct bdev_io *io)
 	return file_finish_rw(fb, io, fd, r < 0 ? -errno : r);
 }
 
-/* ---- flush ---- */
-
-int file_finish_flush(struct file_bdev *fb, int res)
-{
-	int none = 0;
-
-	if (res == -EINVAL || res == -ENOSYS) /* "a special file which does not support synchronization" */
-		res = -EOPNOTSUPP;
-	/* The kernel reports a failed write-back once and forgets the pages: a second fdatasync would say 0 about data
-	 * that is lost. */
-	if (res && res != -EOPNOTSUPP)
-		atomic_compare_exchange_strong(&fb->flush_error, &none, res);
-	none = atomic_load(&fb->flush_error);
-	return none ? none : res;
-}
-
-static int flush(struct file_bdev *fb)
-{
-	int r;
-
-	/* One descriptor is enough: both are the same inode. */
-	do
-		r = fdatasync(fb->fd) ? -errno : 0;
-	while (r == -EINTR);
-	return file_finish_flush(fb, r);
-}
-
 /* ---- zeroing ---- */
 
 static int write_zeros(struct file_bdev *fb, uint64_t off, uint64_t len)
@@ -216,7 +189,7 @@ int file_sync(struct file_bdev *fb, struct bdev_io *io)
 	case BDEV_WRITE:
 		return rw(fb, io);
 	case BDEV_FLUSH:
-		return flush(fb);
+		return file_flush_sync(fb, false);
 	case BDEV_UNMAP:
 		return zero(fb, io->offset, io->length, true);
 	case BDEV_WRITE_ZEROES:

@@ -10,14 +10,13 @@
  *   loop                    inode of the file, offset, size limit
  *   nbd                     what the client calls the export
  *   partuuid, part          of a partition: its UUID, its number and first sector
- *   ptuuid                  of a disk: UUID of its partition table
- *   fsuuid, path            hints for people: what is on it may be changed by our own writes
+ *   ptuuid, fsuuid, path    hints for people: what is on it may be changed by our own writes
  *   written                 boot, disk sequence number, sectors written and discarded
  *   clock=local             its modification time is by this machine's clock
  *
  * A key counts only if it is known both times. udev may not have seen a device yet, so its values have keys of their
- * own and are not compared with the kernel's. Two devices are different if one of the strong keys is, and the same if
- * one is equal and none different.
+ * own and are not compared with the kernel's. Of the disk, and then of the partition on it, the first key decides that
+ * is known both times: weaker ones are composed by programs that may change (udev's serial numbers have).
  *
  * Everything is read from files of the kernel's and of udev's, which answer without asking the device.
  */
@@ -38,26 +37,27 @@
 #include "blkcache/bdev.h"
 
 #define VALUE_MAX 400
+#define FS_FUSE 0x65735546u
 
 static const struct key {
 	const char *name;
 	const char *said; /* to people; NULL: not */
-	bool strong;
+	enum kind { HINT, OF_DISK, OF_PARTITION } kind;
 } keys[] = {
-	{ "wwid", "WWID", true },
-	{ "wwn", "WWN", true },
-	{ "udev-wwn", NULL, true },
-	{ "serial", "serial number", true },
-	{ "udev-serial", "serial number", true },
-	{ "dm", "device-mapper UUID", true },
-	{ "md", "RAID UUID", true },
-	{ "loop", "loop over inode", true },
-	{ "nbd", "NBD export", true },
-	{ "partuuid", "partition UUID", true },
-	{ "part", "partition", true },
-	{ "ptuuid", "partition table UUID", true },
-	{ "fsuuid", "file system UUID", false },
-	{ "path", "known as", false },
+	{ "wwid", "WWID", OF_DISK },
+	{ "wwn", "WWN", OF_DISK },
+	{ "udev-wwn", NULL, OF_DISK },
+	{ "serial", "serial number", OF_DISK },
+	{ "udev-serial", "serial number", OF_DISK },
+	{ "dm", "device-mapper UUID", OF_DISK },
+	{ "md", "RAID UUID", OF_DISK },
+	{ "loop", "loop over inode", OF_DISK },
+	{ "nbd", "NBD export", OF_DISK },
+	{ "partuuid", "partition UUID", OF_PARTITION },
+	{ "part", "partition", OF_PARTITION },
+	{ "ptuuid", "partition table UUID", HINT },
+	{ "fsuuid", "file system UUID", HINT },
+	{ "path", "known as", HINT },
 };
 #define NKEYS (sizeof(keys) / sizeof(keys[0]))
 
@@ -98,10 +98,11 @@ static void add(char *label, size_t len, const char *key, const char *value)
 enum bdev_sameness bdev_label_compare(const char *then, const char *now)
 {
 	enum bdev_sameness r = BDEV_UNKNOWN;
+	enum kind decided = HINT;
 	char a[VALUE_MAX], b[VALUE_MAX];
 
 	for (size_t i = 0; i < NKEYS; i++) {
-		if (!keys[i].strong)
+		if (keys[i].kind == HINT || keys[i].kind == decided)
 			continue;
 		bdev_label_get(then, keys[i].name, a, sizeof(a));
 		bdev_label_get(now, keys[i].name, b, sizeof(b));
@@ -110,6 +111,7 @@ enum bdev_sameness bdev_label_compare(const char *then, const char *now)
 		if (strcmp(a, b))
 			return BDEV_OTHER;
 		r = BDEV_SAME;
+		decided = keys[i].kind;
 	}
 	return r;
 }
@@ -400,7 +402,7 @@ bool label_inodes_last(int fd)
 	if (fstatfs(fd, &fs))
 		return true;
 	switch ((uint32_t)fs.f_type) {
-	case 0x65735546: /* FUSE: sshfs, rclone, ... number what they meet */
+	case FS_FUSE: /* sshfs, rclone, ... number what they meet */
 	case 0xff534d42: /* CIFS */
 	case 0xfe534d42: /* SMB2 */
 	case 0x517b: /* SMB */
@@ -412,6 +414,25 @@ bool label_inodes_last(int fd)
 	default:
 		return true;
 	}
+}
+
+bool label_times_last(int fd)
+{
+	char line[1024], dev[32];
+	struct statfs fs;
+	struct stat st;
+	bool ours = false;
+	FILE *f;
+
+	if (fstatfs(fd, &fs) || (uint32_t)fs.f_type != FS_FUSE || fstat(fd, &st))
+		return true;
+	snprintf(dev, sizeof(dev), " %u:%u ", major(st.st_dev), minor(st.st_dev));
+	f = fopen("/proc/self/mountinfo", "re");
+	while (f && !ours && fgets(line, sizeof(line), f))
+		ours = strstr(line, dev) && strstr(line, " - fuse.blkcache ");
+	if (f)
+		fclose(f);
+	return !ours;
 }
 
 static bool clock_is_local(const struct statfs *fs)

@@ -15,6 +15,9 @@ void label_of_file(int fd, char *label, size_t len);
 /* Does the file system keep inode numbers over a mount? */
 bool label_inodes_last(int fd);
 
+/* Does it keep modification times? A volume of a blkcache mount has the time of its mount at first. */
+bool label_times_last(int fd);
+
 /* The modification time of the file behind a loop device that shows all of it, in ns; 0 if it is none. */
 int64_t label_loop_mtime(dev_t rdev);
 

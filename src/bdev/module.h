@@ -10,6 +10,8 @@
 #ifndef BDEV_MODULE_H
 #define BDEV_MODULE_H
 
+#include <pthread.h>
+
 #include "blkcache/bdev.h"
 
 struct bdev_module;
@@ -21,7 +23,12 @@ struct bdev {
 	uint64_t size;
 	uint32_t alignment;
 	unsigned flags; /* BDEV_OPEN_* */
-	struct bdev *base; /* the device below, for wrapping modules (closed by bdev.c after destruct), else NULL */
+	/* kept by bdev.c: */
+	struct bdev *base; /* the device below, for wrapping modules (closed after destruct), else NULL */
+	struct bdev *next_open; /* list of what bdev_open() has handed out */
+	char *use; /* bdev_set_use()'s; may be NULL */
+	pthread_mutex_t waits_lock;
+	struct bdev_wait *newest_wait, *oldest_wait; /* threads that wait for it now */
 };
 
 /* The common head of a channel, likewise embedded. */
@@ -67,8 +74,12 @@ struct bdev_module {
 
 /* Hands an I/O back; `result`, 0 or -errno, becomes io->result just before done(). While a module holds an I/O it may
  * use io->next and io->priv as it likes; it must not touch the I/O afterwards. Called from submit() or poll() on the
- * channel's thread. done() runs later, from bdev_poll(), so that a module never recurses into its caller. */
+ * channel's thread. done() runs later, from bdev_poll() or bdev_rw_wait(), so that a module never recurses into its
+ * caller. (An I/O that went to rw_sync has no part in this: bdev.c calls its done() after rw_sync has returned.) */
 void bdev_io_complete(struct bdev_channel *ch, struct bdev_io *io, int result);
+
+/* The path of the file or kernel block device at the end of a spec; NULL: there is none. Part of `spec`. */
+const char *bdev_spec_path(const char *spec);
 
 void bdev_module_register(struct bdev_module *module);
 

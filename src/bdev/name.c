@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "bdev/own_mount.h"
 #include "util/deadline.h"
 
 struct name_check {
@@ -83,10 +84,21 @@ static const char *look(const struct name_check *n)
 {
 	struct stat open_now, named;
 	bool gone;
+	int fd, rc;
 
 	if (fstat(n->fd, &open_now))
 		return NULL;
-	gone = stat(n->path, &named);
+	/* the mount of this very process may hide the name, and is not to be asked (own_mount.h) */
+	rc = own_mount_resolve(n->path, true, &fd, NULL);
+	if (!rc && fd >= 0) {
+		gone = fstat(fd, &named);
+		close(fd);
+	} else if (!rc) {
+		gone = stat(n->path, &named);
+	} else {
+		gone = true;
+		errno = -rc;
+	}
 	if (gone && errno != ENOENT && errno != ENOTDIR)
 		return NULL; /* no permission, an error: that says nothing of the file */
 	if (!gone && named.st_dev == open_now.st_dev && named.st_ino == open_now.st_ino)
@@ -119,7 +131,7 @@ static int start(struct name_check *n)
 
 	pthread_attr_init(&attr);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	pthread_attr_setstacksize(&attr, 64 << 10);
+	pthread_attr_setstacksize(&attr, 512 << 10);
 	r = pthread_create(&thread, &attr, look_main, n);
 	pthread_attr_destroy(&attr);
 	if (r)

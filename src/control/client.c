@@ -15,11 +15,26 @@
 #include "blkcache/control.h"
 #include "blkcache/journal.h"
 #include "control/protocol.h"
+#include "util/process.h"
 
-#define SEND_TIMEOUT_MS 10000
 #define TICK_MS 250 /* how soon a caller that wants to stop is heard while nothing arrives */
+#define CONNECT_TICK_MS 50
+#define CANCEL_MS 3000 /* how long to wait for the answer to a cancelled command */
+#define END_MS 60000 /* of a daemon that has closed its cache; freeing its memory takes time */
 
 typedef int (*progress_fn)(json_t *progress, void *ctx);
+
+/* One command under way. */
+struct talk {
+	const char *dir;
+	progress_fn progress;
+	void *ctx;
+	struct bc_error *err;
+	int fd, pidfd; /* pidfd -1: unknown, or not wanted */
+	int pid; /* of the daemon; 0: unknown */
+	long long heard_ms; /* the last sign of life */
+	long long cancelled_ms; /* when the daemon was asked to end the command; 0: it was not */
+};
 
 static int no_daemon(const char *dir, int dirfd, struct bc_error *err)
 {
@@ -30,103 +45,171 @@ static int no_daemon(const char *dir, int dirfd, struct bc_error *err)
 		       dir, dir);
 }
 
-/* A connected socket, or -errno with its message. */
-static int connect_to(const char *dir, struct bc_error *err)
+/* Who holds the cache, as far as its lock file tells: a daemon whose queue of connections is full. */
+static int lock_pid(int dirfd)
 {
-	struct sockaddr_un addr;
-	int dirfd, fd = -1, ret;
+	int fd = openat(dirfd, "lock", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	char text[32] = "";
+	ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1);
 
-	dirfd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (dirfd < 0) {
-		ret = errno == ENOTDIR ? -ENOENT : -errno;
-		return bc_fail(err, ret, "%s: %s; give the folder that was given to 'blkcache create'", dir,
-			       strerror(errno));
-	}
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0) {
-		ret = bc_fail(err, -errno, "cannot make a socket: %s", strerror(errno));
-		goto out;
-	}
-	protocol_address(&addr, dirfd);
-	while (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
-		if (errno == EINTR)
-			continue;
-		if (errno == ENOENT || errno == ECONNREFUSED || errno == ENOTSOCK)
-			ret = no_daemon(dir, dirfd, err);
-		else if (errno == EACCES || errno == EPERM)
-			ret = bc_fail(err, -EACCES,
-				      "%s/" CONTROL_SOCKET
-				      ": %s; run this as the user who loaded the cache, or as root",
-				      dir, strerror(errno));
-		else
-			ret = bc_fail(err, -errno, "%s/" CONTROL_SOCKET ": cannot connect: %s", dir, strerror(errno));
-		goto out;
-	}
-	close(dirfd);
-	return fd;
-out:
 	if (fd >= 0)
 		close(fd);
+	return n > 0 ? atoi(text) : 0;
+}
+
+static int no_answer(const struct talk *t)
+{
+	char why[300];
+
+	process_explain(t->pid, why, sizeof(why));
+	return bc_fail(t->err, -ETIMEDOUT, "%s: the daemon does not answer: %s (the system log may have more)", t->dir,
+		       why);
+}
+
+static int no_confirmation(const struct talk *t)
+{
+	char why[300];
+
+	process_explain(t->pid, why, sizeof(why));
+	return bc_fail(
+		t->err, -EINTR,
+		"%s: interrupted; the daemon has not answered to that yet (%s): it drops the command, or ends it at "
+		"its next step",
+		t->dir, why);
+}
+
+static int cannot_connect(const struct talk *t, int dirfd, int error)
+{
+	if (error == ENOENT || error == ECONNREFUSED || error == ENOTSOCK)
+		return no_daemon(t->dir, dirfd, t->err);
+	if (error == EACCES || error == EPERM)
+		return bc_fail(t->err, -EACCES,
+			       "%s/" CONTROL_SOCKET ": %s; run this as the user who loaded the cache, or as root",
+			       t->dir, strerror(error));
+	return bc_fail(t->err, -error, "%s/" CONTROL_SOCKET ": cannot connect: %s", t->dir, strerror(error));
+}
+
+/* The connection is queued by the kernel even if the daemon does not run; a full queue is waited for. */
+static int connect_fd(struct talk *t, int dirfd)
+{
+	struct sockaddr_un addr;
+
+	protocol_address(&addr, dirfd);
+	while (connect(t->fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+		if (errno == EINTR)
+			continue;
+		if (errno != EAGAIN)
+			return cannot_connect(t, dirfd, errno);
+		if (protocol_now_ms() - t->heard_ms >= CONTROL_PATIENCE_MS) {
+			t->pid = lock_pid(dirfd);
+			return no_answer(t);
+		}
+		if (t->progress && t->progress(NULL, t->ctx))
+			return bc_fail(t->err, -EINTR, "%s: interrupted; nothing was begun", t->dir);
+		poll(NULL, 0, CONNECT_TICK_MS);
+	}
+	return 0;
+}
+
+/* 0 with t->fd connected, or -errno with its message. */
+static int connect_to(struct talk *t)
+{
+	int dirfd, ret;
+
+	dirfd = open(t->dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (dirfd < 0) {
+		ret = errno == ENOTDIR ? -ENOENT : -errno;
+		return bc_fail(t->err, ret, "%s: %s; give the folder that was given to 'blkcache create'", t->dir,
+			       strerror(errno));
+	}
+	t->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (t->fd < 0)
+		ret = bc_fail(t->err, -errno, "cannot make a socket: %s", strerror(errno));
+	else
+		ret = connect_fd(t, dirfd);
 	close(dirfd);
 	return ret;
 }
 
+/* Asks the daemon to end the command. What became of it is in its answer, so that is waited for. */
+static void cancel(struct talk *t)
+{
+	json_t *msg = json_pack("{s:b}", "cancel", 1);
+
+	if (msg)
+		protocol_send(t->fd, msg, 0);
+	json_decref(msg);
+	t->cancelled_ms = protocol_now_ms();
+}
+
 /* Waits for the next line; calls progress(NULL) now and then, so that a signal is heard. */
-static int next_line(struct line_reader *r, progress_fn progress, void *ctx, char **line)
+static int next_line(struct talk *t, struct line_reader *r, char **line)
 {
 	for (;;) {
+		size_t had = r->len;
 		int ret = line_reader_next(r, line);
+		long long now = protocol_now_ms();
 
 		if (ret != -EAGAIN)
 			return ret;
+		if (r->len != had)
+			t->heard_ms = now;
+		if (t->cancelled_ms && now - t->cancelled_ms >= CANCEL_MS)
+			return no_confirmation(t);
+		if (now - t->heard_ms >= CONTROL_PATIENCE_MS)
+			return no_answer(t);
 		poll(&(struct pollfd){ .fd = r->fd, .events = POLLIN }, 1, TICK_MS);
-		if (progress && progress(NULL, ctx))
-			return -EINTR;
+		if (t->progress && !t->cancelled_ms && t->progress(NULL, t->ctx))
+			cancel(t);
 	}
 }
 
+static void hand_over_progress(struct talk *t, json_t *p)
+{
+	if (json_object_get(p, HEARTBEAT_KEY))
+		p = NULL;
+	if (t->progress && !t->cancelled_ms && t->progress(p, t->ctx))
+		cancel(t);
+}
+
 /* The final answer; progress objects on the way go to the caller. */
-static json_t *receive(const char *dir, int fd, progress_fn progress, void *ctx, struct bc_error *err)
+static json_t *receive(struct talk *t)
 {
 	struct line_reader reader;
 	json_t *answer = NULL, *p;
 	char why[160];
 
-	line_reader_init(&reader, fd, ANSWER_MAX);
+	line_reader_init(&reader, t->fd, ANSWER_MAX);
 	while (!answer) {
 		char *line;
-		int ret = next_line(&reader, progress, ctx, &line);
+		int ret = next_line(t, &reader, &line);
 
-		if (ret == -EINTR)
-			bc_fail(err, -EINTR, "%s: interrupted", dir);
-		else if (ret == -EPIPE)
-			bc_fail(err, -EPROTO,
+		if (ret == -EPIPE)
+			bc_fail(t->err, -EPROTO,
 				"%s: the daemon ended before it answered; see the system log, then 'blkcache status "
 				"%s'",
-				dir, dir);
-		else if (ret)
-			bc_fail(err, -EPROTO, "%s: no answer from the daemon: %s", dir, strerror(-ret));
+				t->dir, t->dir);
+		else if (ret && ret != -EINTR && ret != -ETIMEDOUT)
+			bc_fail(t->err, -EPROTO, "%s: no answer from the daemon: %s", t->dir, strerror(-ret));
 		if (ret)
 			break;
+		t->heard_ms = protocol_now_ms();
 		answer = protocol_parse(line, why, sizeof(why));
 		free(line);
 		if (!answer) {
-			bc_fail(err, -EPROTO, "%s: what answered is no blkcache daemon of this version (%s)", dir, why);
+			bc_fail(t->err, -EPROTO, "%s: what answered is no blkcache daemon of this version (%s)", t->dir,
+				why);
 			break;
 		}
 		p = json_object_get(answer, "progress");
 		if (!p)
 			break;
-		ret = progress ? progress(p, ctx) : 0;
+		hand_over_progress(t, p);
 		json_decref(answer);
 		answer = NULL;
-		if (ret) {
-			bc_fail(err, -EINTR, "%s: interrupted", dir);
-			break;
-		}
 	}
 	if (answer && !json_is_boolean(json_object_get(answer, "ok"))) {
-		bc_fail(err, -EPROTO, "%s: what answered is no blkcache daemon of this version", dir);
+		bc_fail(t->err, -EPROTO, "%s: what answered is no blkcache daemon of this version", t->dir);
 		json_decref(answer);
 		answer = NULL;
 	}
@@ -138,65 +221,86 @@ static json_t *receive(const char *dir, int fd, progress_fn progress, void *ctx,
  * Returns when the process at the other end has ended: by its pidfd where the kernel can say which process it is, else
  * when it closes the connection, which is the last thing it does.
  */
-static void wait_for_end(int fd, int pidfd)
+static int wait_for_end(const struct talk *t)
 {
-	char c;
+	long long deadline = protocol_now_ms() + END_MS, left;
+	struct pollfd p = { .fd = t->pidfd >= 0 ? t->pidfd : t->fd, .events = POLLIN };
+	char c, why[300];
 
-	if (pidfd >= 0) {
-		while (poll(&(struct pollfd){ .fd = pidfd, .events = POLLIN }, 1, -1) < 0 && errno == EINTR)
-			;
-		return;
-	}
-	for (;;) {
-		ssize_t n = recv(fd, &c, 1, 0);
+	while ((left = deadline - protocol_now_ms()) > 0) {
+		ssize_t n;
 
-		if (n == 0 || (n < 0 && errno != EINTR))
-			return;
+		if (poll(&p, 1, (int)left) <= 0)
+			continue;
+		if (t->pidfd >= 0)
+			return 0;
+		n = recv(t->fd, &c, 1, MSG_DONTWAIT);
+		if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN))
+			return 0;
 	}
+	process_explain(t->pid, why, sizeof(why));
+	return bc_fail(t->err, -ETIMEDOUT, "%s: the daemon was to end, and has not for a minute: %s", t->dir, why);
 }
 
-static int peer_pidfd(int fd)
+/* pid 0: it lives in a pid namespace we cannot see. */
+static void identify_peer(struct talk *t, bool with_pidfd)
 {
 	struct ucred cred;
 	socklen_t len = sizeof(cred);
 
-	/* pid 0: it lives in a pid namespace we cannot see. Ourselves: a test. */
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 || cred.pid <= 0 || cred.pid == getpid())
-		return -1;
-	return (int)syscall(SYS_pidfd_open, cred.pid, 0);
+	if (getsockopt(t->fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 || cred.pid <= 0)
+		return;
+	t->pid = cred.pid;
+	if (with_pidfd && cred.pid != getpid()) /* ourselves: a test */
+		t->pidfd = (int)syscall(SYS_pidfd_open, cred.pid, 0);
+}
+
+static int send_request(struct talk *t, const json_t *request)
+{
+	int ret = protocol_send(t->fd, request, CONTROL_PATIENCE_MS);
+
+	if (ret == -EAGAIN)
+		return no_answer(t);
+	/* The daemon may refuse and close before it has read everything: it has said why, or the read tells that it has
+	 * gone. */
+	if (!ret || ret == -EPIPE || ret == -ECONNRESET)
+		return 0;
+	return bc_fail(t->err, -EPROTO, "%s: cannot send to the daemon: %s", t->dir, strerror(-ret));
 }
 
 static json_t *call(const char *dir, json_t *request, bool until_end, progress_fn progress, void *ctx,
 		    struct bc_error *err)
 {
+	struct bc_error dummy;
+	struct talk t = { .dir = dir,
+			  .progress = progress,
+			  .ctx = ctx,
+			  .err = err ? err : &dummy,
+			  .fd = -1,
+			  .pidfd = -1,
+			  .heard_ms = protocol_now_ms() };
 	json_t *answer = NULL;
-	int fd, pidfd = -1, ret;
 
 	if (!request) {
-		bc_fail(err, -ENOMEM, "out of memory, or text that is not UTF-8");
+		bc_fail(err, -ENOMEM, "out of memory");
 		return NULL;
 	}
-	fd = connect_to(dir, err);
-	if (fd < 0)
+	if (connect_to(&t))
 		goto out;
 	/* Taken while the daemon is certainly alive, so the number cannot have been given to another process. */
-	if (until_end)
-		pidfd = peer_pidfd(fd);
-	ret = protocol_send(fd, request, SEND_TIMEOUT_MS);
-	/* The daemon may refuse and close before it has read everything: it has said why, or the read tells that it has
-	 * gone. */
-	if (ret && ret != -EPIPE && ret != -ECONNRESET) {
-		bc_fail(err, -EPROTO, "%s: cannot send to the daemon: %s", dir, strerror(-ret));
+	identify_peer(&t, until_end);
+	if (send_request(&t, request))
 		goto out;
+	answer = receive(&t);
+	if (answer && until_end && json_is_true(json_object_get(answer, "ending")) && wait_for_end(&t)) {
+		json_decref(answer);
+		answer = NULL;
 	}
-	answer = receive(dir, fd, progress, ctx, err);
-	if (answer && until_end && json_is_true(json_object_get(answer, "ending")))
-		wait_for_end(fd, pidfd);
 out:
-	if (pidfd >= 0)
-		close(pidfd);
-	if (fd >= 0)
-		close(fd);
+	if (t.pidfd >= 0)
+		close(t.pidfd);
+	if (t.fd >= 0)
+		close(t.fd);
 	json_decref(request);
 	return answer;
 }

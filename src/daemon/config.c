@@ -30,7 +30,9 @@ struct parse {
 
 static int parse_size(const char *value, void *out)
 {
-	return units_parse_size(value, out);
+	int ret = units_parse_size(value, out);
+
+	return !ret && !*(uint64_t *)out ? -EINVAL : ret; /* 0 would look like a key that is not there */
 }
 
 static int parse_line_size(const char *value, void *out)
@@ -84,6 +86,16 @@ static int parse_log_level(const char *value, void *out)
 	return -EINVAL;
 }
 
+static int parse_patience(const char *value, void *out)
+{
+	uint64_t us;
+
+	if (units_parse_time(value, &us) || us < 1000000 || us > UINT64_C(3600000000))
+		return -EINVAL;
+	*(unsigned *)out = (unsigned)(us / 1000);
+	return 0;
+}
+
 static const struct key {
 	const char *section, *name, *accepts;
 	int (*parse)(const char *value, void *out);
@@ -98,6 +110,8 @@ static const struct key {
 	  offsetof(struct daemon_config, max_background) },
 	{ "daemon", "allow-other", "yes or no", parse_bool, offsetof(struct daemon_config, allow_other) },
 	{ "daemon", "survive", "yes or no", parse_bool, offsetof(struct daemon_config, survive) },
+	{ "daemon", "patience", "a time from 1s to 3600s", parse_patience,
+	  offsetof(struct daemon_config, patience_ms) },
 	{ "daemon", "log-level", "error, warn, info or debug", parse_log_level,
 	  offsetof(struct daemon_config, log_level) },
 };

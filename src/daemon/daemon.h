@@ -22,16 +22,20 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 
 #include "blkcache/engine.h"
 #include "blkcache/error.h"
 #include "blkcache/export.h"
 #include "util/log.h"
+#include "util/patience.h"
 
 /* ---- config.c ---- */
 
 #define CONFIG_FILE "/etc/blkcache.conf"
 #define CONFIG_ENV "BLKCACHE_CONF"
+
+#define PATIENCE_MS 30000 /* a disk that retries a bad sector may take as long */
 
 struct daemon_config {
 	/* [cache]: defaults of `create` and `mount` */
@@ -42,6 +46,7 @@ struct daemon_config {
 	/* [daemon]: how `load` and `mount` run it */
 	unsigned threads, max_background; /* 0: the export's default */
 	bool allow_other, survive;
+	unsigned patience_ms; /* how long a command waits for a device that does not answer; 0: PATIENCE_MS */
 	enum log_level log_level;
 };
 
@@ -64,8 +69,14 @@ void protect_process(void);
 /* What outlives a daemon. */
 struct daemon_survive {
 	int fuse_fd, frames_fd, log_fd, session_fd, lock_fd;
+	int below_fd; /* the folder that is mounted on, opened before that (O_PATH); -1: none */
 	bool takeover; /* the one before died */
-	_Atomic unsigned *served; /* daemons that came to serve; shared with the supervisor */
+	struct daemon_shared *shared; /* with the supervisor and the daemons to come */
+};
+
+struct daemon_shared {
+	_Atomic unsigned served; /* daemons that came to serve */
+	_Atomic uint64_t mount_dev; /* st_dev of the mount's files; 0: there is none yet */
 };
 
 struct daemon_params;
@@ -108,9 +119,13 @@ int daemon_run(const struct daemon_params *params, int (*ready)(json_t *report, 
 /*
  * add {name, backing, mode?}, remove {name, discard_dirty?}, set {volume?, values: [[key, value]...]}, get {names:
  * [...]}: the result, or NULL with *err (-ENOSYS: no such command). Any thread. The mount point (or NULL) is for
- * messages only.
+ * messages only. patience: for backing devices that do not answer; its time limit is for add alone. NULL: endless.
  */
-json_t *manage_run(struct cache *c, const char *mountpoint, json_t *args, struct bc_error *err);
+json_t *manage_run(struct cache *c, const char *mountpoint, json_t *args, const struct patience *patience,
+		   struct bc_error *err);
+
+/* Did manage_run() fail since it was asked for what cannot be, such as a value that a tunable does not take? */
+bool manage_is_usage(const json_t *args, const struct bc_error *err);
 
 /* A referenced volume; NULL with a message that lists the names there are. */
 struct volume *manage_find_volume(struct cache *c, const char *name, struct bc_error *err);
@@ -121,6 +136,7 @@ struct volume *manage_find_volume(struct cache *c, const char *name, struct bc_e
 struct json_daemon_view {
 	const char *mountpoint; /* NULL: not mounted */
 	pid_t pid; /* 0: no daemon */
+	time_t start_time; /* of the daemon */
 	/* The state to show for a cache (v NULL) or a volume that the engine says is in `state`; NULL: as the engine
 	 * says. */
 	enum cache_state (*state)(enum cache_state state, struct volume *v, void *ctx);
@@ -133,7 +149,7 @@ json_t *json_stats(struct cache *c, const struct json_daemon_view *view);
 json_t *json_status(struct cache *c, const struct json_daemon_view *view);
 json_t *json_open_report(const struct cache_open_report *r);
 
-/* Text of any bytes as a JSON string (what is not UTF-8 becomes U+FFFD). */
+/* Text of any bytes as a JSON string: see control.h. */
 json_t *json_text(const char *text);
 
 #endif

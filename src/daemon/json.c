@@ -49,50 +49,9 @@ static const struct group {
 	{ "errors", error_fields },
 };
 
-/* Length of the UTF-8 sequence at s, 0 if it is none. Overlong forms and surrogates are left to jansson to refuse. */
-static size_t utf8_length(const unsigned char *s)
-{
-	size_t n = s[0] < 0x80                   ? 1
-		   : s[0] >= 0xc2 && s[0] < 0xe0 ? 2
-		   : (s[0] & 0xf0) == 0xe0       ? 3
-		   : s[0] >= 0xf0 && s[0] < 0xf5 ? 4
-						 : 0;
-
-	for (size_t i = 1; i < n; i++)
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
-	return n;
-}
-
 json_t *json_text(const char *text)
 {
-	json_t *s = json_string(text);
-	size_t len = strlen(text), n = 0;
-	char *copy;
-
-	if (s)
-		return s;
-	copy = malloc(3 * len + 1);
-	if (!copy)
-		return NULL;
-	while (*text) {
-		size_t step = utf8_length((const unsigned char *)text);
-		json_t *piece = step ? json_stringn(text, step) : NULL;
-
-		if (piece) {
-			memcpy(copy + n, text, step);
-			n += step;
-			text += step;
-		} else {
-			memcpy(copy + n, "\xef\xbf\xbd", 3);
-			n += 3;
-			text++;
-		}
-		json_decref(piece);
-	}
-	s = json_stringn(copy, n);
-	free(copy);
-	return s;
+	return json_string_nocheck(text);
 }
 
 static json_t *count(uint64_t n)
@@ -172,10 +131,11 @@ static int collect_volume(struct volume *v, void *ctx)
 
 static json_t *cache_object(const struct cache_info *i, const struct json_daemon_view *view)
 {
-	return json_pack("{s:o,s:s,s:s,s:o,s:I,s:o,s:o,s:o}", "dir", json_text(i->dir), "uuid", i->uuid, "state",
-			 state_name(view, i->state, NULL), "size_bytes", count(i->size_bytes), "line_size",
+	return json_pack("{s:o,s:s,s:s,s:o,s:I,s:o,s:o,s:o,s:o,s:o,s:o}", "dir", json_text(i->dir), "uuid", i->uuid,
+			 "state", state_name(view, i->state, NULL), "size_bytes", count(i->size_bytes), "line_size",
 			 (json_int_t)i->line_size, "lines", count(i->lines), "ram_bytes", count(i->ram_bytes),
-			 "metadata_bytes", count(i->metadata_bytes));
+			 "metadata_bytes", count(i->metadata_bytes), "dirty_bytes", count(i->dirty_bytes), "start_time",
+			 view->start_time ? json_integer(view->start_time) : json_null(), "why", json_text(i->why));
 }
 
 /* What stats and status share: "cache", "usage", "volumes". */
@@ -225,10 +185,8 @@ json_t *json_status(struct cache *c, const struct json_daemon_view *view)
 	if (!cache)
 		return o;
 	json_object_set_new(cache, "mode", json_string(cache_mode_name(info.default_mode)));
-	json_object_set_new(cache, "dirty_bytes", count(info.dirty_bytes));
 	json_object_set_new(cache, "mountpoint", view->mountpoint ? json_text(view->mountpoint) : json_null());
 	json_object_set_new(cache, "pid", view->pid ? json_integer(view->pid) : json_null());
-	json_object_set_new(cache, "why", json_text(info.why));
 	return o;
 }
 

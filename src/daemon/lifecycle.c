@@ -11,7 +11,7 @@
  * Ends: `blkcache stop`; somebody's umount; a signal. A signal means "soon" (a machine going down): everything answered
  * is made durable in the cache, but dirty data is not written to the backing device, as with `stop --no-flush`. If
  * files are open, it waits up to BUSY_GRACE_S for them, then takes the mount from their owners; a second signal does so
- * at once.
+ * at once. What somebody else mounted over ours is left alone: ours ends below it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,17 +19,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "blkcache/units.h"
 #include "daemon/state.h"
+#include "util/deadline.h"
 
 #define BUSY_GRACE_S 10
 #define DELETED_MS 1000 /* to find out whether the data file was deleted */
 #define TAKEOVER_PATIENCE_MS 120000 /* of a slow backing device: longer than a disk's own time limits */
+#define LAST_PATIENCE_S 5
 #define STOP_PATIENCE_S 2 /* a `stop` that was just interrupted takes a moment to notice */
 
 /* ---- states ---- */
@@ -55,11 +57,9 @@ void daemon_leave(struct daemon *d)
 
 bool daemon_stop_begin(struct daemon *d)
 {
-	struct timespec deadline;
+	struct timespec deadline = deadline_us(STOP_PATIENCE_S * UINT64_C(1000000));
 	bool ok;
 
-	clock_gettime(CLOCK_REALTIME, &deadline);
-	deadline.tv_sec += STOP_PATIENCE_S;
 	pthread_mutex_lock(&d->lock);
 	while (d->phase == PHASE_STOPPING && !pthread_cond_timedwait(&d->cond, &d->lock, &deadline))
 		;
@@ -90,9 +90,51 @@ void daemon_stop_finish(struct daemon *d)
 		d->phase = PHASE_ENDING;
 	d->users--;
 	pthread_cond_broadcast(&d->cond);
+	pthread_mutex_unlock(&d->lock);
+	daemon_wait_closed(d);
+}
+
+void daemon_wait_closed(struct daemon *d)
+{
+	pthread_mutex_lock(&d->lock);
 	while (d->phase != PHASE_CLOSED)
 		pthread_cond_wait(&d->cond, &d->lock);
 	pthread_mutex_unlock(&d->lock);
+}
+
+bool daemon_stopping(struct daemon *d)
+{
+	bool yes;
+
+	pthread_mutex_lock(&d->lock);
+	yes = d->hurry || d->phase != PHASE_RUNNING;
+	pthread_mutex_unlock(&d->lock);
+	return yes;
+}
+
+unsigned daemon_patience_ms(const struct daemon *d)
+{
+	unsigned ms = d->params->config.patience_ms;
+
+	return ms ? ms : PATIENCE_MS;
+}
+
+bool daemon_unmounted(struct daemon *d)
+{
+	return export_unmounted(d->export);
+}
+
+json_t *daemon_last(struct daemon *d, bool stats)
+{
+	struct timespec deadline = deadline_us(LAST_PATIENCE_S * 1000000ull);
+	json_t *copy;
+
+	pthread_mutex_lock(&d->lock);
+	while (!d->last_status && d->phase != PHASE_CLOSED && !pthread_cond_timedwait(&d->cond, &d->lock, &deadline))
+		;
+	copy = json_deep_copy(stats ? d->last_stats : d->last_status);
+	pthread_mutex_unlock(&d->lock);
+	return copy;
 }
 
 bool daemon_in_a_hurry(struct daemon *d)
@@ -103,32 +145,6 @@ bool daemon_in_a_hurry(struct daemon *d)
 	yes = d->hurry || d->phase >= PHASE_ENDING;
 	pthread_mutex_unlock(&d->lock);
 	return yes;
-}
-
-/*
- * MNT_EXPIRE asks the kernel for what umount would ask: it fails with EBUSY if anybody uses the mount, and otherwise
- * only marks it (EAGAIN). A mark that is there already would make it unmount: using the mount for a moment clears it,
- * before and after. O_PATH makes no request to ourselves.
- */
-int daemon_mount_busy(struct daemon *d, struct bc_error *err)
-{
-	const char *path = d->params->mountpoint;
-	int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC), busy;
-
-	if (fd < 0)
-		return 0; /* the mount has ended, or export_stop() will say what is wrong */
-	close(fd);
-	busy = umount2(path, MNT_EXPIRE | UMOUNT_NOFOLLOW) < 0 && errno == EBUSY;
-	fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (fd >= 0)
-		close(fd);
-	if (!busy)
-		return 0;
-	return bc_fail(err, -EBUSY,
-		       "%s: in use: unmount file systems, detach loop devices and close files on it first ('losetup "
-		       "-l' and 'fuser -vm %s' "
-		       "show them); nothing was stopped",
-		       path, path);
 }
 
 /* ---- systemd ---- */
@@ -195,6 +211,12 @@ static void stop_by_signal(struct daemon *d, int sig, const sigset_t *set)
 		return;
 	log_info("%s: ending after signal %d (%s)", d->params->dir, sig, strsignal(sig));
 	for (int tries = 0; (ret = export_stop(d->export, force, &err)) && !force; tries++) {
+		/* Nobody has a file open, and what lies over the mount will not go because we wait. */
+		if (ret == -ENOTEMPTY) {
+			log_warn("%s; the mount stays below it and ends all the same", err.msg);
+			force = true;
+			continue;
+		}
 		if (!tries)
 			log_warn("%s; waiting %d s, then the mount ends all the same", err.msg, BUSY_GRACE_S);
 		force = tries >= BUSY_GRACE_S || sigtimedwait(set, NULL, &(struct timespec){ .tv_sec = 1 }) > 0 ||
@@ -238,9 +260,11 @@ static int start_export(struct daemon *d, struct bc_error *err)
 	const struct daemon_config *cfg = &d->params->config;
 	struct export_params params = { .threads = cfg->threads,
 					.max_background = cfg->max_background,
+					.patience_ms = daemon_patience_ms(d),
 					.allow_other = cfg->allow_other };
 	const struct daemon_survive *s = d->params->survive;
 	struct export_survive survive;
+	int ret;
 
 	if (s) {
 		survive = (struct export_survive){ .fuse_fd = s->fuse_fd,
@@ -248,7 +272,14 @@ static int start_export(struct daemon *d, struct bc_error *err)
 						   .takeover = s->takeover };
 		params.survive = &survive;
 	}
-	return export_start(d->cache, d->params->mountpoint, &params, &d->export, err);
+	ret = export_start(d->cache, d->params->mountpoint, &params, &d->export, err);
+	if (ret)
+		return ret;
+	if (s && !s->takeover)
+		atomic_store(&s->shared->mount_dev, export_device(d->export));
+	/* before the first command that could name a file there */
+	bdev_set_own_mount(s ? atomic_load(&s->shared->mount_dev) : export_device(d->export), d->below_fd, false);
+	return 0;
 }
 
 /* After a daemon was killed its locks are held until the last I/O it had under way has ended. */
@@ -263,6 +294,8 @@ static int open_cache(struct daemon *d, struct cache_open_report *opened, struct
 	shared = (struct cache_shared){
 		.frames_fd = s->frames_fd, .log_fd = s->log_fd, .lock_fd = s->lock_fd, .takeover = s->takeover
 	};
+	if (s->takeover) /* names are taken as they were before the mount was made, which nobody serves now */
+		bdev_set_own_mount(atomic_load(&s->shared->mount_dev), d->below_fd, true);
 	for (;;) {
 		memset(opened, 0, sizeof(*opened));
 		ret = cache_open_shared(d->params->dir, 0, s->takeover ? NULL : d->params->accepted, &shared, &d->cache,
@@ -284,6 +317,9 @@ static int start_all(struct daemon *d, json_t **report, struct bc_error *err)
 	int ret = 0;
 
 	memset(&opened, 0, sizeof(opened));
+	/* the mount may hide backing devices (own_mount.h) */
+	d->below_fd = d->params->survive ? fcntl(d->params->survive->below_fd, F_DUPFD_CLOEXEC, 0)
+					 : open(d->params->mountpoint, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	/* before a recovery that may take long */
 	if (!d->params->survive || !d->params->survive->takeover)
 		ret = export_check_mountpoint(d->params->mountpoint, err);
@@ -307,6 +343,90 @@ static int start_all(struct daemon *d, json_t **report, struct bc_error *err)
 	return 0;
 }
 
+/* The end of the cache, on a thread of its own: it may have to wait for a device that does not answer. */
+struct closing {
+	struct daemon *d;
+	char hung[300]; /* that device */
+	_Atomic bool durable;
+	struct timespec since; /* durable was seen */
+	unsigned factor; /* times the patience is waited after that, although no device is known to hang */
+	int ret;
+};
+
+#define CLOSE_FACTOR 10 /* what is waited for may be a read, which bdev_find_hung() does not see */
+
+static void close_it(void *arg)
+{
+	struct closing *cl = arg;
+
+	cl->ret = cache_close_telling(cl->d->cache, &cl->durable, &cl->d->close_err);
+}
+
+static void closed_late(void *arg)
+{
+	(void)arg; /* the process is about to end */
+}
+
+static bool closing_hangs(void *ctx)
+{
+	struct closing *cl = ctx;
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	if (!atomic_load(&cl->durable))
+		cl->since = now;
+	else if (now.tv_sec - cl->since.tv_sec > cl->factor * (time_t)daemon_patience_ms(cl->d) / 1000)
+		return true;
+	return bdev_find_hung(daemon_patience_ms(cl->d), cl->hung, sizeof(cl->hung));
+}
+
+/*
+ * What was answered is made durable in the cache first, without any backing device. So whoever does not answer is not
+ * waited for longer than the user's patience: the next load finds the cache as after a crash. What waits for the device
+ * cannot be taken down, so the process ends around it.
+ */
+static int close_cache(struct daemon *d)
+{
+	static struct closing cl; /* outlives us if it is left behind */
+	struct patience p = { .give_up = closing_hangs, .ctx = &cl };
+	int ret;
+
+	cl.d = d;
+	cl.factor = CLOSE_FACTOR;
+	clock_gettime(CLOCK_MONOTONIC, &cl.since);
+	if (d->export && export_abandoned(d->export)) {
+		cache_hold(d->cache); /* its workers are in it */
+		cl.factor = 1;
+		d->abandoned = true;
+	} else {
+		export_free(d->export);
+	}
+	ret = run_patiently(close_it, &cl, closed_late, &p);
+	if (ret == -EAGAIN)
+		close_it(&cl);
+	if (!ret || ret == -EAGAIN)
+		return cl.ret;
+	d->abandoned = true;
+	return bc_fail(
+		&d->close_err, ret,
+		"%s: %s does not answer; the daemon ended without waiting for it any longer, what is dirty stays "
+		"in the cache",
+		d->params->dir, *cl.hung ? cl.hung : "a backing device");
+}
+
+/* What is asked for while the cache is being closed, which may take long: nothing may look at it any more. */
+static void keep_last(struct daemon *d)
+{
+	json_t *status = d->cache && d->export ? daemon_status(d) : NULL;
+	json_t *stats = status ? daemon_stats(d, true) : NULL;
+
+	pthread_mutex_lock(&d->lock);
+	d->last_status = status;
+	d->last_stats = stats;
+	pthread_cond_broadcast(&d->cond);
+	pthread_mutex_unlock(&d->lock);
+}
+
 /* The mount has ended, or never was. Waits for its last users, then closes. */
 static int end_all(struct daemon *d, struct bc_error *err)
 {
@@ -316,13 +436,19 @@ static int end_all(struct daemon *d, struct bc_error *err)
 	pthread_mutex_lock(&d->lock);
 	if (d->phase < PHASE_ENDING)
 		d->phase = PHASE_ENDING;
+	pthread_mutex_unlock(&d->lock);
+	keep_last(d);
+	pthread_mutex_lock(&d->lock);
 	while (d->users)
 		pthread_cond_wait(&d->cond, &d->lock);
 	pthread_mutex_unlock(&d->lock);
 	notify_manager("STOPPING=1");
 	if (d->signal_thread)
 		end_signal_thread(d);
-	export_free(d->export);
+	bdev_set_own_mount(0, -1, false);
+	if (d->below_fd >= 0)
+		close(d->below_fd);
+	d->below_fd = -1;
 	memset(&info, 0, sizeof(info));
 	if (d->cache) {
 		/* dirty data that nobody will find again */
@@ -330,7 +456,9 @@ static int end_all(struct daemon *d, struct bc_error *err)
 		    cache_write_back(d->cache, NULL, NULL, NULL, &d->close_err))
 			log_error("%s: %s", d->params->dir, d->close_err.msg);
 		cache_get_info(d->cache, &info);
-		ret = cache_close(d->cache, &d->close_err);
+		ret = close_cache(d);
+	} else {
+		export_free(d->export);
 	}
 
 	pthread_mutex_lock(&d->lock);
@@ -360,13 +488,17 @@ static void log_end(struct daemon *d, int ret)
 int daemon_run(const struct daemon_params *params, int (*ready)(json_t *report, void *ctx), void *ctx,
 	       struct bc_error *err)
 {
-	struct daemon d = { .params = params };
+	struct daemon d = { .params = params, .below_fd = -1, .start_time = time(NULL) };
 	json_t *report = NULL;
+	pthread_condattr_t attr;
 	sigset_t set;
 	int ret, end;
 
 	pthread_mutex_init(&d.lock, NULL);
-	pthread_cond_init(&d.cond, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&d.cond, &attr);
+	pthread_condattr_destroy(&attr);
 	log_set_level(params->config.log_level);
 	signal(SIGPIPE, SIG_IGN);
 	if (!params->foreground)
@@ -377,7 +509,7 @@ int daemon_run(const struct daemon_params *params, int (*ready)(json_t *report, 
 
 	ret = start_all(&d, &report, err);
 	if (!ret && params->survive)
-		atomic_fetch_add(params->survive->served, 1);
+		atomic_fetch_add(&params->survive->shared->served, 1);
 	if (!ret && ready(report, ctx))
 		ret = bc_fail(err, -EINTR, "nobody waits for the daemon any more; it ended again");
 	json_decref(report);
@@ -391,6 +523,12 @@ int daemon_run(const struct daemon_params *params, int (*ready)(json_t *report, 
 	end = end_all(&d, ret ? NULL : err);
 	if (!ret)
 		log_end(&d, end);
+	json_decref(d.last_status);
+	json_decref(d.last_stats);
+	if (d.abandoned) {
+		fflush(NULL);
+		_exit(EXIT_FAILURE);
+	}
 	pthread_cond_destroy(&d.cond);
 	pthread_mutex_destroy(&d.lock);
 	return ret ? ret : end;

@@ -7,7 +7,9 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
+#include "blkcache/journal.h"
 #include "daemon/daemon.h"
 
 struct name_list {
@@ -66,7 +68,43 @@ static json_t *describe(struct volume *v, const char *mountpoint)
 			 cache_mode_name(volume_mode(v)), "path", mountpoint ? json_text(path) : json_null());
 }
 
-static json_t *add(struct cache *c, const char *mountpoint, json_t *args, struct bc_error *err)
+struct same {
+	struct stat st;
+	char name[JOURNAL_NAME_MAX];
+};
+
+static int find_same(struct volume *v, void *ctx)
+{
+	struct same *s = ctx;
+	struct stat st;
+	bool same = !stat(volume_backing(v), &st) &&
+		    (S_ISBLK(st.st_mode) ? S_ISBLK(s->st.st_mode) && st.st_rdev == s->st.st_rdev
+					 : st.st_dev == s->st.st_dev && st.st_ino == s->st.st_ino);
+
+	if (same)
+		snprintf(s->name, sizeof(s->name), "%s", volume_name(v));
+	return same;
+}
+
+/* A device that cannot be had since this cache has it already, perhaps by another path: says where. Only after an
+ * attempt that opened it, so that looking at it again cannot hang. */
+static void explain_own(struct cache *c, const char *mountpoint, const char *backing, struct bc_error *err)
+{
+	struct same s = { .name = "" };
+
+	if (err->code != -EBUSY && err->code != -EEXIST)
+		return;
+	if (stat(backing, &s.st) || !cache_volume_foreach(c, find_same, &s))
+		return;
+	if (mountpoint)
+		bc_fail(err, -EEXIST, "%s is volume %s of this cache already; its file is %s/%s", backing, s.name,
+			mountpoint, s.name);
+	else
+		bc_fail(err, -EEXIST, "%s is volume %s of this cache already", backing, s.name);
+}
+
+static json_t *add(struct cache *c, const char *mountpoint, json_t *args, const struct patience *patience,
+		   struct bc_error *err)
 {
 	const char *name = arg_text(args, "name"), *backing = arg_text(args, "backing"), *text = arg_text(args, "mode");
 	enum cache_mode mode = MODE_COUNT;
@@ -76,11 +114,14 @@ static json_t *add(struct cache *c, const char *mountpoint, json_t *args, struct
 	if (!name || !backing)
 		return missing(name ? "backing" : "name", err);
 	if (text && cache_mode_parse(text, &mode)) {
-		bc_fail(err, -EINVAL, "unknown mode '%.40s'; modes are wt, wb, wa, wi, wo, pt", text);
+		bc_fail(err, -EINVAL, "unknown mode '%.40s'; modes are wt, wb, wa, wi, wo and pt, or their long names",
+			text);
 		return NULL;
 	}
-	if (cache_volume_add(c, name, backing, mode, err))
+	if (cache_volume_add_patiently(c, name, backing, mode, patience, err)) {
+		explain_own(c, mountpoint, backing, err);
 		return NULL;
+	}
 	v = manage_find_volume(c, name, err);
 	if (!v)
 		return NULL;
@@ -89,7 +130,8 @@ static json_t *add(struct cache *c, const char *mountpoint, json_t *args, struct
 	return result;
 }
 
-static json_t *remove_volume(struct cache *c, const char *mountpoint, json_t *args, struct bc_error *err)
+static json_t *remove_volume(struct cache *c, const char *mountpoint, json_t *args, const struct patience *patience,
+			     struct bc_error *err)
 {
 	const char *name = arg_text(args, "name");
 	bool discard = json_is_true(json_object_get(args, "discard_dirty"));
@@ -105,7 +147,7 @@ static json_t *remove_volume(struct cache *c, const char *mountpoint, json_t *ar
 	memset(&s, 0, sizeof(s));
 	volume_get_stats(v, &s);
 	volume_put(v); /* our reference would make the engine refuse */
-	if (cache_volume_remove(c, name, discard, err))
+	if (cache_volume_remove_patiently(c, name, discard, patience, err))
 		return NULL;
 	return json_pack("{s:o,s:I,s:b}", "name", json_text(name), "dirty_bytes", (json_int_t)s.dirty_bytes,
 			 "discarded", discard && s.dirty_bytes);
@@ -124,7 +166,8 @@ static int set_one(struct cache *c, struct volume *v, json_t *pair, json_t *note
 	return ret;
 }
 
-static json_t *set(struct cache *c, const char *mountpoint, json_t *args, struct bc_error *err)
+static json_t *set(struct cache *c, const char *mountpoint, json_t *args, const struct patience *patience,
+		   struct bc_error *err)
 {
 	const char *name = arg_text(args, "volume");
 	json_t *values = json_object_get(args, "values"), *notes = json_array(), *pair;
@@ -133,6 +176,7 @@ static json_t *set(struct cache *c, const char *mountpoint, json_t *args, struct
 	int ret = 0;
 
 	(void)mountpoint;
+	(void)patience;
 	if (!json_is_array(values)) {
 		json_decref(notes);
 		return missing("values", err);
@@ -173,8 +217,22 @@ static json_t *find_tunable(json_t *all, const char *key)
 	return NULL;
 }
 
+static void unknown_key(struct cache *c, const char *key, bool of_volume, struct bc_error *err)
+{
+	char names[200] = "";
+	struct name_list list = { .buf = names, .size = sizeof(names) };
+
+	if (of_volume) {
+		bc_fail(err, -EINVAL, "'%.60s' is no tunable of a volume; a volume has mode", key);
+		return;
+	}
+	cache_volume_foreach(c, list_name, &list);
+	bc_fail(err, -EINVAL, "'%.60s' is neither a tunable, which 'blkcache get DIR' lists, nor a volume%s%s%s", key,
+		list.n ? "; the cache has " : ": it has none", names, list.n > 8 ? ", ..." : "");
+}
+
 /* Keeps those that `names` (from index `first`) lists; all if it lists none. */
-static json_t *pick_tunables(json_t *all, json_t *names, size_t first, struct bc_error *err)
+static json_t *pick_tunables(struct cache *c, json_t *all, json_t *names, size_t first, struct bc_error *err)
 {
 	json_t *picked = json_array(), *t;
 
@@ -186,9 +244,7 @@ static json_t *pick_tunables(json_t *all, json_t *names, size_t first, struct bc
 		t = key ? find_tunable(all, key) : NULL;
 		if (!t) {
 			json_decref(picked);
-			bc_fail(err, -EINVAL,
-				"'%.60s' is neither a volume nor a tunable; 'blkcache get DIR' lists the tunables",
-				key ? key : "");
+			unknown_key(c, key ? key : "", first > 0, err);
 			return NULL;
 		}
 		json_array_append(picked, t);
@@ -198,16 +254,18 @@ static json_t *pick_tunables(json_t *all, json_t *names, size_t first, struct bc
 
 /* The first of `names` may be a volume's: a volume goes before a tunable of the same name, since a tunable can also be
  * had by listing all. */
-static json_t *get(struct cache *c, const char *mountpoint, json_t *args, struct bc_error *err)
+static json_t *get(struct cache *c, const char *mountpoint, json_t *args, const struct patience *patience,
+		   struct bc_error *err)
 {
 	json_t *names = json_object_get(args, "names"), *all, *picked, *result = NULL;
 	const char *first = json_string_value(json_array_get(names, 0));
 	struct volume *v = first ? cache_volume_get(c, first) : NULL;
 
 	(void)mountpoint;
+	(void)patience;
 	all = json_array();
 	cache_get_tunables(c, v, collect_tunable, all);
-	picked = pick_tunables(all, names, v ? 1 : 0, err);
+	picked = pick_tunables(c, all, names, v ? 1 : 0, err);
 	json_decref(all);
 	if (picked)
 		result = json_pack("{s:o,s:o}", "volume", v ? json_text(volume_name(v)) : json_null(), "tunables",
@@ -217,11 +275,20 @@ static json_t *get(struct cache *c, const char *mountpoint, json_t *args, struct
 	return result;
 }
 
-json_t *manage_run(struct cache *c, const char *mountpoint, json_t *args, struct bc_error *err)
+bool manage_is_usage(const json_t *args, const struct bc_error *err)
+{
+	const char *cmd = json_string_value(json_object_get(args, "cmd"));
+
+	return err->code == -EINVAL && cmd && !strcmp(cmd, "set");
+}
+
+json_t *manage_run(struct cache *c, const char *mountpoint, json_t *args, const struct patience *patience,
+		   struct bc_error *err)
 {
 	static const struct {
 		const char *cmd;
-		json_t *(*run)(struct cache *c, const char *mountpoint, json_t *args, struct bc_error *err);
+		json_t *(*run)(struct cache *c, const char *mountpoint, json_t *args, const struct patience *patience,
+			       struct bc_error *err);
 	} commands[] = { { "add", add }, { "remove", remove_volume }, { "set", set }, { "get", get } };
 	const char *cmd = arg_text(args, "cmd");
 	struct bc_error mine = { 0 };
@@ -230,7 +297,7 @@ json_t *manage_run(struct cache *c, const char *mountpoint, json_t *args, struct
 	for (size_t i = 0; cmd && i < sizeof(commands) / sizeof(commands[0]); i++) {
 		if (strcmp(commands[i].cmd, cmd))
 			continue;
-		result = commands[i].run(c, mountpoint, args, &mine);
+		result = commands[i].run(c, mountpoint, args, patience, &mine);
 		if (!result && !mine.code)
 			bc_fail(&mine, -ENOMEM, "out of memory");
 		if (!result && err)

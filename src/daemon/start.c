@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "blkcache/control.h"
 #include "daemon/daemon.h"
 
 #define REPORT_MAX (64u << 20)
@@ -74,7 +75,7 @@ static int enter_background(int report_fd)
 
 static int send_report(int fd, json_t *msg)
 {
-	char *text = msg ? json_dumps(msg, JSON_COMPACT) : NULL;
+	char *text = msg ? control_text(msg) : NULL;
 	size_t len = text ? strlen(text) : 0;
 	int ret = text ? 0 : -ENOMEM;
 
@@ -149,7 +150,8 @@ static int read_report(int fd, char **text, size_t *len)
 			*text = more;
 			size += 65536;
 		}
-		n = read(fd, *text + *len, size - *len);
+		n = read(fd, *text + *len, size - *len - 1);
+		(*text)[*len + (size_t)(n > 0 ? n : 0)] = '\0';
 		if (n <= 0)
 			return n < 0 ? -errno : 0;
 		*len += (size_t)n;
@@ -204,7 +206,7 @@ static int start_background(const struct daemon_params *params, json_t **report,
 	else if (ret)
 		bc_fail(err, ret, "cannot read the daemon's report: %s", strerror(-ret));
 	else
-		msg = json_loadb(text, len, 0, NULL);
+		msg = control_parse(text);
 	free(text);
 	if (json_is_true(json_object_get(msg, "ok"))) {
 		*report = json_incref(json_object_get(msg, "report"));

@@ -4,10 +4,9 @@
  *
  * A small process with one thread stands between the one that called `load` and the daemon, which it forks. It does
  * nothing but hold what must not go with the daemon: /dev/fuse, so that the kernel keeps the connection and the clients
- * wait; three memfds, for the RAM buffers, the engine's log of writes and the export's session; and the cache's lock.
- * When the daemon is
- * killed by a signal it forks the next one, which takes over: cache_open_shared() finds what was answered,
- * export_start() goes on with the mount.
+ * wait; the folder below the mount, for backing devices that the mount hides; three memfds, for the RAM buffers, the
+ * engine's log of writes and the export's session; and the cache's lock. When the daemon is killed by a signal it forks
+ * the next one, which takes over: cache_open_shared() finds what was answered, export_start() goes on with the mount.
  *
  * All is made before the first fork, and so the daemons inherit it: nothing has to be passed around, and what lies in
  * the memfds is only the daemons' business. A descriptor store (systemd's) would do the same for /dev/fuse and the
@@ -82,13 +81,37 @@ static void open_lock(const char *dir, int *fd)
 		*fd = 0;
 }
 
-static int make_all(const char *dir, struct daemon_survive *s, struct bc_error *err)
+/*
+ * The mount may hide backing devices: those below its own mount point. They were opened before it was made; a daemon
+ * that follows finds them through this folder (bdev_set_own_mount). The cache it would have to find by name.
+ */
+static int open_below(const struct daemon_params *params, int *fd, struct bc_error *err)
 {
-	int ret = export_open_device(&s->fuse_fd, err);
+	char dir[PATH_MAX], top[PATH_MAX];
+	size_t n;
 
+	*fd = -1;
+	if (!realpath(params->dir, dir) || !realpath(params->mountpoint, top))
+		return 0; /* the daemon will say what is wrong */
+	n = strlen(top);
+	if (!strncmp(dir, top, n) && (!dir[n] || dir[n] == '/' || n == 1))
+		return bc_fail(err, -EINVAL,
+			       "%s: this mount point hides the cache %s, which --survive has to find again; mount the "
+			       "volumes on another folder",
+			       params->mountpoint, params->dir);
+	*fd = move_up(open(top, O_PATH | O_DIRECTORY | O_CLOEXEC));
+	return 0;
+}
+
+static int make_all(const struct daemon_params *params, struct daemon_survive *s, struct bc_error *err)
+{
+	int ret = open_below(params, &s->below_fd, err);
+
+	if (!ret)
+		ret = export_open_device(&s->fuse_fd, err);
 	if (ret)
 		return ret;
-	open_lock(dir, &s->lock_fd);
+	open_lock(params->dir, &s->lock_fd);
 	s->fuse_fd = move_up(s->fuse_fd);
 	ret = make_memory("blkcache-buffers", &s->frames_fd, err);
 	if (!ret)
@@ -97,8 +120,8 @@ static int make_all(const char *dir, struct daemon_survive *s, struct bc_error *
 		ret = make_memory("blkcache-session", &s->session_fd, err);
 	if (ret)
 		return ret;
-	s->served = mmap(NULL, sizeof(*s->served), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (s->served == MAP_FAILED)
+	s->shared = mmap(NULL, sizeof(*s->shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (s->shared == MAP_FAILED)
 		return bc_fail(err, -ENOMEM, "out of memory");
 	return 0;
 }
@@ -169,7 +192,7 @@ static bool pause_before_next(struct supervisor *sv)
 /* The daemon died; should there be another one? */
 static bool go_on(struct supervisor *sv, const struct daemon_survive *s, int status, int64_t born)
 {
-	if (!WIFSIGNALED(status) || sv->ending || !atomic_load(s->served))
+	if (!WIFSIGNALED(status) || sv->ending || !atomic_load(&s->shared->served))
 		return false;
 	sv->short_lives = now_ms() - born >= LONG_LIFE_MS ? 0 : sv->short_lives + 1;
 	log_error("%s: the daemon was killed by signal %d (%s)%s", sv->dir, WTERMSIG(status),
@@ -216,7 +239,7 @@ int daemon_supervise(struct daemon_params *params, struct daemon_survive *s, int
 	int64_t born;
 
 	memset(s, 0, sizeof(*s));
-	ret = make_all(params->dir, s, err);
+	ret = make_all(params, s, err);
 	if (ret)
 		return ret; /* the process ends */
 	params->survive = s;

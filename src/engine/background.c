@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * background.c - the threads behind the requests: reclaim (free slots), maintenance (an epoch each second, marks,
- * journal folding), cleaning, and compaction with what else is done when the cache is idle. Each sleeps until kicked or
- * its period is over.
+ * background.c - the threads behind the requests: reclaim (free slots), maintenance (an epoch each second, journal
+ * folding), cleaning, and compaction with what else is done when the cache is idle. Each sleeps until kicked or its
+ * period is over. None of them waits for a backing device: what has to is left to the helpers (helpers.c).
  */
 #include "internal.h"
 
@@ -28,29 +28,23 @@ static bool job_wait(struct cache *c, enum background_job job, uint64_t us)
 	return go;
 }
 
-/* Sleeps for `us` whoever kicks, unless it is to stop. */
-static void job_pause(struct cache *c, uint64_t us)
+void background_pause(struct cache *c, uint64_t us)
 {
 	for (uint64_t slept = 0; slept < us && !__atomic_load_n(&c->background.stop, __ATOMIC_RELAXED); slept += 10000)
 		nanosleep(&(struct timespec){ .tv_nsec = (us < 10000 ? (long)us : 10000) * 1000 }, NULL);
 }
 
-static bool stopping(struct cache *c)
+bool background_stopping(struct cache *c)
 {
 	return __atomic_load_n(&c->background.stop, __ATOMIC_RELAXED);
 }
 
-static int clear_marks(struct volume *v, void *ctx)
+/* Backing is flushed by somebody who may wait for it (helpers.c). */
+static int ask_to_settle(struct volume *v, void *ctx)
 {
 	(void)ctx;
-	if (v->bdev) {
-		uint64_t seq = GET(v->write_seq);
-
-		intent_clear_idle(v, false);
-		if (v->settle_seq == seq) /* nothing written for a period */
-			intent_settle(v);
-		v->settle_seq = seq;
-	}
+	if (v->bdev && (GET(v->intent.nmarked) || GET(v->row_in_use)))
+		helper_ask(v->cache, v->id, HELP_SETTLE);
 	return 0;
 }
 
@@ -70,15 +64,17 @@ static void *maintain_main(void *arg)
 		 * are about to wait for slots: the writer is at it anyway, and what comes meanwhile is the next's. */
 		if ((!epoch_holds_much(c) && epoch_write_data(c)) || epoch_commit(c, true))
 			continue;
-		cache_volume_foreach(c, clear_marks, NULL);
+		cache_volume_foreach(c, ask_to_settle, NULL);
 		if (now_ns() - looked >= LOOK_NS) {
 			idle_look(c, now_ns() - looked);
 			looked = now_ns();
 		}
 		/* in turns with commits that slots depend on, some steps at least, or the journal would grow */
-		for (int n = 0; rc == 1 && !stopping(c) && !c->failed && (n < MAINTAIN_STEPS || !epoch_holds_much(c));
+		for (int n = 0; rc == 1 && !background_stopping(c) && !c->failed && (n < MAINTAIN_STEPS || !epoch_holds_much(c));
 		     n++)
 			rc = journal_maintain(c->journal, GET(c->epoch.data_upto), &err);
+		if (rc < 0 && !c->failed)
+			ADD(c->err_cache_write, 1);
 		if (rc == -ENOSPC) /* nothing was promised of it, and commits have room of their own */
 			cache_degrade(c, "the journal cannot be maintained: %s", err.msg);
 		else if (rc < 0 && !c->failed)
@@ -109,46 +105,43 @@ static void *compact_main(void *arg)
 	return NULL;
 }
 
-/* Above the mark, or when reclaim finds nothing clean, cleaning does not wait for its period. */
-static bool too_dirty(struct cache *c)
+bool background_too_dirty(struct cache *c)
 {
 	return GET(c->dirty_lines) * 100 > (uint64_t)c->lines.n * GET(c->tunables.dirty_high_percent) ||
 	       GET(c->dirty_blocks) * 100 > (uint64_t)c->slots.n * GET(c->tunables.dirty_high_percent) ||
 	       GET(c->slots.nfree) < c->slots_low;
 }
 
-#define PAUSE_MAX_US 1000000u
-#define CLEAN_BATCH 1024 /* lines between looks at what has changed */
+static int ask_to_clean(struct volume *v, void *ctx)
+{
+	if (GET(v->dirty_lines))
+		helper_ask(v->cache, v->id, *(const unsigned *)ctx);
+	return 0;
+}
 
+void clean_all_soon(struct cache *c)
+{
+	unsigned what = HELP_CLEAN_ALL;
+
+	cache_volume_foreach(c, ask_to_clean, &what);
+}
+
+/* Says when to clean; the helpers do it, each volume for itself. */
 static void *clean_main(void *arg)
 {
 	struct cache *c = arg;
-	uint64_t last = now_ns(), pause = 0;
+	uint64_t last = now_ns();
 
 	while (job_wait(c, JOB_CLEAN, 500000)) {
-		bool due = atomic_exchange(&c->clean_soon, false) ||
-			   now_ns() - last >= GET(c->tunables.clean_after_us) * 1000;
-		uint64_t left = due ? GET(c->dirty_lines) : 0;
+		unsigned what = HELP_CLEAN_ROOM;
 
-		if (due)
+		if (now_ns() - last >= GET(c->tunables.clean_after_us) * 1000) {
 			last = now_ns();
-		while ((left || too_dirty(c)) && GET(c->dirty_lines) && !stopping(c) && !c->failed) {
-			uint64_t blocks;
-			long n = cleaner_step(c, CLEAN_BATCH, &blocks);
-
-			/* a device that fails, or lines that cannot be cleaned now: not as fast as possible again */
-			pause = blocks                              ? 0
-				: n < 0 || pause > PAUSE_MAX_US / 2 ? PAUSE_MAX_US
-				: pause                             ? 2 * pause
-								    : 1000;
-			if (pause)
-				job_pause(c, pause);
-			if (n <= 0)
-				break;
-			left = left > (uint64_t)n ? left - (uint64_t)n : 0;
-			if (GET(c->slots.nfree) < c->slots_low)
-				background_kick(c, JOB_RECLAIM);
+			clean_all_soon(c);
+		} else if (background_too_dirty(c)) {
+			cache_volume_foreach(c, ask_to_clean, &what);
 		}
+		helpers_look(c);
 	}
 	return NULL;
 }
@@ -167,6 +160,10 @@ int background_start(struct cache *c)
 		pthread_cond_init(&bg->wake[i], &attr);
 	pthread_condattr_destroy(&attr);
 	bg->stop = false;
+	if (helpers_start(c)) {
+		background_stop(c);
+		return -ENOMEM;
+	}
 	for (int i = 0; i < JOBS; i++) {
 		int rc = -pthread_create(&bg->thread[i], NULL, mains[i], c);
 
@@ -192,6 +189,7 @@ void background_stop(struct cache *c)
 	for (unsigned i = 0; i < bg->started; i++)
 		pthread_join(bg->thread[i], NULL);
 	bg->started = 0;
+	helpers_stop(c);
 	for (int i = 0; i < JOBS; i++)
 		pthread_cond_destroy(&bg->wake[i]);
 	pthread_mutex_destroy(&bg->lock);

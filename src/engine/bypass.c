@@ -36,7 +36,7 @@ static int leave_note(struct cache *c, int dir_fd, const char *name)
 
 	if (fd < 0)
 		return -errno;
-	if (write(fd, text, (size_t)n) != n || fsync(fd) || fsync(dir_fd))
+	if (pwrite(fd, text, (size_t)n, 0) != n || fsync(fd) || fsync(dir_fd))
 		rc = -EIO;
 	close(fd);
 	return rc;
@@ -92,7 +92,7 @@ static int read_note(int dir_fd, const char *name, uint64_t *load)
 
 	if (fd < 0)
 		return errno == ENOENT ? 0 : -errno;
-	n = read(fd, text, sizeof text - 1);
+	n = pread(fd, text, sizeof text - 1, 0);
 	if (n < 0)
 		rc = -errno;
 	close(fd);

@@ -5,8 +5,11 @@
  *
  * A *wave* is a set of lines of one volume whose ranges are locked CLEAN: readers and write-back writers go on, writes
  * to backing wait. A line that is written meanwhile loses its CLEANING flag (line_update); then what was read for it is
- * not trusted any more (its slot may have been given to something else) and the line stays dirty. Runs are serialised
- * by cleaner.lock, so the flag has one owner.
+ * not trusted any more (its slot may have been given to something else) and the line stays dirty.
+ *
+ * Each volume is cleaned by one run at a time (volume.clean_lock), so the flag has one owner, and volumes are cleaned
+ * side by side: one whose backing device is slow or hangs keeps nobody but itself waiting. A run works in memory of its
+ * own, a *batch*. One is always there; more are made when several volumes are cleaned at once, and freed afterwards.
  *
  * The slots are captured in the epoch's gate, under the chain lock; blocks that are `fresh` belong to the open epoch
  * and are left for the next time, all others to epochs sealed before, whose durability is waited for before anything
@@ -17,6 +20,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "util/deadline.h"
 
 #define BATCH_LINES 4096u /* per flush of the backing device */
 #define WAVE_LINES 256u
@@ -43,62 +48,93 @@ struct clean_block {
 };
 
 struct clean_batch {
+	struct clean_batch *next; /* free ones */
 	struct clean_line line[BATCH_LINES];
 	uint32_t nlines;
 	struct clean_line again[BATCH_LINES]; /* passed over */
 	uint32_t nagain;
-	struct clean_line keep[BATCH_LINES]; /* a flush run's, while it lets others clean; flush_lock */
 	struct range_lock range[WAVE_LINES];
 	struct clean_block block[WAVE_BLOCKS];
 	uint32_t nblocks, nranges;
 	struct bdev_io io[WAVE_BLOCKS];
 	struct iovec iov[WAVE_BLOCKS];
 	uint32_t io_first[WAVE_BLOCKS]; /* block index an I/O starts with */
-	uint32_t hand; /* of the background cleaner */
-	struct bdev_channel *backing_ch;
-	unsigned backing_id;
+	struct bdev_channel *data_ch;
+	struct bdev_channel *backing_ch; /* of the run's volume */
+	char *memory; /* for reading what is not in RAM */
 };
+
+static void batch_free(struct clean_batch *w)
+{
+	if (!w)
+		return;
+	bdev_channel_close(w->data_ch);
+	free(w->memory);
+	free(w);
+}
+
+static struct clean_batch *batch_new(struct cache *c)
+{
+	struct clean_batch *w = calloc(1, sizeof *w);
+
+	if (!w)
+		return NULL;
+	w->memory = aligned_alloc(CACHE_BLOCK, WAVE_BLOCKS * CACHE_BLOCK);
+	w->data_ch = bdev_channel_open(c->data, CLEAN_DEPTH);
+	if (w->memory && w->data_ch)
+		return w;
+	batch_free(w);
+	return NULL;
+}
 
 int cleaner_init(struct cache *c)
 {
-	struct cleaner *cl = &c->cleaner;
-
-	pthread_mutex_init(&cl->lock, NULL);
-	pthread_mutex_init(&cl->flush_lock, NULL);
-	cl->work = calloc(1, sizeof(struct clean_batch));
-	cl->memory = aligned_alloc(CACHE_BLOCK, WAVE_BLOCKS * CACHE_BLOCK);
-	cl->data_ch = bdev_channel_open(c->data, CLEAN_DEPTH);
-	return cl->work && cl->memory && cl->data_ch ? 0 : -ENOMEM;
-}
-
-static void close_backing(struct clean_batch *w)
-{
-	bdev_channel_close(w->backing_ch);
-	w->backing_ch = NULL;
-	w->backing_id = 0;
+	pthread_mutex_init(&c->cleaner.lock, NULL);
+	pthread_cond_init(&c->cleaner.freed, NULL);
+	c->cleaner.free = batch_new(c);
+	return c->cleaner.free ? 0 : -ENOMEM;
 }
 
 void cleaner_destroy(struct cache *c)
 {
-	struct cleaner *cl = &c->cleaner;
-
-	if (cl->work)
-		close_backing(cl->work);
-	bdev_channel_close(cl->data_ch);
-	free(cl->memory);
-	free(cl->work);
-	pthread_mutex_destroy(&cl->lock);
-	pthread_mutex_destroy(&cl->flush_lock);
+	batch_free(c->cleaner.free);
+	pthread_cond_destroy(&c->cleaner.freed);
+	pthread_mutex_destroy(&c->cleaner.lock);
 }
 
-void cleaner_forget_volume(struct cache *c, struct volume *v)
+/* Without memory for another one, waits for one that is in use. */
+static struct clean_batch *batch_get(struct cache *c)
 {
-	struct clean_batch *w = c->cleaner.work;
+	struct cleaner *cl = &c->cleaner;
+	struct clean_batch *w;
 
-	pthread_mutex_lock(&c->cleaner.lock);
-	if (w->backing_id == v->id)
-		close_backing(w);
-	pthread_mutex_unlock(&c->cleaner.lock);
+	pthread_mutex_lock(&cl->lock);
+	while (!(w = cl->free)) {
+		pthread_mutex_unlock(&cl->lock);
+		w = batch_new(c);
+		if (w)
+			return w;
+		pthread_mutex_lock(&cl->lock);
+		if (!cl->free)
+			pthread_cond_wait(&cl->freed, &cl->lock);
+	}
+	cl->free = NULL;
+	pthread_mutex_unlock(&cl->lock);
+	return w;
+}
+
+static void batch_put(struct cache *c, struct clean_batch *w)
+{
+	struct cleaner *cl = &c->cleaner;
+
+	pthread_mutex_lock(&cl->lock);
+	if (!cl->free) {
+		cl->free = w;
+		w = NULL;
+		pthread_cond_signal(&cl->freed);
+	}
+	pthread_mutex_unlock(&cl->lock);
+	batch_free(w);
 }
 
 static int by_key(const void *a, const void *b)
@@ -156,7 +192,7 @@ static void load_wave(struct cache *c, struct volume *v, struct clean_batch *w)
 		struct clean_block *b = &w->block[i];
 
 		b->buf = buffer_get(c->buffers, b->slot);
-		b->data = b->buf ? buffer_data(b->buf) : c->cleaner.memory + (size_t)i * CACHE_BLOCK;
+		b->data = b->buf ? buffer_data(b->buf) : w->memory + (size_t)i * CACHE_BLOCK;
 		if (b->buf)
 			continue;
 		w->iov[n] = (struct iovec){ .iov_base = b->data, .iov_len = CACHE_BLOCK };
@@ -167,7 +203,7 @@ static void load_wave(struct cache *c, struct volume *v, struct clean_batch *w)
 					     .iovcnt = 1 };
 		w->io_first[n++] = i;
 	}
-	bdev_rw_wait(c->cleaner.data_ch, w->io, n);
+	bdev_rw_wait(w->data_ch, w->io, n);
 	for (unsigned k = 0; k < n; k++) {
 		struct clean_block *b = &w->block[w->io_first[k]];
 
@@ -202,27 +238,12 @@ static void verify_wave(struct cache *c, struct volume *v, struct clean_batch *w
 	}
 }
 
-static struct bdev_channel *backing_channel(struct clean_batch *w, struct volume *v)
-{
-	if (w->backing_id != v->id) {
-		close_backing(w);
-		w->backing_ch = bdev_channel_open(v->bdev, CLEAN_DEPTH);
-		if (w->backing_ch)
-			w->backing_id = v->id;
-	}
-	return w->backing_ch;
-}
-
 static int write_wave(struct cache *c, struct volume *v, struct clean_batch *w)
 {
-	struct bdev_channel *ch = backing_channel(w, v);
 	unsigned n = 0, niov = 0;
 	uint64_t bytes = 0;
 	int rc;
 
-	(void)c;
-	if (!ch)
-		return -ENOMEM;
 	for (uint32_t i = 0; i < w->nblocks; i++) {
 		struct clean_block *b = &w->block[i];
 		uint32_t len = block_bytes(v, b->block);
@@ -246,7 +267,7 @@ static int write_wave(struct cache *c, struct volume *v, struct clean_batch *w)
 	}
 	if (!n)
 		return 0;
-	rc = bdev_rw_wait(ch, w->io, n);
+	rc = bdev_rw_wait(w->backing_ch, w->io, n);
 	atomic_fetch_add_explicit(&v->write_seq, 1, memory_order_release);
 	for (unsigned k = 0; k < n; k++) {
 		unsigned left = (unsigned)w->io[k].iovcnt;
@@ -307,27 +328,17 @@ static bool lock_lines(struct cache *c, struct volume *v, struct clean_batch *w,
 }
 
 /* Before the wave is written: what it writes is nothing to know the backing device by any more. */
-static int forget_witnesses(struct cache *c, struct volume *v, const struct clean_batch *w)
+static int forget_witnesses(struct volume *v, const struct clean_batch *w)
 {
-	struct bc_error err = { 0 };
-	bool any = false;
 	int rc = 0;
 
-	if (!GET(v->known.nwitness))
-		return 0;
-	pthread_mutex_lock(&v->intent.lock);
-	for (uint32_t i = 0; i < w->nblocks; i++)
-		any |= witness_drop(v, w->block[i].block, 1);
-	if (any)
-		rc = witness_record(v, &err);
-	pthread_mutex_unlock(&v->intent.lock);
-	if (rc)
-		cache_fail(c, "the journal cannot be written: %s", err.msg);
+	for (uint32_t i = 0; i < w->nblocks && !rc; i++)
+		rc = intent_forget(v, w->block[i].block, 1);
 	return rc;
 }
 
 /*
- * Writes lines [from, ...) of the batch, all of one volume and as many as fit; returns the index after the last.
+ * Writes lines [from, ...) of the batch, as many as fit; returns the index after the last.
  * insist: keeps writers out of these lines meanwhile, for lines that are written all the time. Nothing is waited for
  * while ranges are held but the devices and the commit.
  */
@@ -343,11 +354,8 @@ static uint32_t write_some(struct cache *c, struct volume *v, struct clean_batch
 
 	w->nblocks = 0;
 	while (to < w->nlines && nlines < most) {
-		uint32_t run;
+		uint32_t run = adjacent(l, w, to, most - nlines);
 
-		if (line_key_volume(w->line[to].key) != v->id)
-			break;
-		run = adjacent(l, w, to, most - nlines);
 		if (!lock_lines(c, v, w, to, run, mode, &nranges))
 			for (uint32_t i = to; i < to + run; i++)
 				if (!lock_lines(c, v, w, i, 1, mode, &nranges))
@@ -368,9 +376,7 @@ static uint32_t write_some(struct cache *c, struct volume *v, struct clean_batch
 	if (!rc && w->nblocks && !MUTATE(CLEAN_DURABLE))
 		rc = epoch_commit_to(c, sealed);
 	if (!rc && w->nblocks)
-		rc = intent_touch(v);
-	if (!rc && w->nblocks)
-		rc = forget_witnesses(c, v, w);
+		rc = forget_witnesses(v, w);
 	if (!rc && w->nblocks) {
 		load_wave(c, v, w);
 		verify_wave(c, v, w);
@@ -427,12 +433,32 @@ static bool may_write(struct volume *v)
 	return !identity_check_name(v, NAME_SHORT_MS, NULL);
 }
 
-/* Cleans the batch in w->line. cleaner.lock held. *blocks: cleaned. Lines that have to be tried again are in w->again;
- * those of a volume whose backing device fails are not, and do not keep the others from being cleaned. The first error.
- */
-static int clean_batch(struct cache *c, struct clean_batch *w, bool insist, uint64_t *blocks)
+/* Opens the way to the volume's backing device, on which no settled row may stand any more. 0 or -errno. */
+static int begin_run(struct volume *v, struct clean_batch *w)
 {
-	int rc = 0;
+	int rc = intent_hold(v);
+
+	if (rc)
+		return rc;
+	w->backing_ch = bdev_channel_open(v->bdev, CLEAN_DEPTH);
+	if (w->backing_ch)
+		return 0;
+	intent_release(v);
+	return -ENOMEM;
+}
+
+static void end_run(struct volume *v, struct clean_batch *w)
+{
+	bdev_channel_close(w->backing_ch);
+	w->backing_ch = NULL;
+	intent_release(v);
+}
+
+/* Cleans the batch in w->line, all of volume v. Its clean_lock is held. *blocks: cleaned. Lines that have to be tried
+ * again are in w->again, unless the backing device fails. The first error. */
+static int clean_batch(struct cache *c, struct volume *v, struct clean_batch *w, bool insist, uint64_t *blocks)
+{
+	int rc, frc;
 
 	w->nagain = 0;
 	*blocks = 0;
@@ -443,49 +469,31 @@ static int clean_batch(struct cache *c, struct clean_batch *w, bool insist, uint
 	}
 	/* most of what is dirty is of the open epoch when writes are busy: one commit makes it all fit to be cleaned */
 	rc = MUTATE(CLEAN_DURABLE) ? 0 : epoch_commit(c, false);
+	if (!rc && !v->bdev)
+		rc = -ENODEV;
+	if (!rc && !may_write(v))
+		rc = -ESTALE;
+	if (!rc)
+		rc = begin_run(v, w);
 	if (rc)
 		return rc;
-	for (uint32_t i = 0; i < w->nlines && !c->failed;) {
-		struct volume *v = volume_use(c, line_key_volume(w->line[i].key));
-		struct io_thread *t = io_thread_get(c);
-		uint32_t from = i, nagain = w->nagain;
-		int vrc = 0, frc;
-
-		if (!v) { /* being removed: its lines go anyway */
-			i++;
-			continue;
-		}
-		if (!v->bdev || !t) {
-			volume_unuse(v);
-			return t ? -ENODEV : -ENOMEM;
-		}
-		if (!may_write(v)) {
-			while (i < w->nlines && line_key_volume(w->line[i].key) == v->id)
-				i++;
-			rc = rc ? rc : -ESTALE;
-			volume_unuse(v);
-			continue;
-		}
-		while (i < w->nlines && line_key_volume(w->line[i].key) == v->id && !c->failed)
-			i = write_some(c, v, w, i, insist, &vrc);
-		if (MUTATE(CLEAN_EARLY)) {
-			*blocks += mark_clean(c, v, w, from, i);
-			epoch_commit(c, false);
-		}
-		frc = MUTATE(CLEAN_FLUSH) ? 0 : backing_flush(t, v);
-		if (!frc)
-			*blocks += mark_clean(c, v, w, from, i);
-		vrc = vrc ? vrc : frc;
-		if (vrc)
-			w->nagain = nagain;
-		rc = rc ? rc : vrc;
-		volume_unuse(v);
+	for (uint32_t i = 0; i < w->nlines && !c->failed;)
+		i = write_some(c, v, w, i, insist, &rc);
+	if (MUTATE(CLEAN_EARLY)) {
+		*blocks += mark_clean(c, v, w, 0, w->nlines);
+		epoch_commit(c, false);
 	}
+	frc = MUTATE(CLEAN_FLUSH) ? 0 : backing_flush_on(w->backing_ch, v);
+	if (!frc)
+		*blocks += mark_clean(c, v, w, 0, w->nlines);
+	rc = rc ? rc : frc;
+	if (rc)
+		w->nagain = 0;
+	end_run(v, w);
 	return c->failed ? -EIO : rc;
 }
 
-/* Fills the batch with dirty lines (of volume id, or of all for 0) from entry *hand on, up to `limit`. False at the end
- * of the table. */
+/* Fills the batch with dirty lines of volume `id` from entry *hand on, up to `limit`. False at the end of the table. */
 static bool collect(struct cache *c, struct clean_batch *w, unsigned id, uint32_t *hand, uint32_t limit)
 {
 	struct lines *l = &c->lines;
@@ -495,31 +503,68 @@ static bool collect(struct cache *c, struct clean_batch *w, unsigned id, uint32_
 		uint32_t e = (*hand)++;
 		uint64_t word = lines_word(l, e);
 
-		if (word & LINE_KEY_MASK && word & LINE_DIRTY0 && (!id || line_key_volume(word) == id))
+		if (word & LINE_DIRTY0 && word & LINE_KEY_MASK && line_key_volume(word) == id)
 			w->line[w->nlines++] = (struct clean_line){ .key = word & LINE_KEY_MASK, .e = e };
 	}
 	return *hand < l->n;
 }
 
-long cleaner_step(struct cache *c, uint32_t budget, uint64_t *blocks)
+long clean_volume(struct cache *c, struct volume *v, uint32_t budget, uint64_t *blocks)
 {
-	struct clean_batch *w = c->cleaner.work;
-	uint64_t done = 0;
+	struct clean_batch *w;
 	uint32_t lines;
-	int rc;
+	int rc = 0;
 
-	pthread_mutex_lock(&c->cleaner.lock);
-	if (!collect(c, w, 0, &w->hand, budget < BATCH_LINES ? budget : BATCH_LINES)) {
-		w->hand = 0;
+	if (budget > BATCH_LINES)
+		budget = BATCH_LINES;
+	*blocks = 0;
+	pthread_mutex_lock(&v->clean_lock);
+	w = batch_get(c);
+	if (!collect(c, w, v->id, &v->clean_hand, budget)) {
+		v->clean_hand = 0;
 		if (!w->nlines)
-			collect(c, w, 0, &w->hand, budget < BATCH_LINES ? budget : BATCH_LINES);
+			collect(c, w, v->id, &v->clean_hand, budget);
 	}
 	lines = w->nlines;
-	rc = lines ? clean_batch(c, w, false, &done) : 0;
-	pthread_mutex_unlock(&c->cleaner.lock);
+	if (lines)
+		rc = clean_batch(c, v, w, false, blocks);
+	batch_put(c, w);
+	pthread_mutex_unlock(&v->clean_lock);
+	return rc && !*blocks ? rc : (long)lines;
+}
+
+struct step {
+	uint32_t budget;
+	long lines;
+	uint64_t blocks;
+};
+
+static int step_volume(struct volume *v, void *ctx)
+{
+	struct step *s = ctx;
+	uint64_t blocks;
+	long n;
+
+	if (!s->budget || !GET(v->dirty_lines))
+		return 0;
+	n = clean_volume(v->cache, v, s->budget, &blocks);
+	if (n < 0 && !s->lines)
+		s->lines = n;
+	else if (n > 0)
+		s->lines = (s->lines > 0 ? s->lines : 0) + n;
+	s->budget -= n > 0 ? (uint32_t)n : 0;
+	s->blocks += blocks;
+	return 0;
+}
+
+long cleaner_step(struct cache *c, uint32_t budget, uint64_t *blocks)
+{
+	struct step s = { .budget = budget };
+
+	cache_volume_foreach(c, step_volume, &s);
 	if (blocks)
-		*blocks = done;
-	return rc && !done ? rc : (long)lines;
+		*blocks = s.blocks;
+	return s.lines;
 }
 
 struct flush_run {
@@ -542,36 +587,82 @@ static int report(struct flush_run *r, bool last)
 	return r->fn(&r->p, r->ctx) && !last ? -EINTR : 0;
 }
 
-/* One batch and, until they are clean, the lines of it that were busy. *first: the first error. -EINTR: asked to stop.
- */
-static int flush_batch(struct cache *c, struct clean_batch *w, struct flush_run *r, int *first)
+/* Another run may be at the volume, and its backing device hang: whoever asked can still say that he has enough. */
+static int lock_reporting(struct volume *v, struct flush_run *r)
+{
+	for (;;) {
+		struct timespec until = deadline_us(200000);
+
+		if (!pthread_mutex_clocklock(&v->clean_lock, CLOCK_MONOTONIC, &until))
+			return 0;
+		if (report(r, false))
+			return -EINTR;
+	}
+}
+
+/* One batch and, until they are clean, the lines of it that were busy. clean_lock held. *first: the first error.
+ * -EINTR: asked to stop; the lock is not held then. */
+static int flush_batch(struct cache *c, struct volume *v, struct clean_batch *w, struct flush_run *r, int *first)
 {
 	bool insist = false;
 
 	for (;;) {
 		uint64_t blocks;
-		uint32_t n;
-		int rc = clean_batch(c, w, insist, &blocks);
+		int rc = clean_batch(c, v, w, insist, &blocks);
 
 		r->p.done_bytes += blocks * CACHE_BLOCK;
 		if (!*first)
 			*first = rc;
-		n = w->nagain;
 		if (report(r, false))
-			return -EINTR;
-		if (!n || c->failed)
+			break;
+		if (!w->nagain || c->failed)
 			return 0;
-		memcpy(w->keep, w->again, n * sizeof w->keep[0]);
 		if (insist) {
 			/* somebody is at work on these blocks; writers of others may wait for the background cleaner */
-			pthread_mutex_unlock(&c->cleaner.lock);
+			pthread_mutex_unlock(&v->clean_lock);
 			nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
-			pthread_mutex_lock(&c->cleaner.lock);
+			if (lock_reporting(v, r))
+				return -EINTR;
 		}
-		memcpy(w->line, w->keep, n * sizeof w->line[0]);
-		w->nlines = n;
+		memcpy(w->line, w->again, w->nagain * sizeof w->line[0]);
+		w->nlines = w->nagain;
 		insist = true;
 	}
+	pthread_mutex_unlock(&v->clean_lock);
+	return -EINTR;
+}
+
+/* Everything of one volume that is dirty now. *first: the first error. 0, or -EINTR. */
+static int flush_volume(struct volume *v, struct flush_run *r, int *first)
+{
+	struct cache *c = v->cache;
+	struct clean_batch *w = batch_get(c);
+	uint32_t hand = 0;
+	int stop = 0;
+
+	for (bool more = true; more && !stop && !c->failed;) {
+		stop = lock_reporting(v, r);
+		if (stop)
+			break;
+		more = collect(c, w, v->id, &hand, BATCH_LINES);
+		stop = w->nlines ? flush_batch(c, v, w, r, first) : 0;
+		if (!stop)
+			pthread_mutex_unlock(&v->clean_lock);
+	}
+	batch_put(c, w);
+	return stop;
+}
+
+struct flush_all {
+	struct flush_run *r;
+	int first;
+};
+
+static int flush_one(struct volume *v, void *ctx)
+{
+	struct flush_all *a = ctx;
+
+	return GET(v->dirty_lines) ? flush_volume(v, a->r, &a->first) : 0;
 }
 
 static int add_lost(struct volume *v, void *ctx)
@@ -600,13 +691,11 @@ static int check_name(struct volume *v, void *ctx)
 int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const struct cache_progress *p, void *ctx),
 		     void *ctx, struct bc_error *err)
 {
-	struct clean_batch *w = c->cleaner.work;
 	struct flush_run r = { .fn = progress, .ctx = ctx };
 	struct bc_error gone = { 0 };
-	uint32_t hand = 0;
+	struct flush_all all = { .r = &r };
 	uint64_t lost = v ? GET(v->lost_blocks) : lost_of_all(c);
-	bool more = true;
-	int rc = 0, stop = 0;
+	int rc, stop;
 
 	if (c->failed && !GET(c->dirty_blocks))
 		return 0; /* bypassed: everything is on backing */
@@ -620,17 +709,11 @@ int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const st
 		cache_volume_foreach(c, check_name, &gone);
 	r.p.total_bytes = (v ? GET(v->dirty_blocks) : GET(c->dirty_blocks)) * CACHE_BLOCK;
 	ADD(c->flushing, 1);
-	pthread_mutex_lock(&c->cleaner.flush_lock);
+	if (!v && c->background.started) /* side by side: a slow one keeps only us waiting */
+		clean_all_soon(c);
 	/* with several volumes all are flushed, and the first error is kept */
-	while (more && !stop && !c->failed) {
-		pthread_mutex_lock(&c->cleaner.lock);
-		more = collect(c, w, v ? v->id : 0, &hand, BATCH_LINES);
-		stop = w->nlines ? flush_batch(c, w, &r, &rc) : 0;
-		pthread_mutex_unlock(&c->cleaner.lock);
-	}
-	if (!rc)
-		rc = c->failed ? -EIO : stop;
-	pthread_mutex_unlock(&c->cleaner.flush_lock);
+	stop = v ? flush_volume(v, &r, &all.first) : cache_volume_foreach(c, flush_one, &all);
+	rc = all.first ? all.first : c->failed ? -EIO : stop;
 	SUB(c->flushing, 1);
 	/* the "clean" records should survive too, so that the next load need not do it again */
 	if (!rc)

@@ -199,7 +199,7 @@ static int count_load(struct cache *c, struct bc_error *err)
 	char text[32];
 
 	snprintf(text, sizeof text, "%llu", (unsigned long long)++c->loads);
-	return MUTATE(BYPASS_LOADS) ? 0 : journal_setting_put(c->journal, LOADS_KEY, text, err);
+	return journal_setting_put(c->journal, LOADS_KEY, text, err);
 }
 
 int cache_open(const char *dir, unsigned flags, struct cache **out, struct cache_open_report *report,
@@ -228,6 +228,7 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 	c->accepted = accepted;
 	c->shared = shared;
 	c->policy.ops = &policy_clock;
+	c->given_in_vain = UINT64_MAX;
 	pthread_mutex_init(&c->why_lock, NULL);
 	pthread_mutex_init(&c->note_lock, NULL);
 	pthread_rwlock_init(&c->volumes_lock, NULL);
@@ -237,6 +238,12 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 	c->dir = realpath(dir, NULL);
 	if (!c->dir) {
 		rc = bc_fail(err, -errno, "cache %s: %s", dir, strerror(errno));
+		free(c);
+		return rc;
+	}
+	rc = cache_check_path(c->dir, err);
+	if (rc) {
+		free(c->dir);
 		free(c);
 		return rc;
 	}
@@ -306,7 +313,22 @@ static int flush_backing(struct volume *v, void *ctx)
 	return !v->bdev ? 0 : t ? backing_flush(t, v) : -ENOMEM;
 }
 
+void cache_hold(struct cache *c)
+{
+	atomic_fetch_add(&c->holds, 1);
+}
+
+void cache_release(struct cache *c)
+{
+	atomic_fetch_sub(&c->holds, 1); /* with all that was done before */
+}
+
 int cache_close(struct cache *c, struct bc_error *err)
+{
+	return cache_close_telling(c, NULL, err);
+}
+
+int cache_close_telling(struct cache *c, _Atomic bool *durable, struct bc_error *err)
 {
 	struct bc_error own = { 0 };
 	int rc;
@@ -314,6 +336,13 @@ int cache_close(struct cache *c, struct bc_error *err)
 	if (!c)
 		return 0;
 	c->stopping = true;
+	/* first, and by itself: what follows may have to wait for backing devices, and a caller who has enough of that
+	 * ends the process (P1) */
+	rc = epoch_commit(c, true);
+	if (durable)
+		atomic_store(durable, !rc);
+	while (atomic_load(&c->holds)) /* they write to backing devices, and have been told to stop */
+		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
 	if (c->background.started)
 		background_stop(c);
 	readahead_stop(c);

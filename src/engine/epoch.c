@@ -202,19 +202,43 @@ struct sealed {
 	struct journal_inline inlines[INLINE_MAX_BLOCKS];
 };
 
-static int reserve_records(struct epoch *ep, uint32_t n, size_t stride)
+static int grow_records(struct epoch *ep, size_t need)
 {
-	size_t need = (size_t)n * stride;
+	char *p = realloc(ep->records, need + need / 2);
 
-	if (ep->records_cap < need) {
-		char *p = realloc(ep->records, need + need / 2);
-
-		if (!p)
-			return -ENOMEM;
-		ep->records = p;
-		ep->records_cap = need + need / 2;
-	}
+	if (!p)
+		return -ENOMEM;
+	ep->records = p;
+	ep->records_cap = need + need / 2;
 	return 0;
+}
+
+#define MEMORY_TRIES 100 /* of 10 ms */
+
+/*
+ * Takes the gate exclusively with room for the records of all that has changed. Room is made before the gate is taken,
+ * and again if more has changed by then. Others do not go on without this epoch, so memory that cannot be had now is
+ * asked for again; in the end it is a failure like that of a device, or everybody would come back to try for ever.
+ */
+static int gate_with_room(struct cache *c, size_t stride)
+{
+	struct epoch *ep = &c->epoch;
+
+	for (int tries = 0; tries < MEMORY_TRIES;) {
+		size_t need = (size_t)GET(ep->nchanged) * stride;
+
+		if (need > ep->records_cap && grow_records(ep, need)) {
+			tries++;
+			nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+			continue;
+		}
+		pthread_rwlock_wrlock(&ep->gate);
+		if (ep->changed.n * stride <= ep->records_cap)
+			return 0;
+		pthread_rwlock_unlock(&ep->gate);
+	}
+	cache_fail(c, "out of memory for the records of an epoch");
+	return -EIO;
 }
 
 /* Gate held exclusively: copies an entry's state, and what was owed is paid. Returns the number of fresh blocks. */
@@ -274,18 +298,16 @@ static bool gather_inlines(struct cache *c, struct sealed *s, size_t stride)
 	return true;
 }
 
-/* Leader only. Takes the open epoch out and opens the next one. */
+/* Leader only. Takes the open epoch out and opens the next one. 0, or -EIO: the cache has failed. */
 static int seal(struct cache *c, struct sealed *s, bool full)
 {
 	struct epoch *ep = &c->epoch;
 	size_t stride = journal_line_stride(c->lines.bpl);
-	int rc;
+	int rc = gate_with_room(c, stride);
 
-	memset(s, 0, sizeof *s);
-	pthread_rwlock_wrlock(&ep->gate);
-	rc = reserve_records(ep, ep->changed.n, stride);
 	if (rc)
-		goto out;
+		return rc;
+	memset(s, 0, sizeof *s);
 	vec_swap(&ep->changed, &ep->sealed_changed);
 	vec_swap(&ep->freed, &ep->sealed_freed);
 	ep->changed.n = ep->freed.n = 0;
@@ -309,9 +331,60 @@ static int seal(struct cache *c, struct sealed *s, bool full)
 	if (c->log)
 		writelog_next(c->log, s->id + 1);
 	atomic_store_explicit(&ep->open_id, s->id + 1, memory_order_release);
-out:
 	pthread_rwlock_unlock(&ep->gate);
-	return rc;
+	return 0;
+}
+
+struct volume_set {
+	uint64_t bits[CACHE_MAX_VOLUMES / 64 + 1];
+};
+
+static void set_add(struct volume_set *set, unsigned id)
+{
+	set->bits[id / 64] |= 1ull << id % 64;
+}
+
+/* A write to the cache's device failed: an error for each volume it was for, or for the cache if it was for none. */
+static void count_write_error(struct cache *c, const struct volume_set *set)
+{
+	bool any = false;
+
+	for (unsigned id = 1; id <= CACHE_MAX_VOLUMES; id++) {
+		struct volume *v = set->bits[id / 64] >> id % 64 & 1 ? volume_use(c, id) : NULL;
+
+		if (!v)
+			continue;
+		ADD(v->n.err_cache_write, 1);
+		volume_unuse(v);
+		any = true;
+	}
+	if (!any)
+		ADD(c->err_cache_write, 1);
+}
+
+static void count_sealed_error(struct cache *c, const struct sealed *s)
+{
+	size_t stride = journal_line_stride(c->lines.bpl);
+	struct volume_set set = { 0 };
+
+	for (uint32_t i = 0; i < s->nlines; i++)
+		set_add(&set, ((const struct journal_line *)(void *)(c->epoch.records + i * stride))->volume);
+	for (uint32_t i = 0; i < s->ndiscards; i++)
+		set_add(&set, s->discards[i].volume);
+	count_write_error(c, &set);
+}
+
+/* What of the open epoch was to be written. */
+static void count_open_error(struct cache *c)
+{
+	struct epoch *ep = &c->epoch;
+	struct volume_set set = { 0 };
+
+	pthread_mutex_lock(&ep->lock);
+	for (uint32_t i = 0; i < ep->changed.n; i++)
+		set_add(&set, line_key_volume(lines_word(&c->lines, ep->changed.v[i])));
+	pthread_mutex_unlock(&ep->lock);
+	count_write_error(c, &set);
 }
 
 /* ch: NULL for the writer thread's. */
@@ -327,7 +400,14 @@ static int write_data(struct cache *c, struct bdev_channel *ch)
 
 int epoch_write_data(struct cache *c)
 {
-	return c->failed ? -EIO : write_data(c, NULL);
+	int rc;
+
+	if (c->failed)
+		return -EIO;
+	rc = write_data(c, NULL);
+	if (rc)
+		count_open_error(c);
+	return rc;
 }
 
 /* Makes the sealed epoch durable. Leader only. */
@@ -339,8 +419,10 @@ static int write_epoch(struct cache *c, struct sealed *s, bool sync_data)
 	int jrc = 0;
 
 	if (sync_data) {
-		if (write_data(c, ep->flush_ch))
+		if (write_data(c, ep->flush_ch)) {
+			count_sealed_error(c, s);
 			return -EIO;
+		}
 		/* beside the commit: the epoch counts only when both are done */
 		if (!MUTATE(DATA_FLUSH))
 			bdev_submit(ep->flush_ch, &flush);
@@ -361,6 +443,8 @@ static int write_epoch(struct cache *c, struct sealed *s, bool sync_data)
 	}
 	while (bdev_in_flight(ep->flush_ch))
 		bdev_poll(ep->flush_ch, 1);
+	if (jrc || flush.result)
+		count_sealed_error(c, s);
 	if (jrc) {
 		cache_fail(c, "the journal cannot be written: %s", err.code ? err.msg : strerror(-jrc));
 		return -EIO;

@@ -76,8 +76,8 @@ void identity_put(struct volume *v, struct journal_volume *jv)
 		return;
 	jv->label = k->label;
 	jv->noted_ns = GET(k->noted_ns);
-	jv->witness = k->witness;
-	jv->nwitness = GET(k->nwitness);
+	jv->witness = k->row;
+	jv->nwitness = witness_copy(k, k->row);
 }
 
 bool identity_is_old(const struct volume *v)

@@ -24,6 +24,7 @@ struct known {
 	 * one is (witness.c). */
 	struct journal_witness witness[JOURNAL_MAX_WITNESSES];
 	_Atomic uint32_t nwitness;
+	struct journal_witness row[JOURNAL_MAX_WITNESSES]; /* those of them that the row is to have; row_lock */
 	_Atomic bool name_lost; /* when last looked at: its name leads elsewhere */
 };
 
@@ -35,7 +36,8 @@ struct known {
 void identity_load(struct volume *v, const struct journal_volume *jv); /* from the journal */
 /* The device's present label, BDEV_LABEL_MAX bytes: may wait for the device, so it is asked for with no lock held. */
 void identity_look(struct volume *v, char *label);
-void identity_note(struct volume *v, const char *label); /* what is known becomes that; row_lock, before it is written */
+void identity_note(struct volume *v,
+		   const char *label); /* what is known becomes that; row_lock, before it is written */
 void identity_put(struct volume *v, struct journal_volume *jv); /* jv borrows it */
 /* Is the row in use and what it says of the time too old? Then it has to be written again before backing is. */
 bool identity_is_old(const struct volume *v);
@@ -55,14 +57,18 @@ void witness_read(struct volume *v);
 /* Some clean blocks become witnesses, if there are few. The row is about to be written; nobody writes to backing, and
  * what was written there is durable. */
 void witness_refill(struct volume *v);
-/* Forgets those in a range; true if there were any: then witness_record() comes before backing is written. */
+#define NO_WITNESS UINT64_MAX /* the place of one that was taken out */
+bool witness_in(const struct volume *v, uint64_t first, uint64_t n); /* is one among these blocks? No lock */
+/* Takes those in a range out of memory; true if there were any: then the row is written before backing. intent.lock,
+ * and the blocks' ranges, are the caller's. */
 bool witness_drop(struct volume *v, uint64_t first, uint64_t n);
-int witness_record(struct volume *v, struct bc_error *err);
+/* Those that are left, into an array for all, which may be their own; returns how many. row_lock. */
+uint32_t witness_copy(const struct known *k, struct journal_witness *out);
 
 /* ---- sample.c ---- */
 struct sample {
 	struct volume *v;
-	bool proven; /* that it is unchanged: a few blocks are enough */
+	bool proven; /* that nobody wrote to it, as far as times and counts can be believed */
 	/* out: */
 	uint32_t looked_at;
 	bool differs;
@@ -72,8 +78,8 @@ struct sample {
 	uint64_t seen;
 };
 /* At load, before anything is dropped: compares blocks of these volumes' backing devices with what the cache knows of
- * them. Takes half a second, however many there are; more only where even the first few blocks take longer. 0 or
- * -ENOMEM; a device that cannot be read does not differ. */
+ * them. Takes half a second at most, however many there are; more only where even the first few blocks take longer. 0
+ * or -ENOMEM; a device that cannot be read does not differ. */
 int sample_backings(struct cache *c, struct sample *s, unsigned n, uint64_t seed);
 
 #endif

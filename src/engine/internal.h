@@ -5,15 +5,15 @@
  * Lock order (outer first):
  *   volumes_lock (rwlock: the table of volumes; exclusive for moments only, nothing is waited for with it then. Reclaim
  *                and compaction hold it shared while they take lines from the map, so that no volume goes under them)
- *   cleaner.lock (one cleaning run at a time; who holds it never waits for room in the cache)
+ *   volume.clean_lock (one cleaning run of a volume at a time; who holds it never waits for room in the cache)
  *   range locks  (range.h)
- *   intent lock  (volume.intent.lock)
  *   epoch.committing (a flag under epoch.lock: who has set it commits, alone, and takes what follows)
  *   epoch.gate   (shared: changing line metadata; exclusive: sealing)
  *   stripe locks (lines.h), one at a time
  *   volume.row_lock (its row in the journal is being written)
- *   leaf locks: lines.free_lock, slots.lock, epoch.lock, idle.lock, why_lock, buffer and journal internals
- * Taken with none of the above held: note_lock, cleaner.flush_lock (before cleaner.lock), background.lock, bounce.lock.
+ *   leaf locks: lines.free_lock, slots.lock, epoch.lock, idle.lock, why_lock, intent.lock, cleaner.lock, helpers.lock,
+ *                buffer and journal internals
+ * Taken with none of the above held: note_lock, background.lock, bounce.lock.
  * A volume's readahead.lock is taken before the pool's; with neither is another one taken.
  * threads_lock is held over opening, closing and freeing of channels only.
  * Nobody does I/O or waits for slots, buffers or a range while in epoch.gate; nobody waits for slots with a range
@@ -64,19 +64,32 @@ struct volume_counters {
 
 /* ---- write-intent regions (intent.c) ---- */
 #define REGION_SHIFT 26 /* 64 MiB */
+#define CACHE_BLOCK_SHIFT 12
+_Static_assert(1u << CACHE_BLOCK_SHIFT == CACHE_BLOCK, "the size of a block");
+
+enum region_mark {
+	REGION_UNMARKED,
+	REGION_MARKED, /* durably */
+	REGION_MARKING, /* somebody is making the mark durable */
+	REGION_CLEARING /* somebody is taking it away, or looks whether he may */
+};
 
 struct region {
-	uint64_t last_epoch; /* that holds the cache's side of the last write */
-	uint64_t last_seq; /* backing write sequence of the last write */
-	uint32_t in_flight;
-	bool marked; /* durably */
+	_Atomic uint32_t lines; /* cached ones that begin in it (state.c) */
+	counter last_epoch; /* that holds the cache's side of the last write */
+	counter last_seq; /* backing write sequence of the last write */
+	_Atomic uint32_t in_flight; /* writes that have begun, and keep a mark from being taken away */
+	_Atomic uint8_t marked; /* enum region_mark; changes with intent.lock held */
 };
 
 struct intent {
-	pthread_mutex_t lock;
-	struct region *region;
+	pthread_mutex_t lock; /* for moments; never held over I/O */
+	pthread_cond_t changed; /* MARKING, CLEARING or row_busy is over */
+	struct region *region; /* one more than nregions, for lines beyond the end of a device that shrank */
 	uint32_t nregions;
-	_Atomic uint32_t nmarked;
+	_Atomic uint32_t nmarked; /* regions that are not UNMARKED */
+	_Atomic uint32_t holders; /* intent_hold(): writes to backing that go without a mark */
+	_Atomic bool row_busy; /* somebody is writing the volume's row; changes with the lock held */
 };
 
 /* ---- what is read from the SSD goes to RAM as long as that pays (read.c) ---- */
@@ -101,13 +114,16 @@ struct volume {
 	counter lines, dirty_lines, dirty_blocks; /* cached now */
 	counter write_seq; /* completed writes to the backing device */
 	counter flushed_seq; /* of them, durable there */
-	uint64_t settle_seq; /* write_seq at the last look; the maintenance thread's */
+	uint64_t settle_seq; /* write_seq at the last look; the volume's helper's */
+	pthread_mutex_t clean_lock; /* held over I/O, by who cleans this volume */
+	uint32_t clean_hand; /* entry where the next batch begins; clean_lock */
 	counter lost_blocks; /* met by the cleaner: dirty, and not readable any more */
 	counter last_epoch; /* that holds an answered write of this volume, or makes a dirty block clean (P1) */
-	_Atomic bool row_in_use; /* its row says that backing may be written; guarded by intent.lock */
+	_Atomic bool row_in_use; /* its row says that backing may be written; changes with intent.row_busy */
 	pthread_mutex_t row_lock; /* its row is being written: one commit of the journal, no I/O of the backing device */
 	bool row_says_in_use; /* what the row says, or is about to; row_lock */
 	_Atomic bool backing_failed; /* a flush of it failed: none succeeds any more (P6) */
+	struct volume_access access; /* access.c has its lock */
 	struct intent intent;
 	struct known known; /* of the backing device */
 	struct readahead readahead;
@@ -182,12 +198,12 @@ struct epoch {
 	struct bdev_channel *flush_ch;
 };
 
+struct clean_batch;
+
 struct cleaner {
-	pthread_mutex_t flush_lock; /* flush runs queue up; outside lock, not taken in a gate */
-	pthread_mutex_t lock; /* one batch at a time */
-	struct bdev_channel *data_ch;
-	char *memory; /* for reading what is not in RAM */
-	void *work; /* struct clean_batch */
+	pthread_mutex_t lock; /* a leaf */
+	pthread_cond_t freed;
+	struct clean_batch *free; /* at most one is kept */
 };
 
 enum background_job { JOB_RECLAIM, JOB_MAINTAIN, JOB_CLEAN, JOB_COMPACT, JOBS };
@@ -199,6 +215,22 @@ struct background {
 	pthread_cond_t wake[JOBS];
 	bool wanted[JOBS];
 	bool stop;
+};
+
+/* ---- threads that wait for backing devices (helpers.c) ---- */
+struct helper;
+
+struct helpers {
+	pthread_mutex_t lock; /* a leaf */
+	pthread_cond_t wake, over;
+	uint8_t asked[CACHE_MAX_VOLUMES + 1]; /* HELP_*, by volume id */
+	bool busy[CACHE_MAX_VOLUMES + 1]; /* somebody is at it */
+	uint16_t queue[CACHE_MAX_VOLUMES]; /* ids that are asked for and not busy */
+	unsigned head, n;
+	unsigned threads, idle;
+	uint64_t taken_ns; /* when one last left the queue */
+	struct helper *ended; /* to be joined */
+	bool inited, stop;
 };
 
 /* ---- what is left for when nobody asks for anything (idle.c) ---- */
@@ -250,6 +282,7 @@ struct cache {
 	struct policy policy;
 	struct cleaner cleaner;
 	struct background background;
+	struct helpers helpers;
 	struct idle idle;
 	struct readahead_pool readahead;
 	struct tunables tunables;
@@ -263,10 +296,14 @@ struct cache {
 	pthread_rwlock_t volumes_lock;
 	struct volume *volume[CACHE_MAX_VOLUMES + 1]; /* by id */
 	unsigned nvolumes;
+	struct adding *adding; /* volume.c */
+	_Atomic unsigned holds; /* cache_hold()s */
 
-	counter occupied_lines, dirty_lines, dirty_blocks;
+	counter dirty_lines, dirty_blocks;
+	counter err_cache_write; /* those that were for no volume */
 	counter discard_seq;
 	counter slots_given; /* by epochs, since load: shows that room is being made */
+	counter given_in_vain; /* slots_given when somebody gave up waiting for room (reclaim.c) */
 	uint32_t alloc_max; /* buffers to ask for at once */
 	counter last_log, unlogged; /* of cache_degrade */
 	uint32_t slots_low, slots_high; /* reclaim below low, up to high */
@@ -278,7 +315,6 @@ struct cache {
 	_Atomic bool deleted; /* its data file, by somebody, while it is loaded */
 	_Atomic bool degraded, stopping;
 	_Atomic bool compact_wanted; /* somebody found no slots side by side */
-	_Atomic bool clean_soon; /* a volume left write-back: clean without waiting for the period */
 	_Atomic int flushing;
 	pthread_mutex_t note_lock; /* held while the note of a bypass is written, perhaps to a dying disk (bypass.h) */
 	pthread_mutex_t why_lock; /* guards why. A leaf: status takes it, so nothing is waited for with it */
@@ -305,6 +341,14 @@ static inline uint32_t block_bytes(const struct volume *v, uint64_t b)
 	uint64_t off = b * CACHE_BLOCK;
 
 	return v->size - off < CACHE_BLOCK ? (uint32_t)(v->size - off) : CACHE_BLOCK;
+}
+
+/* The region that a line begins in. */
+static inline struct region *region_of_line(const struct volume *v, uint64_t line)
+{
+	uint64_t r = line >> (REGION_SHIFT - CACHE_BLOCK_SHIFT - v->cache->lines.bpl_shift);
+
+	return &v->intent.region[r < v->intent.nregions ? r : v->intent.nregions];
 }
 
 static inline bool mode_writes_back(int mode)
@@ -400,12 +444,21 @@ void plan_release(struct io_thread *t, unsigned n); /* unpins all buffers of the
 /* ---- intent.c ---- */
 int intent_init(struct volume *v);
 void intent_destroy(struct volume *v);
-int intent_begin(struct volume *v, uint64_t off, uint64_t len); /* before writing to backing; durable on return */
-void intent_end(struct volume *v, uint64_t off, uint64_t len,
-		uint64_t epoch); /* `epoch` holds the cache's side of it */
-int intent_clear_idle(struct volume *v, bool all); /* `all`: flushes backing first */
-/* Before the cleaner writes to backing: makes the volume's row say so. */
-int intent_touch(struct volume *v);
+/* Before writing to backing: the regions are marked, and the row says `in use`, durably on return. No lock that is held
+ * over I/O if they are already. 0, or -errno and nothing to end. */
+int intent_begin(struct volume *v, uint64_t off, uint64_t len);
+/* `epoch` holds the cache's side of it, or a later one does. */
+void intent_end(struct volume *v, uint64_t off, uint64_t len, uint64_t epoch);
+/* The same without marks, for who has another way to tell recovery (clean.c, zero.c): the row says `in use` until
+ * intent_release() and a flush. 0, or -errno and nothing to release. */
+int intent_hold(struct volume *v);
+/* By a holder with these blocks' ranges locked, right before it writes them: no witness is left among them, and the row
+ * is young (identity.c). 0 or -EIO. */
+int intent_forget(struct volume *v, uint64_t first, uint64_t n);
+void intent_release(struct volume *v);
+/* Takes marks away where that may be done. Flushes backing first if anything was written since the last flush; `all`:
+ * a flush that failed earlier is an error also if nothing was. 0 or -errno. */
+int intent_clear_idle(struct volume *v, bool all);
 /* Nothing was written for a while: the row gets the backing device's present identity, exact until the next write
  * (P10). */
 int intent_settle(struct volume *v);
@@ -419,6 +472,10 @@ int write_gather(struct io_thread *t, struct volume *v, const char *src, uint64_
 int write_through_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, int mode,
 			 unsigned *hits);
 int backing_flush(struct io_thread *t, struct volume *v); /* if anything was written there since the last */
+int backing_flush_on(struct bdev_channel *ch, struct volume *v); /* likewise, on a channel to its backing device */
+
+/* ---- zero.c ---- */
+extern uint64_t zero_marked_max; /* bytes that are zeroed under a mark; seam for tests */
 
 /* ---- read.c ---- */
 /* Brings a range (at most VOLUME_MAX_IO) into the cache. 1 if something had to be read, 0 if all was there, -errno. */
@@ -477,18 +534,22 @@ void idle_run(struct cache *c);
 void idle_tidy_later(struct volume *v, uint64_t first, unsigned n);
 
 /* ---- reclaim.c ---- */
-/* Waits until n slots and entries might be free. -EIO when the cache has failed or stops. */
+/* Waits until n slots and entries might be free. -EIO when the cache has failed or stops, or when there was no room for
+ * a minute. ROOM_ELSEWHERE: there is none because of the other volumes' dirty data, which cannot be cleaned. */
+#define ROOM_ELSEWHERE 1
 struct room_wait {
 	uint64_t given, since; /* slots_given when last looked at, and when it changed; zero at the start */
 };
-int reclaim_wait(struct cache *c, uint32_t n, struct room_wait *w);
+int reclaim_wait(struct volume *v, uint32_t n, struct room_wait *w);
 void reclaim_run(struct cache *c);
 
 /* ---- clean.c ---- */
 int cleaner_init(struct cache *c);
 void cleaner_destroy(struct cache *c);
-void cleaner_forget_volume(struct cache *c, struct volume *v); /* closes its channel to it */
-/* Cleans up to `budget` dirty lines in the background manner; returns how many, or -errno. */
+/* Cleans up to `budget` dirty lines of the volume in the background manner; returns how many, or -errno. *blocks: how
+ * many blocks became clean. Waits for the volume's backing device, and for whoever else cleans this volume. */
+long clean_volume(struct cache *c, struct volume *v, uint32_t budget, uint64_t *blocks);
+/* The same for all volumes, one after the other. */
 long cleaner_step(struct cache *c, uint32_t budget, uint64_t *blocks);
 
 /* ---- background.c ---- */
@@ -498,8 +559,31 @@ void background_kick(struct cache *c, enum background_job job);
 /* As long as there are no background threads: what the journal has to do is done now, so that neither it nor the next
  * load's memory grows with how much is changed. Outside the gate. Never fails: what was not done is done later. */
 void background_fold(struct cache *c);
+bool background_stopping(struct cache *c);
+void background_pause(struct cache *c, uint64_t us); /* until it is over, or everything stops */
+/* So much is dirty, or so little free, that cleaning does not wait for its period. */
+bool background_too_dirty(struct cache *c);
+
+/* ---- helpers.c ---- */
+#define HELP_CLEAN_ALL 1u /* what is dirty now */
+#define HELP_CLEAN_ROOM 2u /* as long as background_too_dirty() */
+#define HELP_SETTLE 4u /* flush, clear marks, and the row if nothing was written for a period */
+int helpers_start(struct cache *c);
+void helpers_stop(struct cache *c); /* waits for what is under way */
+/* Does this for the volume, soon, in a thread that may wait for its backing device. Never waits; any thread. */
+void helper_ask(struct cache *c, unsigned id, unsigned what);
+/* Every half second or so: more threads, if those there are wait. */
+void helpers_look(struct cache *c);
+void clean_all_soon(struct cache *c); /* HELP_CLEAN_ALL for every volume that holds dirty data */
 
 /* ---- volume.c ---- */
+/*
+ * volume.refs holds two counts. Users' references (open files, management) are in the lower half and make removal
+ * refuse. The engine's own short ones are in the upper half, and removal waits for them. Each half has room for more
+ * than there can be threads and open files.
+ */
+#define INTERNAL_REF (UINT64_C(1) << 32)
+#define VOLUME_REMOVING UINT64_MAX
 int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_backing, bool claim, struct volume **out,
 		  struct bc_error *err);
 /* A reference for the engine's own short use: it does not make cache_volume_remove refuse, which waits for it. NULL:
@@ -508,6 +592,9 @@ struct volume *volume_use(struct cache *c, unsigned id);
 void volume_use_more(struct volume *v); /* another one, by who has one of any kind */
 void volume_unuse(struct volume *v);
 void volume_detach(struct volume *v); /* frees; not in the table any more */
+struct patience;
+/* The same, on another thread if the caller has patience: a device that does not answer is closed when it does. */
+void volume_let_go(struct volume *v, const struct patience *patience);
 /* Writes its row with the backing device's present identity: waits for that device. */
 int volume_record(struct volume *v, bool in_use, struct bc_error *err);
 /* Switches the mode and writes the row with it; what the row says of the backing device stays. */
@@ -524,11 +611,16 @@ int tunables_load(struct cache *c, const char *key, const char *value); /* from 
 /* ---- engine.c ---- */
 /* Seam for tests: the spec of the data file's device instead of DIR/data; NULL. Set before any cache is opened. */
 extern const char *cache_data_spec;
+void access_load(struct cache *c, const char *key, const char *value); /* a setting, once the volumes are known */
 /* Does this machine have the RAM for the metadata of a cache of this geometry? What is created must be loadable. */
 int cache_check_memory(const char *dir, const struct journal_geometry *geo, struct bc_error *err);
 int cache_setup_buffers(struct cache *c, struct bc_error *err); /* once the settings are known */
 void cache_fail(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cache_degrade(struct cache *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* ---- create.c ---- */
+/* -ENAMETOOLONG with its message if SQLite cannot open a journal below the folder. */
+int cache_check_path(const char *dir, struct bc_error *err);
 
 /* ---- lock.c ---- */
 /* brief: a moment's business with a stopped cache; others wait for it instead of giving up. */

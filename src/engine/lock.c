@@ -22,6 +22,22 @@ static bool passes(const char *holder)
 	return !*holder || strstr(holder, BRIEF) || !process_lives(atoi(holder));
 }
 
+/* A daemon stays until it is stopped; another command ends by itself, unless something keeps it from that. */
+static int fail_busy(const char *dir, int lock_fd, struct bc_error *err)
+{
+	char pid[32] = "", why[300];
+	ssize_t n = pread(lock_fd, pid, sizeof pid - 1, 0);
+
+	pid[n > 0 ? n : 0] = 0;
+	if (strstr(pid, BRIEF)) {
+		process_explain(atoi(pid), why, sizeof why);
+		return bc_fail(err, -EBUSY, "cache %s is in use by another command: %s", dir, why);
+	}
+	pid[strcspn(pid, " \n")] = 0;
+	return bc_fail(err, -EBUSY, "cache %s is in use by process %s; `blkcache stop %s` ends it", dir,
+		       *pid ? pid : "(unknown)", dir);
+}
+
 int cache_lock_dir(const char *dir, bool brief, int inherited, int *dir_fd, int *lock_fd, struct bc_error *err)
 {
 	char pid[32] = "";
@@ -51,13 +67,8 @@ int cache_lock_dir(const char *dir, bool brief, int inherited, int *dir_fd, int 
 		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
 	}
 	if (flock(*lock_fd, LOCK_EX | LOCK_NB)) {
-		n = errno == EWOULDBLOCK ? pread(*lock_fd, pid, sizeof pid - 1, 0) : 0;
-		if (n > 0)
-			pid[strcspn(pid, " \n")] = 0;
-		rc = errno == EWOULDBLOCK
-			     ? bc_fail(err, -EBUSY, "cache %s is in use by process %s; `blkcache stop %s` ends it", dir,
-				       n > 0 ? pid : "(unknown)", dir)
-			     : bc_fail(err, -errno, "cache %s cannot be locked: %s", dir, strerror(errno));
+		rc = errno == EWOULDBLOCK ? fail_busy(dir, *lock_fd, err)
+					  : bc_fail(err, -errno, "cache %s cannot be locked: %s", dir, strerror(errno));
 		goto fail;
 	}
 	n = snprintf(pid, sizeof pid, "%d%s\n", (int)getpid(), brief ? BRIEF : "");

@@ -72,8 +72,7 @@ void volume_clean_soon(struct volume *v)
 
 	if (mode_writes_back(GET(v->mode)) || !GET(v->dirty_blocks) || !c->background.started)
 		return;
-	atomic_store(&c->clean_soon, true);
-	background_kick(c, JOB_CLEAN);
+	helper_ask(c, v->id, HELP_CLEAN_ALL);
 }
 
 int volume_set_mode(struct volume *v, enum cache_mode mode, struct bc_error *err)

@@ -76,9 +76,8 @@ static void __remove(struct range_stripe *s, struct range_part *p)
 		pthread_cond_broadcast(&s->released);
 }
 
-static bool part_lock(struct range_table *t, struct range_part *p, bool wait)
+static bool stripe_lock(struct range_stripe *s, struct range_part *p, bool wait)
 {
-	struct range_stripe *s = stripe_of(t, p);
 	bool ok = true;
 
 	pthread_mutex_lock(&s->lock);
@@ -98,13 +97,21 @@ static bool part_lock(struct range_table *t, struct range_part *p, bool wait)
 	return ok;
 }
 
-static void part_unlock(struct range_table *t, struct range_part *p)
+static bool part_lock(struct range_table *t, struct range_part *p, bool wait)
 {
-	struct range_stripe *s = stripe_of(t, p);
+	return stripe_lock(stripe_of(t, p), p, wait);
+}
 
+static void stripe_unlock(struct range_stripe *s, struct range_part *p)
+{
 	pthread_mutex_lock(&s->lock);
 	__remove(s, p);
 	pthread_mutex_unlock(&s->lock);
+}
+
+static void part_unlock(struct range_table *t, struct range_part *p)
+{
+	stripe_unlock(stripe_of(t, p), p);
 }
 
 static bool lock_all(struct range_table *t, struct range_lock *l, unsigned volume, uint64_t first, uint32_t count,
@@ -112,18 +119,28 @@ static bool lock_all(struct range_table *t, struct range_lock *l, unsigned volum
 {
 	uint64_t last = first + count - 1,
 		 split = (first >> RANGE_CHUNK_SHIFT << RANGE_CHUNK_SHIFT) + (1u << RANGE_CHUNK_SHIFT);
+	struct range_part *p = &l->part[0];
 
-	l->parts = last >= split ? 2 : 1;
-	l->part[0] = (struct range_part){ .volume = (uint16_t)volume, .mode = mode, .first = first, .last = last };
-	if (l->parts == 2) {
-		l->part[0].last = split - 1;
-		l->part[1] =
-			(struct range_part){ .volume = (uint16_t)volume, .mode = mode, .first = split, .last = last };
+	*p = (struct range_part){ .volume = (uint16_t)volume, .mode = mode, .first = first, .last = last };
+	if (last < split) {
+		l->parts = 1;
+		return part_lock(t, p, wait);
 	}
-	if (!part_lock(t, &l->part[0], wait))
+	/* ascending stripes, as everywhere (range.h) */
+	l->part[1] = *p;
+	l->part[1].first = split;
+	p->last = split - 1;
+	if (stripe_of(t, &l->part[1]) < stripe_of(t, p)) {
+		struct range_part swap = l->part[0];
+
+		l->part[0] = l->part[1];
+		l->part[1] = swap;
+	}
+	l->parts = 2;
+	if (!part_lock(t, p, wait))
 		return false;
-	if (l->parts == 2 && !part_lock(t, &l->part[1], wait)) {
-		part_unlock(t, &l->part[0]);
+	if (!part_lock(t, &l->part[1], wait)) {
+		part_unlock(t, p);
 		return false;
 	}
 	return true;
@@ -145,4 +162,21 @@ void range_unlock(struct range_table *t, struct range_lock *l)
 {
 	for (int i = 0; i < l->parts; i++)
 		part_unlock(t, &l->part[i]);
+}
+
+void range_lock_wide(struct range_table *t, struct range_wide *w, unsigned volume, uint64_t first, uint64_t count,
+		     enum range_mode mode)
+{
+	for (int i = 0; i < RANGE_STRIPES; i++) {
+		w->part[i] = (struct range_part){
+			.volume = (uint16_t)volume, .mode = mode, .first = first, .last = first + count - 1
+		};
+		(void)stripe_lock(&t->stripe[i], &w->part[i], true);
+	}
+}
+
+void range_unlock_wide(struct range_table *t, struct range_wide *w)
+{
+	for (int i = 0; i < RANGE_STRIPES; i++)
+		stripe_unlock(&t->stripe[i], &w->part[i]);
 }

@@ -9,9 +9,12 @@
  *   CLEAN           yes   yes   no      no       writes dirty blocks to the backing device
  *
  * Grants are in order of arrival among conflicting requests, so that nobody starves. A lock covers at most 1 MiB of
- * unaligned range, that is two chunks of 256 blocks, which are always taken in ascending order: no two holders can wait
- * for each other. A thread that holds one lock may take another only with range_trylock, or in ascending (volume,
- * block) order.
+ * unaligned range, that is two chunks of 256 blocks. Chunks are hashed to stripes, and each stripe is a queue. A *wide*
+ * lock covers any range: it stands in the queues of all stripes, wherever the range's chunks are.
+ *
+ * Whoever takes several parts takes them in ascending order of stripes, and no two of one stripe (neighbouring chunks
+ * never share one). So somebody who waits in a stripe holds parts of lower stripes only, and no two holders can wait
+ * for each other. A thread that holds one lock may take another only with range_trylock.
  */
 #ifndef ENGINE_RANGE_H
 #define ENGINE_RANGE_H
@@ -38,6 +41,10 @@ struct range_lock {
 	int parts;
 };
 
+struct range_wide {
+	struct range_part part[RANGE_STRIPES];
+};
+
 struct range_stripe {
 	pthread_mutex_t lock;
 	pthread_cond_t released;
@@ -57,5 +64,9 @@ void range_lock(struct range_table *t, struct range_lock *l, unsigned volume, ui
 bool range_trylock(struct range_table *t, struct range_lock *l, unsigned volume, uint64_t first, uint32_t count,
 		   enum range_mode mode);
 void range_unlock(struct range_table *t, struct range_lock *l);
+/* Any number of blocks, from 1. Costs about as much as RANGE_STRIPES small locks. */
+void range_lock_wide(struct range_table *t, struct range_wide *w, unsigned volume, uint64_t first, uint64_t count,
+		     enum range_mode mode);
+void range_unlock_wide(struct range_table *t, struct range_wide *w);
 
 #endif

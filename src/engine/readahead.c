@@ -6,6 +6,8 @@
 #include <string.h>
 
 #include "internal.h"
+#include "util/deadline.h"
+#include "util/patience.h"
 
 #define PIECE (512u << 10) /* of a window, one thread's job */
 
@@ -134,10 +136,11 @@ static void job_done(struct readahead_pool *p, struct volume *v)
 		pthread_cond_broadcast(&p->wake);
 }
 
-void readahead_forget(struct volume *v)
+bool readahead_forget(struct volume *v, const struct patience *patience)
 {
 	struct readahead_pool *p = &v->cache->readahead;
 	unsigned kept = 0;
+	bool gone;
 
 	pthread_mutex_lock(&p->lock);
 	for (unsigned i = 0; i < p->n; i++) {
@@ -149,9 +152,22 @@ void readahead_forget(struct volume *v)
 			p->queue[(p->head + kept++) % READAHEAD_QUEUE] = job;
 	}
 	p->n = kept;
-	while (v->readahead.jobs)
-		pthread_cond_wait(&p->wake, &p->lock);
+	while (v->readahead.jobs) {
+		struct timespec until = deadline_us(100000);
+		bool enough;
+
+		pthread_cond_timedwait(&p->wake, &p->lock, &until);
+		if (!patience || !patience->give_up)
+			continue;
+		pthread_mutex_unlock(&p->lock);
+		enough = patience->give_up(patience->ctx);
+		pthread_mutex_lock(&p->lock);
+		if (enough)
+			break;
+	}
+	gone = !v->readahead.jobs;
 	pthread_mutex_unlock(&p->lock);
+	return gone;
 }
 
 static void *readahead_main(void *arg)
@@ -182,8 +198,13 @@ static void *readahead_main(void *arg)
 
 void readahead_pool_init(struct readahead_pool *p)
 {
+	pthread_condattr_t attr;
+
 	pthread_mutex_init(&p->lock, NULL);
-	pthread_cond_init(&p->wake, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&p->wake, &attr);
+	pthread_condattr_destroy(&attr);
 }
 
 void readahead_pool_destroy(struct readahead_pool *p)
@@ -200,7 +221,8 @@ int readahead_start(struct cache *c)
 	pthread_mutex_lock(&p->lock);
 	while (p->started < READAHEAD_THREADS && !rc && !p->stop) {
 		rc = -pthread_create(&p->thread[p->started], NULL, readahead_main, c);
-		p->started += !rc;
+		if (!rc)
+			pthread_setname_np(p->thread[p->started++], "read-ahead");
 	}
 	rc = p->started ? 0 : rc; /* fewer do as well */
 	pthread_mutex_unlock(&p->lock);

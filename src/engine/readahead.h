@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 struct cache;
+struct patience;
 struct volume;
 
 #define READAHEAD_STREAMS 8
@@ -65,8 +66,9 @@ void readahead_pool_destroy(struct readahead_pool *p);
 int readahead_start(struct cache *c);
 void readahead_stop(struct cache *c); /* drops what is queued */
 
-/* Drops what is queued for the volume and waits for what is running. */
-void readahead_forget(struct volume *v);
+/* Drops what is queued for the volume and waits for what is running. False: that is still running and the caller's
+ * patience (NULL: endless) over. */
+bool readahead_forget(struct volume *v, const struct patience *patience);
 
 /* A read of [off, off + len) was answered; missed: not all of it from the cache. Never blocks for I/O. */
 void readahead_note(struct volume *v, uint64_t off, uint32_t len, bool missed);

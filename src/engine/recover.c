@@ -85,8 +85,8 @@ static int no_backing(struct recovery *r, const struct journal_volume *jv, int r
 	memcpy(why, r->err->msg, sizeof why);
 	return bc_fail(r->err, rc,
 		       "%.*s; no volume of this cache is loaded until it is back, or the volume is given up with "
-		       "'blkcache remove DIR %s' (--discard-dirty if dirty data for it is to be lost)",
-		       (int)(sizeof why - 250), why, jv->name);
+		       "'blkcache remove %s %s' (--discard-dirty if dirty data for it is to be lost)",
+		       (int)(sizeof why - 250), why, r->c->dir, jv->name);
 }
 
 /* Notes that the backing device is not what it was. text: taken over. */
@@ -141,6 +141,10 @@ static int on_volume(void *ctx, const struct journal_volume *jv)
 	v->row_in_use = jv->in_use;
 	v->write_seq = 1; /* the backing device may hold unflushed writes of before: marks are not cleared until it was
 			     flushed */
+	if (r->void_journal) { /* backing was written without a word to the journal */
+		atomic_store(&v->known.nwitness, 0);
+		r->record[jv->id] = true;
+	}
 	if (v->bdev) {
 		changed(r, v, identity_difference(v, jv->in_use, &r->proven[jv->id]));
 		r->record[jv->id] |= !v->known.there;
@@ -154,6 +158,7 @@ static int on_setting(void *ctx, const char *key, const char *value)
 
 	if (!strcmp(key, CLEAN_STOP_KEY))
 		r->report->clean_stop = !strcmp(value, "yes");
+	access_load(r->c, key, value);
 	return tunables_load(r->c, key, value);
 }
 
@@ -228,11 +233,11 @@ static int refuse_changed(struct recovery *r, struct volume *v)
 	return bc_fail(
 		r->err, -ESTALE,
 		"volume %s: backing %.150s changed behind the cache (%.190s), which holds dirty data for it; no volume "
-		"is loaded until you restore it, %s%s%sor give that data up with 'blkcache remove DIR %s "
+		"is loaded until you restore it, %s%s%s%s%sor give that data up with 'blkcache remove %s %s "
 		"--discard-dirty'",
-		v->name, v->backing, r->changed[v->id],
-		same_size ? "vouch for it with 'blkcache load --accept-changed " : "", same_size ? v->name : "",
-		same_size ? "' (dirty data goes over it), " : "", v->name);
+		v->name, v->backing, r->changed[v->id], same_size ? "vouch for it with 'blkcache load " : "",
+		same_size ? r->c->dir : "", same_size ? " MOUNTPOINT --accept-changed " : "", same_size ? v->name : "",
+		same_size ? "' (dirty data goes over it), " : "", r->c->dir, v->name);
 }
 
 /* Which of a line's blocks cannot be trusted. */
@@ -292,7 +297,7 @@ static int load_line(struct recovery *r, const struct journal_line *jl, struct l
 	lines_insert_at(ch, jl->entry);
 	line_set_masks(l, jl->entry, jl->valid, jl->dirty, 0);
 	bump(&v->lines, 1);
-	bump(&c->occupied_lines, 1);
+	ADD(region_of_line(v, jl->line)->lines, 1);
 	if (dirty) {
 		bump(&v->dirty_lines, 1);
 		bump(&c->dirty_lines, 1);
@@ -426,7 +431,8 @@ static int repeat_discard(struct recovery *r, struct journal_discard *d)
 {
 	struct cache *c = r->c;
 	struct volume *v = d->volume <= CACHE_MAX_VOLUMES ? c->volume[d->volume] : NULL;
-	struct bdev_io io = { .type = BDEV_WRITE_ZEROES, .offset = d->offset, .length = d->length };
+	/* zeros in any case; of a large range on a sparse file, zeros that are written or allocated might not fit */
+	struct bdev_io io = { .type = BDEV_UNMAP, .offset = d->offset, .length = d->length };
 	struct bdev_channel *ch;
 	int rc;
 
@@ -444,7 +450,11 @@ static int repeat_discard(struct recovery *r, struct journal_discard *d)
 	if (d->offset > v->size || d->length > v->size - d->offset)
 		return bc_fail(r->err, -EUCLEAN, "the journal has a discard beyond the end of volume %s", v->name);
 	/* backing's time is going to change. A row that is to be replaced when drops are durable stays until then. */
-	rc = r->changed[v->id] ? 0 : intent_touch(v);
+	rc = r->changed[v->id] ? 0 : intent_hold(v);
+	if (!rc && !r->changed[v->id]) {
+		rc = intent_forget(v, d->offset / CACHE_BLOCK, (d->length + CACHE_BLOCK - 1) / CACHE_BLOCK);
+		intent_release(v); /* the row stays as it is until something settles it */
+	}
 	if (rc)
 		return bc_fail(r->err, rc, "volume %s: the journal cannot be written: %s", v->name, c->why);
 	ch = bdev_channel_open(v->bdev, 0);
@@ -569,14 +579,19 @@ static int clear_note(struct recovery *r)
 static int record_drops(struct recovery *r)
 {
 	struct cache *c = r->c;
-	int rc = drop_untrusted(r), rc2 = 0;
+	int rc = MUTATE(VOID_EARLY) ? clear_note(r) : 0, rc2 = 0;
 
+	if (!rc)
+		rc = drop_untrusted(r);
 	for (uint32_t i = 0; i < r->ndiscards && !rc && !rc2; i++)
 		rc2 = repeat_discard(r, &r->discards[i]);
 	if (!rc && !rc2 && !MUTATE(RECOVER_COMMIT))
 		rc = epoch_commit(c, true);
 	if (rc)
 		return bc_fail(r->err, rc, "the recovered state cannot be written: %s", c->why);
+	/* the note last: without it the journal counts, with what it remembers of the backing devices */
+	if (!rc2)
+		rc2 = accept_changed(r);
 	return rc2 ? rc2 : clear_note(r);
 }
 
@@ -635,8 +650,6 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 	c->epoch.durable_id = jr.next_id - 1;
 	c->epoch.data_upto = jr.next_id - 1;
 	rc = record_drops(&r);
-	if (!rc)
-		rc = accept_changed(&r);
 out:
 	bdev_channel_close(r.ch);
 	free(r.buf);

@@ -5,9 +5,9 @@
  * crash (P4). One that differs was written by somebody else, or the device is another one or an older state of it.
  *
  * Read first, always: the witnesses. Then, as long as there is time: the first and last blocks of the device, where
- * file systems and partition tables note that they were used; some blocks spread over it; and, unless it is proven that
- * nobody wrote there, all others in the order of the device from some place on, neighbours in one piece. Of a small
- * cache that is every block.
+ * file systems and partition tables note that they were used; some blocks spread over it; and all others in the order
+ * of the device from some place on, neighbours in one piece. Of a small cache that is every block. There is less time
+ * where the times and counts of the device say that nobody wrote there.
  */
 #include "identity.h"
 
@@ -18,6 +18,7 @@
 #include "internal.h"
 
 #define TIME_NS 500000000u /* for all volumes together */
+#define PROVEN_NS 100000000u /* likewise, if there is no reason to doubt any of them */
 #define MANY 16384u /* entries of a volume that are candidates; of more, so many at random */
 #define SPREAD 48u
 #define ENDS 32u /* blocks at either end of the device */
@@ -219,7 +220,7 @@ static int sample_one(struct sample *s, struct reader *r, uint64_t seed)
 	qsort(w, n, sizeof *w, by_block);
 	read_witnesses(r);
 	read_some(r, w, n);
-	if (!s->proven && n) {
+	if (n) {
 		from = (uint32_t)(next_random(&seed) % n);
 		read_blocks(r, w + from, n - from, false);
 		read_blocks(r, w, from, false);
@@ -233,18 +234,18 @@ int sample_backings(struct cache *c, struct sample *s, unsigned n, uint64_t seed
 {
 	struct sample *of[CACHE_MAX_VOLUMES + 1] = { 0 };
 	struct reader r = { .mem = aligned_alloc(CACHE_BLOCK, DEPTH * PIECE * CACHE_BLOCK) };
-	uint64_t start = now_ns();
 	int rc = r.mem ? 0 : -ENOMEM;
 
 	seed = (seed + 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
 	for (unsigned i = 0; i < n; i++) {
 		of[s[i].v->id] = &s[i];
-		s[i].size = s[i].proven ? 4 * SPREAD : MANY / n > 64 ? MANY / n : 64;
+		s[i].size = MANY / n > 64 ? MANY / n : 64;
 	}
 	if (!rc)
 		rc = collect_entries(c, of, seed);
+	r.until = now_ns();
 	for (unsigned i = 0; i < n && !rc; i++) {
-		r.until = start + (uint64_t)TIME_NS * (i + 1) / n;
+		r.until += (s[i].proven ? PROVEN_NS : TIME_NS) / n;
 		rc = sample_one(&s[i], &r, seed);
 	}
 	for (unsigned i = 0; i < n; i++)

@@ -17,7 +17,7 @@ void line_update(struct cache *c, struct volume *v, uint32_t e, uint16_t valid, 
 		uint64_t d = valid ? 1 : UINT64_MAX;
 
 		ADD(v->lines, d);
-		ADD(c->occupied_lines, d);
+		ADD(region_of_line(v, line_key_line(lines_word(l, e)))->lines, (uint32_t)d);
 	}
 	if (!was_dirty != !dirty) {
 		uint64_t d = dirty ? 1 : UINT64_MAX;
@@ -90,23 +90,25 @@ static void drop_line(struct cache *c, struct volume *v, uint64_t line, uint64_t
 /* Lines per stay in the gate, so that a flush is not kept waiting, nor the write log overflows. */
 #define DROP_BATCH (c->log ? 32u : 4096u)
 
-static void drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n, bool dirty_too)
+/* All lines of [line0, line1], looked up one by one. */
+static void drop_each(struct cache *c, struct volume *v, uint64_t line0, uint64_t line1, uint64_t first, uint64_t last,
+		      bool dirty_too)
+{
+	for (uint64_t at = line0; at <= line1;) {
+		epoch_enter(c);
+		for (unsigned i = 0; i < DROP_BATCH && at <= line1; i++)
+			drop_line(c, v, at++, first, last, dirty_too);
+		epoch_leave(c);
+		background_fold(c);
+	}
+}
+
+/* Those of the table that lie in [line0, line1]. */
+static void drop_found(struct cache *c, struct volume *v, uint64_t line0, uint64_t line1, uint64_t first, uint64_t last,
+		       bool dirty_too)
 {
 	struct lines *l = &c->lines;
-	uint64_t last = first + n - 1, line0 = first >> l->bpl_shift, line1 = last >> l->bpl_shift;
 
-	if (!n || !GET(v->lines))
-		return;
-	if (line1 - line0 < l->n) {
-		for (uint64_t at = line0; at <= line1;) {
-			epoch_enter(c);
-			for (unsigned i = 0; i < DROP_BATCH && at <= line1; i++)
-				drop_line(c, v, at++, first, last, dirty_too);
-			epoch_leave(c);
-			background_fold(c);
-		}
-		return;
-	}
 	for (uint32_t e = 0; e < l->n;) {
 		epoch_enter(c);
 		for (unsigned i = 0; i < DROP_BATCH && e < l->n; i++, e++) {
@@ -117,6 +119,35 @@ static void drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n, 
 		}
 		epoch_leave(c);
 		background_fold(c);
+	}
+}
+
+#define LOOKUP_COST 16u /* of a line, in entries of the table that are looked at in a row */
+
+/* Costs what is cached in the range, by regions: only those are looked through where something is, or the table once if
+ * that is less. */
+static void drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n, bool dirty_too)
+{
+	struct lines *l = &c->lines;
+	uint64_t last = first + n - 1, line0 = first >> l->bpl_shift, line1 = last >> l->bpl_shift, used = 0;
+	unsigned shift = REGION_SHIFT - CACHE_BLOCK_SHIFT - l->bpl_shift;
+	uint64_t r0 = line0 >> shift, r1 = line1 >> shift;
+
+	if (!n || !GET(v->lines))
+		return;
+	for (uint64_t r = r0; r <= r1; r++)
+		used += GET(region_of_line(v, r << shift)->lines) != 0;
+	if (used && ((used - 1) << shift) + 1 > l->n / LOOKUP_COST) {
+		drop_found(c, v, line0, line1, first, last, dirty_too);
+		return;
+	}
+	for (uint64_t r = r0; r <= r1 && used; r++) {
+		uint64_t a = r << shift, b = a + (1ull << shift) - 1;
+
+		if (!GET(region_of_line(v, a)->lines))
+			continue;
+		drop_each(c, v, a > line0 ? a : line0, b < line1 ? b : line1, first, last, dirty_too);
+		used--;
 	}
 }
 

@@ -42,6 +42,11 @@ static struct latency_summary summary(const struct hist *h)
 	return s;
 }
 
+uint64_t volume_changes(struct volume *v)
+{
+	return GET(v->n.volume_written) + GET(v->n.discards);
+}
+
 void volume_get_stats(struct volume *v, struct volume_stats *s)
 {
 	memset(s, 0, sizeof *s);
@@ -81,6 +86,7 @@ void cache_get_totals(struct cache *c, struct volume_stats *s)
 		return;
 	t->s = s;
 	cache_volume_foreach(c, add_volume, t);
+	s->errors.cache_write += GET(c->err_cache_write);
 #define SUMMARY_OF_ALL(name, help) s->latency.name = summary(&t->name);
 	LATENCY_HISTOGRAMS(SUMMARY_OF_ALL)
 	free(t);
@@ -155,7 +161,7 @@ void cache_get_info(struct cache *c, struct cache_info *info)
 	info->lines = c->geo.nlines;
 	info->ram_bytes = c->ram_bytes;
 	info->metadata_bytes = c->lines.bytes + c->slots.bytes;
-	info->occupied_lines = GET(c->occupied_lines);
+	info->occupied_lines = info->lines - GET(c->lines.nfree);
 	info->dirty_lines = GET(c->dirty_lines);
 	if (info->dirty_lines > info->occupied_lines)
 		info->dirty_lines = info->occupied_lines;

@@ -16,19 +16,15 @@
 #include <errno.h>
 #include <string.h>
 
-int backing_flush(struct io_thread *t, struct volume *v)
+int backing_flush_on(struct bdev_channel *ch, struct volume *v)
 {
 	uint64_t seq = atomic_load_explicit(&v->write_seq, memory_order_acquire), was;
-	struct bdev_channel *ch;
 	int rc;
 
 	if (atomic_load(&v->backing_failed))
 		return -EIO;
 	if (GET(v->flushed_seq) >= seq)
 		return 0;
-	ch = io_backing(t, v);
-	if (!ch)
-		return -ENOMEM;
 	rc = bdev_flush(ch);
 	if (rc) {
 		/* P6: the kernel may have dropped what it could not write, so a second flush would lie */
@@ -38,10 +34,22 @@ int backing_flush(struct io_thread *t, struct volume *v)
 		cache_degrade(v->cache, "volume %s: flushing the backing device failed: %s", v->name, strerror(-rc));
 		return rc;
 	}
+	if (atomic_load(&v->backing_failed)) /* somebody else's flush, meanwhile */
+		return -EIO;
 	was = GET(v->flushed_seq);
 	while (was < seq && !atomic_compare_exchange_weak(&v->flushed_seq, &was, seq))
 		;
 	return 0;
+}
+
+int backing_flush(struct io_thread *t, struct volume *v)
+{
+	struct bdev_channel *ch;
+
+	if (!atomic_load(&v->backing_failed) && GET(v->flushed_seq) >= atomic_load(&v->write_seq))
+		return 0;
+	ch = io_backing(t, v);
+	return ch ? backing_flush_on(ch, v) : -ENOMEM;
 }
 
 /* In the gate: the cached copy of a block that was written to backing becomes `buf`, clean. */

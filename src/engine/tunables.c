@@ -21,14 +21,16 @@ struct tunable {
 static const struct tunable table[] = {
 	{ "ram", "memory for buffers", KIND_SIZE, offsetof(struct tunables, ram_bytes), 64ull << 20, CACHE_MIN_RAM,
 	  1ull << 42, "ram: takes effect at the next load" },
-	{ "clean-after", "how often the background cleaner writes everything that is dirty to backing", KIND_TIME,
-	  offsetof(struct tunables, clean_after_us), 30000000, 0, 86400000000ull, NULL },
+	{ "clean-after",
+	  "how often the background cleaner writes everything dirty to backing; 0: all the time; at most a day, 86400s",
+	  KIND_TIME, offsetof(struct tunables, clean_after_us), 30000000, 0, 86400000000ull, NULL },
 	{ "dirty-high", "percent of the cache that may be dirty before cleaning hurries", KIND_PERCENT,
 	  offsetof(struct tunables, dirty_high_percent), 70, 1, 95, NULL },
 	{ "read-ahead", "how far to read ahead of sequential readers from backing; 0: not at all", KIND_SIZE,
 	  offsetof(struct tunables, read_ahead), 0, 0, 64ull << 20, NULL },
 	{ "tidy",
-	  "reads from here on put what they find scattered on the SSD side by side, now or in a quiet moment; 0: never",
+	  "reads of this size or more rewrite scattered blocks next to each other; also defragments free space when "
+	  "idle; 0: off",
 	  KIND_SIZE, offsetof(struct tunables, tidy_bytes), 64ull << 10, 0, 1ull << 20, NULL },
 	{ "epoch-interval", "how much time may pass until unflushed write-back data is durable in the cache", KIND_TIME,
 	  offsetof(struct tunables, epoch_interval_us), 1000000, 10000, 60000000, NULL },
@@ -87,7 +89,9 @@ static void format(const struct tunable *t, uint64_t v, char *buf, size_t len)
 
 static int parse(const struct tunable *t, const char *text, uint64_t *v, struct bc_error *err)
 {
-	static const char *const what[] = { "a size such as 64M", "a time such as 500ms or 30s", "a number (percent)" };
+	static const char *const what[] = { "a whole number with K, M, G or T, such as 64M",
+					    "a whole number with us, ms or s, such as 500ms or 30s",
+					    "a whole number (percent)" };
 	char lo[32], hi[32];
 	int rc = t->kind == KIND_SIZE   ? units_parse_size(text, v)
 		 : t->kind == KIND_TIME ? units_parse_time(text, v)
@@ -123,7 +127,9 @@ static int set_mode(struct cache *c, struct volume *v, const char *value, const 
 	int rc;
 
 	if (cache_mode_parse(value, &mode))
-		return bc_fail(err, -EINVAL, "mode=%s: it must be wt, wb, wa, wi, wo or pt", value);
+		return bc_fail(err, -EINVAL,
+			       "mode=%s: it must be wt, wb, wa, wi, wo or pt, or a long name such as write-back",
+			       value);
 	if (v)
 		return volume_set_mode(v, mode, err);
 	rc = journal_setting_put(c->journal, "mode", cache_mode_name(mode), err);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * volume.c - the table of volumes: adding, removing, looking up. The table is guarded by volumes_lock; a
- * volume lives as long as it is in the table, and is only taken out when nobody holds a reference.
+ * volume.c - the table of volumes: adding and looking up; remove.c is about removing. The table is guarded
+ * by volumes_lock; a volume lives as long as it is in the table, and is only taken out when nobody holds a reference.
  */
 #include "survive.h"
 
@@ -10,28 +10,35 @@
 #include <string.h>
 #include <unistd.h>
 
-/*
- * volume.refs holds two counts. Users' references (open files, management) are in the lower half and make removal refuse.
- * The engine's own short ones are in the upper half, and removal waits for them. Each half has room for more than there
- * can be threads and open files.
- */
-#define INTERNAL_REF (UINT64_C(1) << 32)
-#define VOLUME_REMOVING UINT64_MAX
+#include "util/patience.h"
+#include "util/utf8.h"
 
-static int check_name(const char *name, struct bc_error *err)
+int cache_check_volume_name(const char *name, struct bc_error *err)
 {
 	size_t n = strlen(name);
 
 	if (!n || n >= JOURNAL_NAME_MAX)
-		return bc_fail(err, -EINVAL, "volume name \"%.40s%s\": it must have 1 to %d bytes", name,
-			       n > 40 ? "..." : "", JOURNAL_NAME_MAX - 1);
+		return bc_fail(
+			err, -EINVAL,
+			"volume name \"%.40s%s\": it must have 1 to %d bytes; choose another name for the volume", name,
+			n > 40 ? "..." : "", JOURNAL_NAME_MAX - 1);
 	if (!strcmp(name, ".") || !strcmp(name, "..") || strchr(name, '/'))
 		return bc_fail(err, -EINVAL,
 			       "volume name \"%s\": it becomes a file name, so it cannot be . or .. or contain '/'",
 			       name);
+	if (!utf8_valid(name, n))
+		return bc_fail(
+			err, -EINVAL,
+			"volume name \"%s\": it is not UTF-8, so it could not be shown or typed everywhere; choose "
+			"another name for the volume (its backing device may have any)",
+			name);
 	for (const char *p = name; *p; p++)
 		if ((unsigned char)*p < 32 || *p == 127)
-			return bc_fail(err, -EINVAL, "volume name: control characters are not allowed");
+			return bc_fail(
+				err, -EINVAL,
+				"volume name \"%s\": control characters are not allowed; choose another name for "
+				"the volume",
+				name);
 	return 0;
 }
 
@@ -49,22 +56,33 @@ static char *absolute_spec(const char *spec)
 	return out;
 }
 
-int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_backing, bool claim, struct volume **out,
+/* Takes the device, if any, whatever comes of it. */
+static int attach(struct cache *c, const struct journal_volume *jv, struct bdev *bdev, struct volume **out,
 		  struct bc_error *err)
 {
 	struct volume *v = calloc(1, sizeof *v);
 	enum cache_mode mode;
 	int rc = -ENOMEM;
 
-	if (!v)
+	if (!v) {
+		bdev_close(bdev);
 		return bc_fail(err, -ENOMEM, "volume %s: out of memory", jv->name);
+	}
 	v->cache = c;
 	v->id = jv->id;
 	snprintf(v->name, sizeof v->name, "%s", jv->name);
+	v->bdev = bdev;
+	if (bdev) {
+		char use[JOURNAL_NAME_MAX + 8];
+
+		snprintf(use, sizeof use, "volume %s", jv->name);
+		bdev_set_use(bdev, use);
+	}
 	v->backing = strdup(jv->backing);
 	v->identity = jv->identity;
 	identity_load(v, jv);
-	v->size = jv->identity.size;
+	v->size = bdev ? bdev_size(bdev) : jv->identity.size;
+	pthread_mutex_init(&v->clean_lock, NULL);
 	v->row_says_in_use = jv->in_use;
 	pthread_mutex_init(&v->row_lock, NULL);
 	if (cache_mode_parse(jv->mode, &mode)) {
@@ -75,14 +93,6 @@ int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_ba
 	v->mode = (int)mode;
 	if (!v->backing)
 		goto fail;
-	if (open_backing) {
-		rc = bdev_open(v->backing, claim ? BDEV_OPEN_CLAIM : 0, &v->bdev, err);
-		if (rc) {
-			bc_fail_prefix(err, "volume %s", v->name);
-			goto fail;
-		}
-		v->size = bdev_size(v->bdev);
-	}
 	v->nblocks = (v->size + CACHE_BLOCK - 1) / CACHE_BLOCK;
 	if (v->nblocks >> c->lines.bpl_shift >> LINE_BITS) {
 		rc = bc_fail(err, -EFBIG, "volume %s: the backing device is too large for lines of %u bytes", v->name,
@@ -102,6 +112,19 @@ fail:
 	return rc;
 }
 
+int volume_attach(struct cache *c, const struct journal_volume *jv, bool open_backing, bool claim, struct volume **out,
+		  struct bc_error *err)
+{
+	struct bdev *bdev = NULL;
+	int rc = open_backing ? bdev_open(jv->backing, claim ? BDEV_OPEN_CLAIM : 0, &bdev, err) : 0;
+
+	if (rc) {
+		bc_fail_prefix(err, "volume %s", jv->name);
+		return rc;
+	}
+	return attach(c, jv, bdev, out, err);
+}
+
 void volume_detach(struct volume *v)
 {
 	if (v->intent.region) {
@@ -109,6 +132,7 @@ void volume_detach(struct volume *v)
 		readahead_destroy(&v->readahead);
 	}
 	bdev_close(v->bdev);
+	pthread_mutex_destroy(&v->clean_lock);
 	pthread_mutex_destroy(&v->row_lock);
 	free(v->backing);
 	free(v);
@@ -117,15 +141,27 @@ void volume_detach(struct volume *v)
 /* row_lock held */
 static int __put_row(struct volume *v, struct bc_error *err)
 {
-	struct journal_volume jv = { .id = (uint16_t)v->id,
-				     .backing = v->backing,
-				     .in_use = v->row_says_in_use,
-				     .identity = v->identity };
+	struct journal_volume jv = {
+		.id = (uint16_t)v->id, .backing = v->backing, .in_use = v->row_says_in_use, .identity = v->identity
+	};
 
 	identity_put(v, &jv);
 	memcpy(jv.name, v->name, sizeof jv.name);
 	snprintf(jv.mode, sizeof jv.mode, "%s", cache_mode_name((enum cache_mode)GET(v->mode)));
 	return journal_volume_put(v->cache->journal, &jv, err);
+}
+
+/* What the device is now; with sync, in a way that survives a power loss. Waits for the device. */
+static int identify(struct volume *v, bool sync, struct bdev_identity *id, char *label, struct bc_error *err)
+{
+	int rc;
+
+	if (sync && !MUTATE(IDENTITY_SYNC) && (rc = bdev_sync_identity(v->bdev)))
+		return bc_fail(err, rc, "volume %s: backing %s cannot be synced: %s", v->name, v->backing,
+			       strerror(-rc));
+	bdev_get_identity(v->bdev, id);
+	identity_look(v, label);
+	return 0;
 }
 
 int volume_record(struct volume *v, bool in_use, struct bc_error *err)
@@ -134,14 +170,10 @@ int volume_record(struct volume *v, bool in_use, struct bc_error *err)
 	char label[BDEV_LABEL_MAX];
 	int rc;
 
-	/* what the row says exactly must be so after a power loss too */
-	if (!in_use && v->bdev && !MUTATE(IDENTITY_SYNC) && (rc = bdev_sync_identity(v->bdev)))
-		return bc_fail(err, rc, "volume %s: backing %s cannot be synced: %s", v->name, v->backing,
-			       strerror(-rc));
-	/* before the lock: the device may take its time, and a mode switch takes that lock (P11) */
-	if (v->bdev)
-		bdev_get_identity(v->bdev, &now);
-	identity_look(v, label);
+	/* before the lock: the device may take its time, and a mode switch takes that lock (P11). What the row says
+	 * exactly must be so after a power loss too. */
+	if (v->bdev && (rc = identify(v, !in_use, &now, label, err)))
+		return rc;
 	pthread_mutex_lock(&v->row_lock);
 	if (v->bdev)
 		v->identity = now;
@@ -260,190 +292,201 @@ int cache_volume_foreach(struct cache *c, int (*fn)(struct volume *v, void *ctx)
 	return rc;
 }
 
-static int check_duplicates(struct cache *c, const char *name, const char *backing, struct bc_error *err)
+/* ---- adding ---- */
+
+/*
+ * A volume that is being added: its name, backing and id are taken, but it cannot be had yet. Opening its backing
+ * device may take long, and nobody else may have to wait for that (P11), so volumes_lock is not held meanwhile.
+ */
+struct adding {
+	struct adding *next; /* cache->adding; volumes_lock */
+	unsigned id;
+	const char *name, *spec;
+};
+
+static int __check_duplicates(struct cache *c, const char *name, const char *backing, struct bc_error *err)
 {
 	if (__find(c, name))
 		return bc_fail(err, -EEXIST, "volume %s exists already in %s; choose another name or remove it first",
 			       name, c->dir);
 	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES; i++)
 		if (c->volume[i] && !strcmp(c->volume[i]->backing, backing))
-			return bc_fail(err, -EEXIST, "backing %s is volume %s already", backing, c->volume[i]->name);
+			return bc_fail(err, -EEXIST, "backing %s is volume %s of this cache already", backing,
+				       c->volume[i]->name);
+	for (const struct adding *a = c->adding; a; a = a->next)
+		if (!strcmp(a->name, name) || !strcmp(a->spec, backing))
+			return bc_fail(err, -EEXIST,
+				       "volume %s with backing %s is just being added; wait until that has ended",
+				       a->name, a->spec);
 	return 0;
 }
 
-int cache_volume_add(struct cache *c, const char *name, const char *backing, enum cache_mode mode, struct bc_error *err)
+static bool __id_is_free(const struct cache *c, unsigned id)
 {
-	struct journal_volume jv = { 0 };
+	const struct adding *a = c->adding;
+
+	while (a && a->id != id)
+		a = a->next;
+	return !c->volume[id] && !a;
+}
+
+static int reserve(struct cache *c, struct adding *a, struct bc_error *err)
+{
+	int rc;
+
+	pthread_rwlock_wrlock(&c->volumes_lock);
+	rc = __check_duplicates(c, a->name, a->spec, err);
+	a->id = 1;
+	while (!rc && a->id <= CACHE_MAX_VOLUMES && !__id_is_free(c, a->id))
+		a->id++;
+	if (!rc && a->id > CACHE_MAX_VOLUMES)
+		rc = bc_fail(err, -ENOSPC, "%s has %d volumes already, the most there can be", c->dir,
+			     CACHE_MAX_VOLUMES);
+	if (!rc) {
+		a->next = c->adding;
+		c->adding = a;
+	}
+	pthread_rwlock_unlock(&c->volumes_lock);
+	return rc;
+}
+
+/* v: the volume that it has become; NULL: none. */
+static void end_reservation(struct cache *c, struct adding *a, struct volume *v)
+{
+	struct adding **p;
+
+	pthread_rwlock_wrlock(&c->volumes_lock);
+	for (p = &c->adding; *p != a; p = &(*p)->next)
+		;
+	*p = a->next;
+	if (v) {
+		__atomic_store_n(&c->volume[v->id], v,
+				 __ATOMIC_RELAXED); /* cache_volume_foreach looks without the lock */
+		c->nvolumes++;
+		survive_backing_failed(c, v, false); /* that was another volume with this id */
+	}
+	pthread_rwlock_unlock(&c->volumes_lock);
+}
+
+struct identifying {
+	struct volume *v;
+	struct bdev_identity now;
+	char label[BDEV_LABEL_MAX];
+	int rc;
+	struct bc_error err;
+};
+
+static void identify_it(void *arg)
+{
+	struct identifying *i = arg;
+
+	i->rc = identify(i->v, true, &i->now, i->label, &i->err);
+	if (!i->rc) {
+		i->v->identity = i->now;
+		witness_read(i->v);
+	}
+}
+
+static void identified_late(void *arg)
+{
+	struct identifying *i = arg;
+
+	volume_detach(i->v);
+	free(i);
+}
+
+/* The first row of a volume. Takes the volume if it fails. */
+static int record_new(struct volume *v, const char *name, const char *spec, const struct patience *patience,
+		      struct bc_error *err)
+{
+	struct identifying *i = calloc(1, sizeof *i);
+	int rc;
+
+	if (!i) {
+		volume_detach(v);
+		return bc_fail(err, -ENOMEM, "out of memory");
+	}
+	i->v = v;
+	rc = run_patiently(identify_it, i, identified_late, patience);
+	if (rc && rc != -EAGAIN) /* v is the thread's now */
+		return bc_fail(err, rc, "volume %s was not added: %s does not answer", name, spec);
+	if (rc) {
+		bc_fail(err, rc, "volume %s: no thread can be started to look at its backing device", v->name);
+	} else {
+		rc = i->rc;
+		if (!rc)
+			identity_note(v, i->label);
+		else if (err)
+			*err = i->err;
+	}
+	free(i);
+	if (!rc) {
+		pthread_mutex_lock(&v->row_lock);
+		rc = __put_row(v, err);
+		pthread_mutex_unlock(&v->row_lock);
+	}
+	if (rc)
+		volume_let_go(v, patience);
+	return rc;
+}
+
+/* Opens the backing device and writes the row of a volume that nobody else knows yet. */
+static int open_new(struct cache *c, const struct adding *a, enum cache_mode mode, const struct patience *patience,
+		    struct volume **out, struct bc_error *err)
+{
+	struct journal_volume jv = { .id = (uint16_t)a->id, .backing = a->spec };
+	struct bdev *bdev;
+	int rc;
+
+	snprintf(jv.name, sizeof jv.name, "%s", a->name);
+	snprintf(jv.mode, sizeof jv.mode, "%s",
+		 cache_mode_name(mode == MODE_COUNT ? (enum cache_mode)GET(c->default_mode) : mode));
+	rc = bdev_open_patiently(a->spec, BDEV_OPEN_CLAIM, patience, &bdev, err);
+	if (rc) {
+		bc_fail_prefix(err, "volume %s", a->name);
+		return rc;
+	}
+	rc = attach(c, &jv, bdev, out, err);
+	if (rc)
+		return rc;
+	rc = record_new(*out, a->name, a->spec, patience, err);
+	if (rc)
+		return rc;
+	if (c->open_flags & CACHE_OPEN_NO_VOLUMES) { /* registered; whoever loads the cache opens it */
+		bdev_close((*out)->bdev);
+		(*out)->bdev = NULL;
+	}
+	return 0;
+}
+
+int cache_volume_add_patiently(struct cache *c, const char *name, const char *backing, enum cache_mode mode,
+			       const struct patience *patience, struct bc_error *err)
+{
 	struct volume *v = NULL;
 	char *spec = absolute_spec(backing);
-	unsigned id = 1;
+	struct adding a = { .name = name, .spec = spec };
 	int rc;
 
 	if (!spec)
 		return bc_fail(err, -ENOMEM, "out of memory");
-	rc = check_name(name, err);
-	if (rc) {
-		free(spec);
-		return rc;
-	}
-	pthread_rwlock_wrlock(&c->volumes_lock);
-	rc = check_duplicates(c, name, spec, err);
-	while (!rc && id <= CACHE_MAX_VOLUMES && c->volume[id])
-		id++;
-	if (!rc && id > CACHE_MAX_VOLUMES)
-		rc = bc_fail(err, -ENOSPC, "%s has %d volumes already, the most there can be", c->dir,
-			     CACHE_MAX_VOLUMES);
+	rc = cache_check_volume_name(name, err);
+	if (!rc)
+		rc = reserve(c, &a, err);
 	if (rc)
 		goto out;
-	jv.id = (uint16_t)id;
-	jv.backing = spec;
-	snprintf(jv.name, sizeof jv.name, "%s", name);
-	snprintf(jv.mode, sizeof jv.mode, "%s",
-		 cache_mode_name(mode == MODE_COUNT ? (enum cache_mode)GET(c->default_mode) : mode));
-	rc = volume_attach(c, &jv, true, true, &v, err);
-	if (rc)
-		goto out;
-	bdev_get_identity(v->bdev, &v->identity);
-	witness_read(v);
-	rc = volume_record(v, false, err);
-	if (rc) {
-		volume_detach(v);
-		goto out;
-	}
-	if (c->open_flags & CACHE_OPEN_NO_VOLUMES) { /* registered; whoever loads the cache opens it */
-		bdev_close(v->bdev);
-		v->bdev = NULL;
-	}
-	__atomic_store_n(&c->volume[id], v, __ATOMIC_RELAXED); /* cache_volume_foreach looks without the lock */
-	c->nvolumes++;
-	survive_backing_failed(c, v, false); /* that was another volume with this id */
+	rc = open_new(c, &a, mode, patience, &v, err);
+	end_reservation(c, &a, rc ? NULL : v);
 out:
-	pthread_rwlock_unlock(&c->volumes_lock);
 	free(spec);
 	return rc;
 }
 
-/* Everything of the volume out of the map, durably, then its row. */
-static int forget_lines(struct cache *c, struct volume *v, struct bc_error *err)
+int cache_volume_add(struct cache *c, const char *name, const char *backing, enum cache_mode mode, struct bc_error *err)
 {
-	int rc;
-
-	if (MUTATE(REMOVE_LINES))
-		journal_volume_delete(c->journal, (uint16_t)v->id, err);
-	blocks_drop(c, v, 0, v->nblocks); /* nobody else has the volume any more */
-	rc = epoch_commit(c, true);
-	if (rc)
-		return bc_fail(err, rc, "volume %s: its lines could not be removed from the journal: %s", v->name,
-			       c->why);
-	/* from now on no recovery drops the epochs that freed them, whatever becomes of their data: the lines would
-	 * come back, and under the next volume with this id */
-	rc = journal_note_durable(c->journal, GET(c->epoch.data_upto), err);
-	return rc ? rc : journal_volume_delete(c->journal, (uint16_t)v->id, err);
+	return cache_volume_add_patiently(c, name, backing, mode, NULL, err);
 }
 
-#define USER_GRACE_MS 50 /* a user's reference is an open file, or short, and then worth a moment */
-
-static void sleep_ms(void)
-{
-	nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
-}
-
-/* The caller has a reference. Does a user have another one? */
-static bool in_use(struct volume *v)
-{
-	for (int ms = 0; ms <= USER_GRACE_MS; ms++) {
-		if (GET(v->refs) % INTERNAL_REF <= 1)
-			return false;
-		sleep_ms();
-	}
-	return true;
-}
-
-/* From here on nobody can get it any more; the caller has a reference. Waits for the engine's own users, which are
- * cleaning or looking. */
-static int take_out(struct volume *v)
-{
-	for (int ms = 0;;) {
-		uint64_t refs = 1;
-
-		if (atomic_compare_exchange_strong(&v->refs, &refs, VOLUME_REMOVING))
-			return 0;
-		if (refs % INTERNAL_REF > 1 && ++ms > USER_GRACE_MS)
-			return -EBUSY;
-		sleep_ms();
-	}
-}
-
-/* What was written through, and not flushed since, becomes durable: once the volume is gone, nobody can ask for it. */
-static int flush_written(struct cache *c, struct volume *v, bool anyway, struct bc_error *err)
-{
-	struct io_thread *t = io_thread_get(c);
-	int rc = !v->bdev ? 0 : t ? backing_flush(t, v) : -ENOMEM;
-
-	if (!rc && !anyway && identity_check_name(v, NAME_PATIENCE_MS, err))
-		return bc_fail_prefix(err, "nothing is removed (--discard-dirty removes it all the same)");
-	if (rc && anyway) {
-		log_warn("volume %s: flushing its backing device failed: %s", v->name, strerror(-rc));
-		return 0;
-	}
-	return rc ? bc_fail(err, rc,
-			    "volume %s: flushing its backing device failed: %s; --discard-dirty removes it all the "
-			    "same",
-			    v->name, strerror(-rc))
-		  : 0;
-}
-
-int cache_volume_remove(struct cache *c, const char *name, bool discard_dirty, struct bc_error *err)
-{
-	struct volume *v = cache_volume_get(c, name);
-	int rc = 0;
-
-	if (!v)
-		return bc_fail(err, -ENOENT, "there is no volume %s in %s; `blkcache status %s` lists them", name,
-			       c->dir, c->dir);
-	/* before the flush: nobody waits an hour to be told of an open file */
-	if (in_use(v)) {
-		volume_put(v);
-		return bc_fail(err, -EBUSY, "volume %s is in use (its file is open); close it first", name);
-	}
-	if (GET(v->dirty_blocks) && !discard_dirty) {
-		if (!v->bdev) {
-			volume_put(v);
-			return bc_fail(err, -EBUSY,
-				       "volume %s holds %llu bytes of dirty data and its backing device is not open",
-				       name, (unsigned long long)GET(v->dirty_blocks) * CACHE_BLOCK);
-		}
-		rc = cache_write_back(c, v, NULL, NULL, err);
-		if (rc) {
-			volume_put(v);
-			return rc;
-		}
-	}
-	readahead_forget(v);
-	if (take_out(v)) {
-		volume_put(v);
-		return bc_fail(err, -EBUSY, "volume %s is in use (its file is open); close it first", name);
-	}
-	if (GET(v->dirty_blocks) && !discard_dirty)
-		rc = bc_fail(err, -EBUSY,
-			     "volume %s was written again while it was flushed; stop its users and try again", name);
-	if (!rc)
-		rc = flush_written(c, v, discard_dirty, err);
-	if (!rc)
-		rc = forget_lines(c, v, err);
-	if (rc) {
-		atomic_store(&v->refs, 0);
-		return rc;
-	}
-	pthread_rwlock_wrlock(&c->volumes_lock);
-	__atomic_store_n(&c->volume[v->id], NULL, __ATOMIC_RELAXED);
-	c->nvolumes--;
-	pthread_rwlock_unlock(&c->volumes_lock);
-	io_forget_volume(c, v);
-	cleaner_forget_volume(c, v);
-	volume_detach(v);
-	return 0;
-}
+/* ---- looking at one ---- */
 
 unsigned volume_id(const struct volume *v)
 {

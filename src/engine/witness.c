@@ -97,8 +97,11 @@ void witness_refill(struct volume *v)
 	struct known *k = &v->known;
 	uint64_t at = epoch_open_id(v->cache) * UINT64_C(0x9e3779b97f4a7c15);
 
+	/* the row may be written for another mode meanwhile */
+	pthread_mutex_lock(&v->row_lock);
+	atomic_store(&k->nwitness, witness_copy(k, k->witness));
 	if (GET(k->nwitness) >= FEW || !v->identity.id[0] || !GET(v->lines))
-		return;
+		goto out;
 	for (unsigned i = 0; i < TRIES && GET(k->nwitness) < JOURNAL_MAX_WITNESSES; i++) {
 		uint32_t e = (uint32_t)((at += UINT64_C(0x9e3779b97f4a7c15)) >> 32) % l->n;
 		uint64_t key = lines_word(l, e) & LINE_KEY_MASK;
@@ -118,24 +121,46 @@ void witness_refill(struct volume *v)
 		}
 		lines_unlock(&ch);
 	}
+out:
+	pthread_mutex_unlock(&v->row_lock);
+}
+
+/* Also while others take some out; by callers for whose blocks nobody else does. */
+bool witness_in(const struct volume *v, uint64_t first, uint64_t n)
+{
+	const struct known *k = &v->known;
+
+	for (uint32_t i = 0; i < GET(k->nwitness); i++)
+		if (__atomic_load_n(&k->witness[i].block, __ATOMIC_RELAXED) - first < n)
+			return true;
+	return false;
 }
 
 bool witness_drop(struct volume *v, uint64_t first, uint64_t n)
 {
 	struct known *k = &v->known;
-	uint32_t kept = 0, had = GET(k->nwitness);
+	bool any = false;
 
 	if (MUTATE(WITNESS_DROP))
 		return false;
-	for (uint32_t i = 0; i < had; i++)
+	for (uint32_t i = 0; i < GET(k->nwitness); i++) {
 		if (k->witness[i].block - first >= n)
-			k->witness[kept++] = k->witness[i];
-	if (kept != had)
-		atomic_store(&k->nwitness, kept);
-	return kept != had;
+			continue;
+		/* in its place: others look without a lock */
+		__atomic_store_n(&k->witness[i].block, NO_WITNESS, __ATOMIC_RELAXED);
+		any = true;
+	}
+	return any;
 }
 
-int witness_record(struct volume *v, struct bc_error *err)
+uint32_t witness_copy(const struct known *k, struct journal_witness *out)
 {
-	return volume_record(v, true, err);
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < GET(k->nwitness); i++) {
+		out[n] = k->witness[i];
+		out[n].block = __atomic_load_n(&k->witness[i].block, __ATOMIC_RELAXED);
+		n += out[n].block != NO_WITNESS;
+	}
+	return n;
 }

@@ -219,6 +219,22 @@ static int make_durable(struct io_thread *t, struct volume *v)
 	return rc ? rc : rc2;
 }
 
+/* One piece, of a volume that writes back, to its backing device: there is no room in the cache. */
+static int write_past(struct io_thread *t, struct volume *v, const char **src, uint64_t *off, uint32_t *left,
+		      unsigned *hits, unsigned *blocks)
+{
+	uint32_t room = v->cache->write_piece * CACHE_BLOCK - *off % CACHE_BLOCK, piece = *left < room ? *left : room;
+	int rc = write_through_blocks(t, v, *src, *off, piece, MODE_WI, hits);
+
+	if (rc)
+		return rc;
+	*blocks += (unsigned)((*off % CACHE_BLOCK + piece + CACHE_BLOCK - 1) / CACHE_BLOCK);
+	*src += piece;
+	*off += piece;
+	*left -= piece;
+	return 0;
+}
+
 static void count_write(struct volume *v, int mode, unsigned hits, unsigned blocks)
 {
 	if (mode == MODE_PT)
@@ -274,10 +290,12 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 		off += moved;
 		left -= moved;
 		if (rc == NO_ROOM) {
-			rc = reclaim_wait(c, (uint32_t)((off % CACHE_BLOCK + piece - moved + CACHE_BLOCK - 1) / CACHE_BLOCK),
+			rc = reclaim_wait(v, (uint32_t)((off % CACHE_BLOCK + piece - moved + CACHE_BLOCK - 1) / CACHE_BLOCK),
 					  &room_wait);
 			/* that may have taken a minute: the rest is written in the mode of now */
 			mode = failed ? MODE_PT : GET(v->mode);
+			if (rc == ROOM_ELSEWHERE)
+				rc = write_past(t, v, &src, &off, &left, &hits, &blocks);
 		}
 	}
 	if (!rc && durable && len)

@@ -3,16 +3,25 @@
  * zero.c - discard and write-zeroes: the range reads as zeros at once, and the backing device is told.
  *
  * Edges that cover part of a block are ordinary writes of zeros. The whole blocks between are dropped from the cache
- * and zeroed on the backing device. While a volume has write-back data, order matters (P2, P3): the backing device must
- * not lose what the cache's durable state still builds on, and a crash half-way must not bring back a backing block
- * older than a dirty block that was flushed. So:
+ * and zeroed on the backing device, in one piece however many they are, so that the cost is that of what is cached
+ * there. The range stays locked meanwhile. There are three ways, by what a crash half-way would find:
  *
- * - First, the discard is recorded in an epoch, and that epoch (with everything before it) made durable.
+ * *Ordered*, while the volume has write-back data. Order matters (P2, P3): the backing device must not lose what the
+ * cache's durable state still builds on, and a crash must not bring back a backing block older than a dirty block that
+ * was flushed.
+ * - Clean blocks are dropped: the backing device has them, too.
+ * - The discard is recorded in an epoch, and that epoch (with everything before it) made durable.
  * - Then the backing range is zeroed, and flushed.
- * - Then the blocks are dropped from the map; after an error only those that are not dirty, since what is dirty has no
- *   other copy.
+ * - Then what is dirty is dropped from the map. After an error it stays, since there is no other copy.
  * - Last, the record's end is made durable; until then the range stays locked, since recovery repeats an unended
- *   discard and must not run over newer writes.
+ *   discard and must not run over newer writes. So no mark is needed: until the end is durable recovery drops what is
+ *   cached there, and afterwards it finds nothing.
+ *
+ * *Empty*, a large range without write-back data (P4): it is dropped, and that made durable before backing is zeroed.
+ * Then the journal knows nothing there that could be stale, as a mark for each region would say, and costs no more if
+ * nothing was cached.
+ *
+ * *Marked*, a small one: the regions are marked, mostly they are already, and the drop becomes durable some time.
  */
 #include "bypass.h"
 
@@ -20,8 +29,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PIECE (1ull << 28) /* bytes zeroed at once, and locked meanwhile */
-#define CHUNK_BLOCKS (1u << RANGE_CHUNK_SHIFT)
+#define PIECE (1ull << 28) /* bytes zeroed at once, and locked meanwhile, where zeros have to be written */
+
+uint64_t zero_marked_max = 4ull << REGION_SHIFT;
 
 static int zero_backing(struct io_thread *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
 {
@@ -50,76 +60,94 @@ static int record(struct cache *c, const struct journal_discard *d)
 	return rc ? rc : epoch_commit_to(c, epoch);
 }
 
+/* Durable before backing is touched: the record, or that nothing is cached there. */
+static int prepare(struct cache *c, const struct journal_discard *d, bool ordered)
+{
+	if (ordered)
+		return MUTATE(DISCARD_RECORD) ? 0 : record(c, d);
+	return MUTATE(DISCARD_EMPTY) ? 0 : epoch_commit(c, false);
+}
+
 /* Whole blocks (or up to the volume's odd end); nobody else is on them. */
 static int zero_locked(struct io_thread *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
 {
 	struct cache *c = v->cache;
-	bool ordered = !c->failed && (mode_writes_back(GET(v->mode)) || GET(v->dirty_blocks));
+	/* looked at once: the steps below would each fail, not be left out, if the cache failed in between */
+	bool failed = c->failed;
+	bool ordered = !failed && (mode_writes_back(GET(v->mode)) || GET(v->dirty_blocks));
+	bool marked = !ordered && len <= zero_marked_max;
+	uint64_t first = off / CACHE_BLOCK, n = (len + CACHE_BLOCK - 1) / CACHE_BLOCK;
 	struct journal_discard d = { .volume = (uint16_t)v->id, .offset = off, .length = len };
-	int rc, rc2;
+	int rc = marked ? intent_begin(v, off, len) : intent_hold(v), rc2;
 
-	rc = intent_begin(v, off, len);
 	if (rc)
 		return rc;
-	if (ordered) {
+	if (ordered)
 		d.id = GET(c->epoch.open_id) << 20 | (ADD(c->discard_seq, 1) & 0xfffff);
-		rc = MUTATE(DISCARD_RECORD) ? 0 : record(c, &d);
+	if (!marked) {
+		blocks_drop_clean(c, v, first, n);
+		rc = failed ? 0 : prepare(c, &d, ordered);
+		if (!rc)
+			rc = intent_forget(v, first, n);
 		if (rc)
 			goto out;
 	}
 	rc = zero_backing(t, v, off, len, punch);
 	if (!rc && ordered && !MUTATE(DISCARD_DONE))
 		rc = backing_flush(t, v);
-	if (!rc)
-		blocks_drop(c, v, off / CACHE_BLOCK, (len + CACHE_BLOCK - 1) / CACHE_BLOCK);
-	else
-		blocks_drop_clean(c, v, off / CACHE_BLOCK, (len + CACHE_BLOCK - 1) / CACHE_BLOCK);
+	if (rc)
+		blocks_drop_clean(c, v, first, n);
+	else if (marked || GET(v->dirty_blocks))
+		blocks_drop(c, v, first, n);
 	if (ordered) {
 		/* also after an error: a discard that failed must not be repeated over later writes */
 		d.done = true;
 		rc2 = record(c, &d);
+		if (rc2 && !c->failed)
+			cache_fail(c, "the end of a discard cannot be recorded: %s", strerror(-rc2));
 		rc = rc ? rc : rc2;
 	}
 out:
-	intent_end(v, off, len, epoch_open_id(c));
+	if (marked)
+		intent_end(v, off, len, epoch_open_id(c));
+	else
+		intent_release(v);
 	return rc;
 }
 
-/* Locks [first, first + n) chunk by chunk, ascending (range.h). */
-static void lock_piece(struct volume *v, struct range_lock *locks, uint64_t first, uint64_t n)
+static int zero_piece(struct io_thread *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
 {
-	for (uint32_t k = 0; n; k++) {
-		uint32_t chunk = CHUNK_BLOCKS - (uint32_t)(first % CHUNK_BLOCKS);
+	struct range_table *ranges = &v->cache->ranges;
+	struct range_wide lock;
+	bool failed;
+	int rc;
 
-		if (chunk > n)
-			chunk = (uint32_t)n;
-		range_lock(&v->cache->ranges, &locks[k], v->id, first, chunk, RANGE_THROUGH);
-		first += chunk;
-		n -= chunk;
-		locks[k + 1].parts = 0;
-	}
+	range_lock_wide(ranges, &lock, v->id, off / CACHE_BLOCK, (len + CACHE_BLOCK - 1) / CACHE_BLOCK, RANGE_THROUGH);
+	failed = v->cache->failed;
+	rc = zero_locked(t, v, off, len, punch);
+	if (rc && !failed && cache_bypassed(v->cache)) /* it met the loss of the cache: without it (P7) */
+		rc = zero_locked(t, v, off, len, punch);
+	range_unlock_wide(ranges, &lock);
+	return rc;
+}
+
+/* Known of some devices only when it was tried. */
+static bool zeroes_natively(struct volume *v, bool punch)
+{
+	return (punch && bdev_io_type_supported(v->bdev, BDEV_UNMAP)) ||
+	       bdev_io_type_supported(v->bdev, BDEV_WRITE_ZEROES);
 }
 
 static int zero_whole_blocks(struct io_thread *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
 {
-	struct range_lock *locks = malloc((PIECE / CACHE_BLOCK / CHUNK_BLOCKS + 2) * sizeof *locks);
-	int rc = locks ? 0 : -ENOMEM;
-	bool failed;
+	uint64_t piece = len < PIECE ? len : PIECE;
+	int rc = zero_piece(t, v, off, piece, punch);
 
-	while (len && !rc) {
-		uint64_t piece = len < PIECE ? len : PIECE;
-
-		lock_piece(v, locks, off / CACHE_BLOCK, (piece + CACHE_BLOCK - 1) / CACHE_BLOCK);
-		failed = v->cache->failed;
-		rc = zero_locked(t, v, off, piece, punch);
-		if (rc && !failed && cache_bypassed(v->cache)) /* it met the loss of the cache: without it (P7) */
-			rc = zero_locked(t, v, off, piece, punch);
-		for (struct range_lock *l = locks; l->parts; l++)
-			range_unlock(&v->cache->ranges, l);
+	while (!rc && (len -= piece)) {
 		off += piece;
-		len -= piece;
+		piece = len < PIECE || zeroes_natively(v, punch) ? len : PIECE;
+		rc = zero_piece(t, v, off, piece, punch);
 	}
-	free(locks);
 	return rc;
 }
 

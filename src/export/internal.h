@@ -3,7 +3,8 @@
  * internal.h - what the files of src/export share.
  *
  *   session.c   life of an export: start, wait, stop; says when it is over
- *   mount.c     mount(2) and umount(2) with messages for people; knows no FUSE protocol
+ *   mount.c     mount(2) with messages for people; knows no FUSE protocol
+ *   mounts.c    the table of mounts: which one is ours, what is in its way, its end
  *   workers.c   the threads that receive requests; grows their number on demand
  *   data.c      READ and WRITE, the only requests whose speed matters, straight from the protocol
  *   ops.c       all other requests, through libfuse's low-level table
@@ -42,16 +43,19 @@ struct handle {
 	_Atomic uint16_t open;
 };
 
-/* Attributes somebody changed. Two copies, so that one of them is whole whenever the process dies. */
+/* Times somebody changed. Two copies, so that one of them is whole whenever the process dies. */
 struct node_attr {
 	_Atomic uint32_t current; /* 0: none; 1, 2: copy[current - 1] */
 	struct attr_copy {
-		mode_t mode;
-		uid_t uid;
-		gid_t gid;
 		struct timespec atime, mtime;
 		char name[128]; /* ids may be given out again after a removal: it has to match */
 	} copy[2];
+};
+
+/* Our mount, wherever it is by now (mounts.c). */
+struct mount_identity {
+	unsigned major, minor; /* of its file system: in use until /dev/fuse is closed */
+	int id; /* of the mount; copies of it have others */
 };
 
 /* What a process that takes over needs to know. Private memory, or a memfd's (survive.c). */
@@ -61,6 +65,7 @@ struct session_memory {
 	uint32_t init_len;
 	char init[256] __attribute__((aligned(8))); /* the INIT request */
 	char mountpoint[PATH_MAX];
+	struct mount_identity mount;
 	struct timespec born; /* time stamp of files whose times nobody set */
 	_Atomic uint32_t nhandles; /* used ever */
 	struct node_attr attr[CACHE_MAX_VOLUMES + 1]; /* by volume id */
@@ -74,6 +79,7 @@ struct nodes {
 	uint32_t *free; /* stack of handles below memory->nhandles */
 	uint32_t nfree;
 	unsigned open_files;
+	uint64_t changes[CACHE_MAX_VOLUMES + 1]; /* of each volume, when its modification time was set */
 };
 
 struct worker {
@@ -95,7 +101,8 @@ struct export
 	struct cache *cache;
 	struct fuse_session *session;
 	int fd; /* /dev/fuse; libfuse's to close */
-	char *mountpoint; /* absolute */
+	char *mountpoint; /* absolute; where it was mounted */
+	struct mount_identity mount;
 	const struct export_survive *survive; /* NULL: none */
 	_Atomic uint64_t init_unique; /* its reply has to be extended; 0: none, or over */
 	bool swallow; /* replies go nowhere: a recorded request is played */
@@ -115,20 +122,28 @@ struct export
 	bool answered; /* and the answer has been given */
 	bool ending; /* start no more */
 	bool joined;
+	bool abandoned; /* workers wait for devices that do not answer, and nobody waits for them any more */
+	unsigned patience_ms; /* until then; 0: no limit */
 };
 
 /* mount.c */
 int mount_resolve(const char *mountpoint, char **out, struct bc_error *err);
-/* Opens /dev/fuse and mounts it; -EPERM without a message if only fusermount3 may. */
-int mount_direct(const char *path, bool allow_other, int *fd, struct bc_error *err);
+/* Opens /dev/fuse and mounts it; -EPERM without a message if only fusermount3 may. source: what `mount` shows. */
+int mount_direct(const char *path, const char *source, bool allow_other, int *fd, struct bc_error *err);
 int mount_open_device(int *fd, struct bc_error *err);
-int mount_on(const char *path, bool allow_other, int dev,
+int mount_on(const char *path, const char *source, bool allow_other, int dev,
 	     struct bc_error *err); /* likewise, with a device that is open */
-int mount_end(const char *path, bool lazy, bool by_fusermount, struct bc_error *err);
+
+/* mounts.c */
+int mount_identify(const char *path, struct mount_identity *m, struct bc_error *err); /* right after it was made */
+/* Unmounts ours and its copies in this mount namespace, and nothing else. Not lazy: -ENOTEMPTY with a message if
+ * something foreign lies on one of them or hides it, -EBUSY if ours is in use; then nothing was unmounted. lazy: never
+ * fails; leaves what it cannot detach without taking something foreign along. */
+int mount_end(const struct mount_identity *m, bool lazy, bool by_fusermount, struct bc_error *err);
 
 /* workers.c */
 int workers_start(struct export *e, struct bc_error *err);
-void workers_end(struct export *e); /* sends idle workers home, waits for busy ones */
+void workers_end(struct export *e); /* sends idle workers home, waits for busy ones as long as patience_ms says */
 void workers_join(struct export *e); /* after the last has ended */
 bool workers_ended(struct export *e);
 /* Returns when the kernel's INIT has been answered: the mount works from then on. 0 or -errno. */

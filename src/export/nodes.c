@@ -6,11 +6,18 @@
  * volume with an open file cannot be removed. The kernel sends RELEASE late (after close has returned) and not at all
  * for files that were closed just before the mount ended; nodes_destroy() puts what is left.
  *
- * Owner, mode and times can be changed (a virtual machine's user needs access) but live only as long as the mount.
+ * Owner, group and mode can be changed (a virtual machine's user needs access): the engine keeps them with the volume.
+ * By default a file belongs to the daemon's user, who alone may use it, whatever the backing file's mode is: that one
+ * may lie in a folder which keeps others out.
  *
- * Both lie in `memory`, which may outlive the process. Whoever takes over finds the open files there, by the index that
- * the kernel has as their handle. OPEN and RELEASE that were carried out and not answered come again: an OPEN finds the
- * handle it was given by the number of its request, a RELEASE finds its handle closed, or of another generation.
+ * Times live only as long as the mount. A write costs no look at the clock: the modification time is set when somebody
+ * asks for it, if there were writes since. So it is never older than the last write, which those who look for changed
+ * files (rsync, backups) rely on; after a load it is the time of the load.
+ *
+ * Handles and times lie in `memory`, which may outlive the process. Whoever takes over finds the open files there, by
+ * the index that the kernel has as their handle. OPEN and RELEASE that were carried out and not answered come again: an
+ * OPEN finds the handle it was given by the number of its request, a RELEASE finds its handle closed, or of another
+ * generation.
  *
  * Any worker thread may call these functions; nodes.lock guards all.
  */
@@ -23,8 +30,10 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "util/log.h"
 
-#define MEMORY_MAGIC 0x316d656d74637865ull
+#define MEMORY_MAGIC 0x326d656d74637865ull
+#define NODE_BLKSIZE VOLUME_MAX_IO /* what cp and cmp take for the size of their reads */
 
 /* Mostly untouched, and then it costs nothing. */
 static void *map(size_t len, int fd)
@@ -74,8 +83,10 @@ int nodes_init(struct nodes *n, struct cache *c, int fd, bool takeover, struct b
 	n->free = map(MAX_HANDLES * sizeof(n->free[0]), 0);
 	if (!n->memory || !n->volume || !n->free)
 		return bc_fail(err, -ENOMEM, "no memory for open files");
-	if (takeover)
+	if (takeover) {
+		memset(n->changes, 0xff, sizeof(n->changes)); /* there may have been writes */
 		return find_open_files(n, c, err);
+	}
 	clock_gettime(CLOCK_REALTIME, &n->memory->born);
 	n->memory->magic = MEMORY_MAGIC;
 	return 0;
@@ -173,7 +184,7 @@ void node_stat_root(struct nodes *n, struct stat *st)
 		.st_nlink = 2,
 		.st_uid = geteuid(),
 		.st_gid = getegid(),
-		.st_blksize = CACHE_BLOCK,
+		.st_blksize = NODE_BLKSIZE,
 		.st_atim = n->memory->born,
 		.st_mtim = n->memory->born,
 		.st_ctim = n->memory->born,
@@ -191,28 +202,6 @@ static const struct attr_copy *find_attr(struct nodes *n, const struct volume *v
 	return &a->copy[current - 1];
 }
 
-void node_stat(struct nodes *n, struct volume *v, struct stat *st)
-{
-	const struct attr_copy *a;
-
-	node_stat_root(n, st);
-	st->st_ino = node_ino(v);
-	st->st_mode = S_IFREG | 0600;
-	st->st_nlink = 1;
-	st->st_size = (off_t)volume_size(v);
-	st->st_blocks = (blkcnt_t)((volume_size(v) + 511) / 512);
-	pthread_mutex_lock(&n->lock);
-	a = find_attr(n, v);
-	if (a) {
-		st->st_mode = S_IFREG | a->mode;
-		st->st_uid = a->uid;
-		st->st_gid = a->gid;
-		st->st_atim = a->atime;
-		st->st_mtim = a->mtime;
-	}
-	pthread_mutex_unlock(&n->lock);
-}
-
 static void apply_times(struct attr_copy *a, const struct stat *attr, int to_set)
 {
 	struct timespec now;
@@ -228,30 +217,88 @@ static void apply_times(struct attr_copy *a, const struct stat *attr, int to_set
 		a->mtime = attr->st_mtim;
 }
 
-int node_set_attr(struct nodes *n, struct volume *v, const struct stat *attr, int to_set)
+static void set_times(struct nodes *n, struct volume *v, const struct stat *attr, int to_set)
 {
 	struct node_attr *node = &n->memory->attr[volume_id(v)];
 	const struct attr_copy *old;
 	struct attr_copy *a;
 
+	if (to_set & (FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW))
+		__atomic_store_n(&n->changes[volume_id(v)], volume_changes(v), __ATOMIC_RELAXED);
 	pthread_mutex_lock(&n->lock);
 	old = find_attr(n, v);
 	a = &node->copy[node->current == 1];
 	if (old) {
 		*a = *old;
 	} else {
-		*a = (struct attr_copy){ .mode = 0600, .uid = geteuid(), .gid = getegid() };
+		*a = (struct attr_copy){ 0 };
 		a->atime = a->mtime = n->memory->born;
 		snprintf(a->name, sizeof(a->name), "%s", volume_name(v));
 	}
-	if (to_set & FUSE_SET_ATTR_MODE)
-		a->mode = attr->st_mode & 07777;
-	if (to_set & FUSE_SET_ATTR_UID)
-		a->uid = attr->st_uid;
-	if (to_set & FUSE_SET_ATTR_GID)
-		a->gid = attr->st_gid;
 	apply_times(a, attr, to_set);
 	node->current = node->current == 1 ? 2 : 1;
 	pthread_mutex_unlock(&n->lock);
-	return 0;
+}
+
+void node_stat(struct nodes *n, struct volume *v, struct stat *st)
+{
+	const struct attr_copy *a;
+	struct volume_access access;
+
+	node_stat_root(n, st);
+	st->st_ino = node_ino(v);
+	st->st_mode = S_IFREG | 0600;
+	st->st_nlink = 1;
+	st->st_size = (off_t)volume_size(v);
+	st->st_blocks = (blkcnt_t)((volume_size(v) + 511) / 512);
+	if (__atomic_load_n(&n->changes[volume_id(v)], __ATOMIC_RELAXED) != volume_changes(v))
+		set_times(n, v, NULL, FUSE_SET_ATTR_MTIME_NOW);
+	volume_get_access(v, &access);
+	if (access.set) {
+		st->st_mode = S_IFREG | access.mode;
+		st->st_uid = access.uid;
+		st->st_gid = access.gid;
+	}
+	pthread_mutex_lock(&n->lock);
+	a = find_attr(n, v);
+	if (a) {
+		st->st_atim = a->atime;
+		st->st_mtim = a->mtime;
+	}
+	pthread_mutex_unlock(&n->lock);
+}
+
+/* The kernel sends what somebody asked for even if it is so already; that takes no commit. */
+static int set_access(struct volume *v, const struct stat *attr, int to_set)
+{
+	struct volume_access old, a;
+	struct bc_error err;
+	int rc;
+
+	volume_get_access(v, &old);
+	a = old.set ? old : (struct volume_access){ .mode = 0600, .uid = geteuid(), .gid = getegid() };
+	if (to_set & FUSE_SET_ATTR_MODE)
+		a.mode = attr->st_mode & 07777;
+	if (to_set & FUSE_SET_ATTR_UID)
+		a.uid = attr->st_uid;
+	if (to_set & FUSE_SET_ATTR_GID)
+		a.gid = attr->st_gid;
+	if (old.set && a.mode == old.mode && a.uid == old.uid && a.gid == old.gid)
+		return 0;
+	rc = volume_set_access(v, &a, &err);
+	if (rc != 0)
+		log_warn("%s", err.msg);
+	return rc;
+}
+
+int node_set_attr(struct nodes *n, struct volume *v, const struct stat *attr, int to_set)
+{
+	int rc = 0;
+
+	if (to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))
+		rc = set_access(v, attr, to_set);
+	if (rc == 0 &&
+	    (to_set & (FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW)))
+		set_times(n, v, attr, to_set);
+	return rc;
 }

@@ -16,7 +16,7 @@
 #include "internal.h"
 
 #define ENTRY_TIMEOUT 0.0 /* seconds; looked up at open only, so not worth being stale */
-#define ATTR_TIMEOUT 1.0 /* seconds; size never changes, owner and mode hardly */
+#define ATTR_TIMEOUT 1.0 /* seconds; size never changes, owner and mode only through us */
 
 #ifndef FOPEN_PARALLEL_DIRECT_WRITES
 #define FOPEN_PARALLEL_DIRECT_WRITES (1 << 6)
@@ -35,8 +35,8 @@ static void op_init(void *user, struct fuse_conn_info *conn)
 	conn->want |= conn->capable & FUSE_CAP_ASYNC_DIO;
 	/* Splicing costs more than it saves on small requests, and the engine wants the data in memory anyway. */
 	conn->want &= ~(unsigned)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
-	/* With it the kernel takes the file for empty after an open with O_TRUNC; without it setattr is asked, and
-	 * refuses. */
+	/* With it the kernel takes the file for empty after an open with O_TRUNC; without it setattr is asked, and says
+	 * how long it still is. */
 	conn->want &= ~(unsigned)FUSE_CAP_ATOMIC_O_TRUNC;
 	conn->max_write = VOLUME_MAX_IO; /* libfuse derives max_pages from it, which bounds reads too */
 	/* The default of 12 would cap the depth of a loop device and of io_uring. */
@@ -81,6 +81,20 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	fuse_reply_attr(req, &st, ATTR_TIMEOUT);
 }
 
+/*
+ * A volume has a fixed size. What cp, dd and the like want of O_TRUNC and ftruncate is that nothing old is left from
+ * there on: it reads as zeros then, and the size stays. To do nothing would be wrong, as on a block device it is not:
+ * cp skips the holes of a sparse source in what it takes for an empty file.
+ */
+static int truncate_volume(struct volume *v, off_t size)
+{
+	uint64_t keep = (uint64_t)size;
+
+	if (size < 0 || keep > volume_size(v))
+		return -EFBIG;
+	return keep < volume_size(v) ? volume_zero(v, keep, volume_size(v) - keep, true) : 0;
+}
+
 static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
 {
 	struct export *e = export_of(req);
@@ -91,11 +105,8 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 		fuse_reply_err(req, ino == ROOT_INO ? EPERM : ENOENT);
 		return;
 	}
-	/* A volume has a fixed size. Quietly ignoring O_TRUNC would let cp skip the holes of a sparse source over old
-	 * data. */
-	if ((to_set & FUSE_SET_ATTR_SIZE) && (uint64_t)attr->st_size != volume_size(v))
-		rc = -EPERM;
-	else
+	rc = to_set & FUSE_SET_ATTR_SIZE ? truncate_volume(v, attr->st_size) : 0;
+	if (rc == 0)
 		rc = node_set_attr(&e->nodes, v, attr, to_set);
 	volume_put(v);
 	if (rc != 0)
@@ -104,6 +115,13 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 		op_getattr(req, ino, fi);
 }
 
+/*
+ * Always past the page cache, so mmap(MAP_SHARED) is refused (ENODEV). FUSE_DIRECT_IO_ALLOW_MMAP (Linux 6.6) would
+ * allow it, and is not asked for. It puts pages beside the direct writes, which are right only if the kernel drops them
+ * after such a write as well as before it: a page that is faulted in between is old, and a store to it writes old data
+ * over new (P3). Linux 6.18 does, which ones before it do not say. And no kernel drops them when a truncation leaves
+ * the size as it is, as all of ours do.
+ */
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	/* libfuse 3.14.0 has no field for parallel direct writes (without, the kernel serialises writes to a file):
@@ -204,17 +222,27 @@ static int sum_size(struct volume *v, void *ctx)
 	struct statvfs *st = ctx;
 
 	st->f_blocks += (volume_size(v) + CACHE_BLOCK - 1) / CACHE_BLOCK;
-	st->f_files++;
+	st->f_ffree--;
 	return 0;
 }
 
 static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 {
-	/* f_bsize is what a loop device takes for its discard granularity. */
-	struct statvfs st = { .f_bsize = CACHE_BLOCK, .f_frsize = CACHE_BLOCK, .f_namemax = 127 };
+	/*
+	 * f_bsize is what a loop device takes for its discard granularity. All space counts as free, since all of it
+	 * can be written: used up it would set off alarms, and keep programs that look first from copying an image
+	 * here. Of files there are as many as there can be volumes.
+	 */
+	struct statvfs st = { .f_bsize = CACHE_BLOCK,
+			      .f_frsize = CACHE_BLOCK,
+			      .f_files = CACHE_MAX_VOLUMES,
+			      .f_ffree = CACHE_MAX_VOLUMES,
+			      .f_namemax = 127 };
 
 	(void)ino;
 	cache_volume_foreach(export_of(req)->cache, sum_size, &st);
+	st.f_bfree = st.f_bavail = st.f_blocks;
+	st.f_favail = st.f_ffree;
 	fuse_reply_statfs(req, &st);
 }
 
@@ -284,6 +312,24 @@ static void op_refuse_unlink(fuse_req_t req, fuse_ino_t parent, const char *name
 	op_refuse_create(req, parent, name, 0, NULL);
 }
 
+static void op_refuse_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t dev)
+{
+	(void)dev;
+	op_refuse_create(req, parent, name, mode, NULL);
+}
+
+static void op_refuse_symlink(fuse_req_t req, const char *link, fuse_ino_t parent, const char *name)
+{
+	(void)link;
+	op_refuse_create(req, parent, name, 0, NULL);
+}
+
+static void op_refuse_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
+{
+	(void)ino;
+	op_refuse_create(req, parent, name, 0, NULL);
+}
+
 static void op_refuse_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
 			     const char *new_name, unsigned flags)
 {
@@ -307,7 +353,11 @@ const struct fuse_lowlevel_ops export_ops = {
 	.statfs = op_statfs,
 	.readdir = op_readdir,
 	.create = op_refuse_create,
+	.mknod = op_refuse_mknod,
+	.symlink = op_refuse_symlink,
+	.link = op_refuse_link,
 	.mkdir = op_refuse_mkdir,
 	.unlink = op_refuse_unlink,
+	.rmdir = op_refuse_unlink,
 	.rename = op_refuse_rename,
 };

@@ -8,9 +8,11 @@
  * mount point in between waits for their first answer.
  */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -46,12 +48,42 @@ static struct export *export_new(struct cache *c, const struct export_params *pa
 		params && params->max_background ? params->max_background : e->max_workers * DEFAULT_BACKGROUND / 8;
 	e->max_background = e->max_background ? e->max_background : 1;
 	e->survive = params ? params->survive : NULL;
+	e->patience_ms = params ? params->patience_ms : 0;
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&e->ended_cond, &attr);
 	pthread_condattr_destroy(&attr);
 	return e;
+}
+
+/* The cache's folder: what `mount` and `df` show as the source. Absolute. */
+static const char *source_of(struct export *e)
+{
+	struct cache_info info;
+
+	cache_get_info(e->cache, &info);
+	return info.dir;
+}
+
+/* "-ofsname=...", with commas and backslashes escaped for libfuse's list of options. */
+static int add_source(struct fuse_args *args, const char *source)
+{
+	char *option = malloc(2 * strlen(source) + sizeof("-ofsname=")), *to;
+	int rc = -1;
+
+	if (!option)
+		return rc;
+	to = stpcpy(option, "-ofsname=");
+	for (const char *p = source; *p; p++) {
+		if (*p == ',' || *p == '\\')
+			*to++ = '\\';
+		*to++ = *p;
+	}
+	*to = '\0';
+	rc = fuse_opt_add_arg(args, option);
+	free(option);
+	return rc;
 }
 
 static int new_session(struct export *e, bool allow_other, struct bc_error *err)
@@ -61,8 +93,8 @@ static int new_session(struct export *e, bool allow_other, struct bc_error *err)
 
 	fuse_set_log_func(log_from_libfuse);
 	/* These options matter to fusermount3 only; mount_direct() passes its own. */
-	if (fuse_opt_add_arg(&args, "blkcache") != 0 ||
-	    fuse_opt_add_arg(&args, "-ofsname=blkcache,subtype=blkcache") != 0 ||
+	if (fuse_opt_add_arg(&args, "blkcache") != 0 || fuse_opt_add_arg(&args, "-osubtype=blkcache") != 0 ||
+	    add_source(&args, source_of(e)) != 0 ||
 	    fuse_opt_add_arg(&args, "-odefault_permissions,nosuid,nodev") != 0 ||
 	    (allow_other && fuse_opt_add_arg(&args, "-oallow_other") != 0))
 		rc = -ENOMEM;
@@ -75,13 +107,18 @@ static int new_session(struct export *e, bool allow_other, struct bc_error *err)
 static int do_mount(struct export *e, bool allow_other, struct bc_error *err)
 {
 	char by_fd[32];
-	int fd, rc = mount_direct(e->mountpoint, allow_other, &fd, err);
+	int fd, rc = mount_direct(e->mountpoint, source_of(e), allow_other, &fd, err);
 
 	if (rc == 0) {
+		rc = mount_identify(e->mountpoint, &e->mount, err);
+		if (rc != 0) {
+			close(fd);
+			return rc;
+		}
 		snprintf(by_fd, sizeof(by_fd), "/dev/fd/%d", fd);
 		if (fuse_session_mount(e->session, by_fd) != 0) {
 			close(fd);
-			mount_end(e->mountpoint, true, false, NULL);
+			mount_end(&e->mount, true, false, NULL);
 			return bc_fail(err, -EIO, "%s: libfuse refused its own device", e->mountpoint);
 		}
 	} else if (rc == -EPERM) {
@@ -92,6 +129,9 @@ static int do_mount(struct export *e, bool allow_other, struct bc_error *err)
 				       e->mountpoint,
 				       allow_other ? " (allow_other needs user_allow_other in /etc/fuse.conf)" : "");
 		e->by_fusermount = true;
+		rc = mount_identify(e->mountpoint, &e->mount, err);
+		if (rc != 0)
+			return rc;
 	} else {
 		return rc;
 	}
@@ -142,7 +182,7 @@ int export_start(struct cache *c, const char *mountpoint, const struct export_pa
 	if (rc == 0 && s)
 		rc = survive_check(e, err);
 	if (rc != 0) {
-		mount_end(e->mountpoint, true, e->by_fusermount, NULL);
+		mount_end(&e->mount, true, e->by_fusermount, NULL);
 		workers_end(e);
 		goto fail;
 	}
@@ -156,6 +196,14 @@ fail:
 void export_wait(struct export *e)
 {
 	workers_wait(e, 0);
+}
+
+bool export_unmounted(struct export *e)
+{
+	struct pollfd p = { .fd = fuse_session_fd(e->session) };
+
+	/* the kernel's end of the connection has gone */
+	return (poll(&p, 1, 0) > 0 && (p.revents & POLLERR)) || workers_ended(e);
 }
 
 static unsigned wait_for_releases(struct export *e)
@@ -182,12 +230,22 @@ int export_stop(struct export *e, bool force, struct bc_error *err)
 			       "%s: in use, %u file%s open: unmount file systems and detach loop devices on it first "
 			       "('losetup -l' and 'fuser -vm %s' show them)",
 			       e->mountpoint, open_files, open_files == 1 ? " is" : "s are", e->mountpoint);
-	rc = mount_end(e->mountpoint, force, e->by_fusermount, err);
+	rc = mount_end(&e->mount, force, e->by_fusermount, err);
 	if (rc != 0)
 		return rc;
 	if (force || !workers_wait(e, END_GRACE_MS))
 		workers_end(e);
 	return 0;
+}
+
+bool export_abandoned(struct export *e)
+{
+	bool yes;
+
+	pthread_mutex_lock(&e->lock);
+	yes = e->abandoned;
+	pthread_mutex_unlock(&e->lock);
+	return yes;
 }
 
 void export_free(struct export *e)
@@ -205,6 +263,11 @@ void export_free(struct export *e)
 	pthread_mutex_destroy(&e->lock);
 	free(e->mountpoint);
 	free(e);
+}
+
+dev_t export_device(const struct export *e)
+{
+	return makedev(e->mount.major, e->mount.minor);
 }
 
 const char *export_mountpoint(const struct export *e)

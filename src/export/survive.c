@@ -136,17 +136,23 @@ static int attach(struct export *e, struct bc_error *err)
 
 int survive_mount(struct export *e, bool allow_other, struct bc_error *err)
 {
-	int rc = mount_on(e->mountpoint, allow_other, e->survive->fuse_fd, err);
+	struct cache_info info;
+	int rc;
+
+	cache_get_info(e->cache, &info);
+	rc = mount_on(e->mountpoint, info.dir, allow_other, e->survive->fuse_fd, err);
 
 	if (rc == -EPERM)
 		return bc_fail(err, rc,
 			       "%s: no permission to mount, and a mount made by fusermount3 cannot survive its daemon: "
 			       "run as root, or leave out --survive",
 			       e->mountpoint);
+	if (rc == 0)
+		rc = mount_identify(e->mountpoint, &e->mount, err);
 	if (rc == 0) {
 		rc = attach(e, err);
 		if (rc != 0)
-			mount_end(e->mountpoint, true, false, NULL);
+			mount_end(&e->mount, true, false, NULL);
 	}
 	return rc;
 }
@@ -160,6 +166,7 @@ int survive_check(struct export *e, struct bc_error *err)
 			       "the mount cannot survive its daemon here: the kernel does not offer to send requests "
 			       "again (FUSE_HAS_RESEND, Linux 6.9 and later); leave out --survive");
 	snprintf(m->mountpoint, sizeof(m->mountpoint), "%s", e->mountpoint);
+	m->mount = e->mount;
 	return 0;
 }
 
@@ -189,6 +196,7 @@ int survive_take_over(struct export *e, struct bc_error *err)
 
 	m->mountpoint[sizeof(m->mountpoint) - 1] = '\0';
 	e->mountpoint = strdup(m->mountpoint);
+	e->mount = m->mount;
 	if (!e->mountpoint)
 		return bc_fail(err, -ENOMEM, "out of memory");
 	if (!m->resend || m->init_len < sizeof(struct fuse_in_header) || m->init_len > sizeof(m->init))

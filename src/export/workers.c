@@ -261,7 +261,7 @@ bool workers_ended(struct export *e)
 	bool ended;
 
 	pthread_mutex_lock(&e->lock);
-	ended = e->running == 0;
+	ended = e->running == 0 || e->abandoned;
 	pthread_mutex_unlock(&e->lock);
 	return ended;
 }
@@ -286,16 +286,18 @@ bool workers_wait(struct export *e, unsigned timeout_ms)
 	int rc = 0;
 
 	pthread_mutex_lock(&e->lock);
-	while (e->running > 0 && rc != ETIMEDOUT)
+	while (e->running > 0 && !e->abandoned && rc != ETIMEDOUT)
 		rc = timeout_ms ? pthread_cond_timedwait(&e->ended_cond, &e->lock, &until)
 				: pthread_cond_wait(&e->ended_cond, &e->lock);
-	ended = e->running == 0;
+	ended = e->running == 0 || e->abandoned;
 	pthread_mutex_unlock(&e->lock);
 	return ended;
 }
 
 void workers_end(struct export *e)
 {
+	struct timespec now, until = deadline_us(e->patience_ms * 1000ull);
+
 	fuse_session_exit(e->session);
 	pthread_mutex_lock(&e->lock);
 	end_all(e);
@@ -306,6 +308,12 @@ void workers_end(struct export *e)
 		for (struct worker *w = e->workers; w; w = w->next)
 			if (atomic_load(&w->in_read))
 				pthread_kill(w->thread, KICK_SIGNAL);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		if (e->patience_ms && e->running &&
+		    (now.tv_sec > until.tv_sec || (now.tv_sec == until.tv_sec && now.tv_nsec >= until.tv_nsec))) {
+			e->abandoned = true;
+			pthread_cond_broadcast(&e->ended_cond);
+		}
 		pthread_mutex_unlock(&e->lock);
 	} while (!workers_wait(e, KICK_INTERVAL_MS));
 }

@@ -58,6 +58,9 @@ static const char *const stmt_sql[STMT_COUNT] = {
 	[STMT_SETTING_GET] = "SELECT key, value, crc FROM setting WHERE key = ?1",
 	[STMT_SETTING_DELETE] = "DELETE FROM setting WHERE key = ?1",
 	[STMT_SETTING_PUT] = "INSERT OR REPLACE INTO setting(key, value, crc) VALUES(?1, ?2, ?3)",
+	/* JOURNAL_VOLUME_KEY; '/' comes after '.' */
+	[STMT_SETTING_DELETE_VOLUME] = "DELETE FROM setting WHERE key >= 'volume.' || ?1 || '.' "
+				       "AND key < 'volume.' || ?1 || '/'",
 	[STMT_MARK_ALL] = "SELECT key, crc FROM mark ORDER BY key",
 	[STMT_MARK_PUT] = "INSERT OR IGNORE INTO mark(key, crc) VALUES(?1, ?2)",
 	[STMT_MARK_DELETE] = "DELETE FROM mark WHERE key = ?1",

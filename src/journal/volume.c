@@ -202,7 +202,7 @@ int journal_volume_put(struct journal *j, const struct journal_volume *v, struct
 
 int journal_volume_delete(struct journal *j, uint16_t id, struct bc_error *err)
 {
-	static const enum jdb_stmt stmts[] = { STMT_VOLUME_DELETE, STMT_IDENTITY_DELETE };
+	static const enum jdb_stmt stmts[] = { STMT_VOLUME_DELETE, STMT_IDENTITY_DELETE, STMT_SETTING_DELETE_VOLUME };
 	int code, rc = SQLITE_OK;
 
 	if (!id || id > JOURNAL_MAX_VOLUME)
@@ -211,7 +211,7 @@ int journal_volume_delete(struct journal *j, uint16_t id, struct bc_error *err)
 	pthread_mutex_lock(&j->lock);
 	code = jdb_begin(j, err);
 	if (!code) {
-		for (int i = 0; rc == SQLITE_OK && i < 2; i++) {
+		for (int i = 0; rc == SQLITE_OK && i < 3; i++) {
 			sqlite3_bind_int64(j->stmt[stmts[i]], 1, id);
 			rc = jdb_step_reset(j->stmt[stmts[i]]);
 		}

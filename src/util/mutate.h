@@ -31,6 +31,7 @@
 	X(DISCARD_DONE, "discard-done", "a discard is recorded as done before backing was flushed")                    \
 	X(DISCARD_REDO, "discard-redo", "recovery does not repeat unfinished discards")                                \
 	X(DISCARD_DROP, "discard-drop", "recovery repeats a discard and keeps the cached blocks")                      \
+	X(DISCARD_EMPTY, "discard-empty", "a large discard zeroes backing before it is durable that nothing is cached there") \
 	X(INLINE_REDO, "inline-redo", "recovery does not write the rows' blocks to their slots")                       \
 	X(INLINE_FLUSH, "inline-flush", "recovery does not flush what it wrote to the slots")                          \
 	X(FOUND_FLUSH, "found-flush", "recovery does not flush what it found in the slots after a kill")               \
@@ -47,15 +48,27 @@
 	X(MERGE_TABLE, "merge-table", "merging leaves out the table's epochs that lie between those of the ring")      \
 	X(REMOVE_LINES, "remove-lines", "a volume's row is removed before its lines are")                              \
 	X(VOLUME_SINCE, "volume-since", "a discard counts for whatever volume has its id now")                         \
-	X(BYPASS_LOADS, "bypass-loads", "the journal does not count the loads, so that any old note voids it")         \
+	X(VOID_EARLY, "void-early", "the note that the journal is void is removed before its lines are gone")          \
 	X(VOID_DISCARD, "void-discard", "a discard of a void journal is repeated")                                     \
 	X(IDENTITY_SYNC, "identity-sync", "a volume's row holds a modification time that was not synced")              \
+	X(CREATE_NOTE, "create-note", "the files of a new cache are made before the note beside them is durable")      \
 	X(REMOVE_SYNC, "remove-sync",                                                                                  \
 	  "replacing a cache removes the data file before the journal's removal is synced")                            \
 	X(CREATE_SYNC, "create-sync", "a new journal gets its name before it is synced")
 
+/* Steps that only matter when threads meet at the wrong moment, which the rig cannot arrange: a test of schedules, and
+ * the unit tests in test_intent.c and test_flushes.c, notice these. */
+#define RACES(X)                                                                                                       \
+	X(FLUSH_OVERLAP, "flush-overlap",                                                                              \
+	  "a flush of a file does not wait for those that overlap it and may have its error")                          \
+	X(INTENT_LOWER, "intent-lower", "a write that ends stores its epoch over a later one")                         \
+	X(INTENT_RECHECK, "intent-recheck", "marks are cleared by what was seen before writers were kept out")         \
+	X(BEGIN_FAILED, "begin-failed", "a write that meets the failure of the cache goes on without mark or note")    \
+	X(SETTLE_HELD, "settle-held", "a volume's row says `not in use` while the cleaner or a discard is at work")
+
 #define MUTATION_ENUM(id, name, what) MUT_##id,
-enum mutation { MUT_NONE, MUTATIONS(MUTATION_ENUM) MUT_COUNT };
+enum mutation { MUT_NONE, MUTATIONS(MUTATION_ENUM) RACES(MUTATION_ENUM) MUT_COUNT };
+#define MUT_FIRST_RACE MUT_FLUSH_OVERLAP
 
 extern int mutation;
 extern const char *const mutation_names[MUT_COUNT], *const mutation_what[MUT_COUNT];

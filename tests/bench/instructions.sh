@@ -11,7 +11,7 @@
 # (writing buffers out, cleaning, evicting, committing). Copies (memcpy, memmove, memset) and checksums (crc32c) are listed apart; the
 # bench's own loop is left out. Kernel instructions are not counted.
 #
-# Knobs: BUILD, ENGINE (program), SIZE (cache, 64M), OPS (40000), OUT (folder for callgrind's files; default: a scratch folder, removed).
+# Knobs: BUILD, ENGINE (program), SIZE (cache, 64M), OPS (40000), SETS (tunables, KEY=VALUE...), OUT (folder for callgrind's files; default: a scratch folder, removed).
 # RESULT: a file to which one JSON object a case is appended.
 set -euo pipefail
 export LC_ALL=C
@@ -21,6 +21,7 @@ build=${BUILD:-build/release}
 engine=${ENGINE:-$build/bench/engine}
 size=${SIZE:-64M}
 ops=${OPS:-40000}
+read -ra sets <<<"${SETS:-}"
 functions=''
 lines=''
 while getopts plh o; do
@@ -36,7 +37,7 @@ while getopts plh o; do
 done
 shift $((OPTIND - 1))
 [ $# -gt 0 ] || set -- read-hit-ram write-hit read-miss-insert write-miss-evict-dirty read-hit-ssd
-command -v callgrind_annotate >/dev/null || { echo "instructions.sh: valgrind is not installed; run 'make bench-deps'" >&2; exit 1; }
+command -v callgrind_annotate >/dev/null || { echo "instructions.sh: valgrind is not installed; run 'make deps'" >&2; exit 1; }
 [ -x "$engine" ] || { echo "instructions.sh: $engine has not been built; run 'make $engine'" >&2; exit 1; }
 
 scratch=
@@ -86,7 +87,7 @@ one() { # CASE
 	local name=$1 log=$out/$1.log f n done_ops copy crc rest bcopy bcrc brest
 	rm -f "$out/$name".callgrind*
 	valgrind --tool=callgrind --instr-atstart=no --separate-threads=yes --fair-sched=yes \
-		--callgrind-out-file="$out/$name.callgrind" "$engine" --json --size "$size" --ops "$ops" "$name" >"$log" 2>"$log.err" &
+		--callgrind-out-file="$out/$name.callgrind" "$engine" --json --size "$size" --ops "$ops" "${sets[@]/#/--set=}" "$name" >"$log" 2>"$log.err" &
 	child=$!
 	wait "$child" || { echo "instructions.sh: $name failed:" >&2; grep -v "^==" "$log.err" | tail -n 5 >&2; child=; return 1; }
 	child=

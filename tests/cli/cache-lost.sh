@@ -140,7 +140,7 @@ is "$(own_daemons | wc -l)" 0 "wb: has ended it"
 ok "wb: nothing was written to the backing file" same "$T/a.img" "$T/a.before"
 repair_disk
 exits 0 "wb: status on the repaired disk" bc status "$T/ssd/c"
-like "$out" "not stopped in order.*dirty data" "wb: says that it was not stopped in order, and that there is dirty data"
+like "$out" "not cleanly.*dirty data" "wb: says that it was not stopped in order, and that there is dirty data"
 exits 0 "wb: load" bc load "$T/ssd/c" "$T/m"
 ok "wb: the dirty data that was flushed is there" "$TOOLS/ioflags" expect "$T/m/a" 1000000 200000 9
 exits 0 "wb: stop flushes it" bc stop "$T/ssd/c"

@@ -31,7 +31,7 @@ watch() {
 	(
 		trap - EXIT INT HUP
 		trap '[ -z "${!:-}" ] || kill $!; exit' TERM
-		sleep "$LIMIT" &
+		sleep $((LIMIT * SLOW)) &
 		wait
 		kill_daemons
 		abort_connections

@@ -11,7 +11,8 @@
 #
 # Every command runs under a limit that is far above what it needs on a slow machine; it only keeps a hang from hanging the run.
 #
-# Knobs: BUILD, BLKCACHE (program), TOOLS (folder of test tools), TMPDIR, LIMIT (seconds), SOAK (factor for loops and run times).
+# Knobs: BUILD, BLKCACHE (program), TOOLS (folder of test tools), TMPDIR, LIMIT (seconds), SOAK (factor for loops and run times),
+# BLKCACHE_TEST_SLOW (factor for all limits: of timeout(1), wait_for, and what a test multiplies with $SLOW itself).
 
 set -u
 export LC_ALL=C
@@ -22,6 +23,7 @@ BLKCACHE=${BLKCACHE:-$BUILD/blkcache}
 TOOLS=${TOOLS:-$BUILD/tools}
 LIMIT=${LIMIT:-300}
 SOAK=${SOAK:-1}
+SLOW=${BLKCACHE_TEST_SLOW:-1}
 PATH=$PATH:/usr/sbin:/sbin
 
 T=$(mktemp -d "${TMPDIR:-/tmp}/blkcache-test.XXXXXX") || exit 99
@@ -29,6 +31,30 @@ T=$(realpath "$T")
 tests_run=0
 tests_failed=0
 status=0
+
+# A timeout(1) of ours goes before the system's, so that its limits are longer wherever a test calls it.
+slow_timeout() {
+	local real
+	real=$(command -v timeout)
+	mkdir "$T/.bin"
+	cat >"$T/.bin/timeout" <<END
+#!/bin/bash
+longer() { if [[ \$1 =~ ^([0-9]+)([smhd]?)\$ ]]; then echo \$((BASH_REMATCH[1] * $SLOW))\${BASH_REMATCH[2]}; else echo "\$1"; fi; }
+options=()
+while [[ \${1:-} == -* ]]; do
+	case \$1 in
+	-k) options+=(-k "\$(longer "\$2")") && shift ;;
+	-s) options+=(-s "\$2") && shift ;;
+	*) options+=("\$1") ;;
+	esac
+	shift
+done
+exec $real "\${options[@]}" "\$(longer "\$1")" "\${@:2}"
+END
+	chmod +x "$T/.bin/timeout"
+	PATH=$T/.bin:$PATH
+}
+[ "$SLOW" = 1 ] || slow_timeout
 
 # ---- taking back ----
 
@@ -259,7 +285,7 @@ must() {
 
 # wait_for SECONDS COMMAND...: until it succeeds.
 wait_for() {
-	local end=$((SECONDS + $1))
+	local end=$((SECONDS + $1 * SLOW))
 	shift
 	until "$@" >/dev/null 2>&1; do
 		[ $SECONDS -lt $end ] || return 1

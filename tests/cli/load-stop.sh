@@ -31,7 +31,8 @@ is "$(own_daemons | wc -l)" 0 "the daemon has ended when stop returns"
 nok "nothing is mounted" mountpoint -q "$T/c.mnt"
 ok "stop has flushed to the backing file" "$TOOLS/ioflags" expect "$T/a.img" 1000 2000000 5
 ok "and left the rest alone" cmp -n 1000 "$T/a.img" "$T/a.orig"
-refuses 1 "$T/c.*(not (running|loaded)|stopped|no daemon|load)" "stop of a stopped cache" bc stop "$T/c"
+exits 0 "stop of a stopped cache has nothing to do" bc stop "$T/c"
+like "$out" "$T/c.*not loaded" "and says so"
 
 load c
 ok "after a reload the data is the same" cmp "$T/c.mnt/a" "$T/a.img"

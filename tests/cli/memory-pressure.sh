@@ -92,7 +92,7 @@ mkdir "$T/fs"
 random_file "$T/seed" $((file_mb << 20))
 
 round() { # NAME
-	local i pids=() hog failed=0 end=$((SECONDS + time_limit))
+	local i pids=() hog failed=0 end=$((SECONDS + time_limit * SLOW))
 	must mount "$dev" "$T/fs"
 	in_group bash -c "exec 2>/dev/null; (head -c ${hog_mb}M /dev/zero; sleep 3600) | tail -n 1 >/dev/null"
 	hog=$!

@@ -16,7 +16,7 @@ must bc set "$T/c" clean-after=1000s
 must sync "$T/c.mnt/a"
 kill_hard c
 exits 0 "status" bc status "$T/c"
-like "$out" "stopped: .*not stopped in order.*dirty data" "tells that it was not stopped in order, and of the dirty data"
+like "$out" "stopped .*not cleanly.*dirty data" "tells that it was not stopped in order, and of the dirty data"
 exits 0 "status again" bc status "$T/c" --json
 is "$(jq -r .cache.clean_stop "$T/.out")" false "tells it as often as it is asked"
 is "$(jq -r .cache.state "$T/.out")" stopped "state"

@@ -30,10 +30,17 @@ load c
 exits 0 "get after a reload" bc get "$T/c"
 like "$out" "clean-after.*11s" "values outlive the daemon"
 is "$(status_of c '.volumes[0].mode')" wa "modes too"
-refuses 1 "nosuch" "unknown key" bc set "$T/c" nosuch=1
-refuses 1 "mode|sideways" "unknown mode" bc set "$T/c" a mode=sideways
-refuses 1 "clean-after|banana" "bad time" bc set "$T/c" clean-after=banana
-refuses 1 "dirty-high" "percent out of range" bc set "$T/c" dirty-high=300
+refuses 64 "nosuch" "unknown key" bc set "$T/c" nosuch=1
+refuses 64 "mode|sideways" "unknown mode" bc set "$T/c" a mode=sideways
+refuses 64 "clean-after|banana" "bad time" bc set "$T/c" clean-after=banana
+refuses 64 "dirty-high" "percent out of range" bc set "$T/c" dirty-high=300
+readers() { cat /proc/"$(cut -d' ' -f1 "$T/c/lock")"/task/*/comm | grep -c read-ahead; }
+is "$(readers)" 0 "reading ahead is off, and has no threads"
+exits 0 "it can be switched on" bc set "$T/c" read-ahead=1M
+ok "and has some then" wait_for 10 [ "$(readers)" -gt 0 ]
+stop c
+load c
+ok "after a load as well" wait_for 10 [ "$(readers)" -gt 0 ]
 run bc set "$T/c"
 is "$status" 64 "nothing to set is wrong usage"
 stop c

@@ -92,5 +92,27 @@ done
 ok "and its section is up to date (make man)" diff "$BUILD/counters.man" \
 	<(sed -n '/counters:begin/,/counters:end/{/counters:/!p}' "$root/contrib/man/blkcache.1")
 stop c
-refuses 1 "$T/c" "stats of a stopped cache" bc stats "$T/c"
+refuses 1 "$T/c.*not loaded.*blkcache status" "stats of a stopped cache" bc stats "$T/c"
+exits 0 "as JSON" bc stats "$T/c" --format json
+is "$(jq -r .cache.state <<<"$out")" stopped "they say that it is stopped"
+exits 0 "for Prometheus" bc stats "$T/c" --format prometheus
+like "$out" 'blkcache_state\{.*state="stopped"\} 1' "they do, too"
+like "$out" 'blkcache_up\{.*\} 0' "and that nobody serves it"
+like "$out" '^blkcache_size_bytes' "what is known is there"
+unlike "$out" '^blkcache_requests_total' "counters are not"
+run bc stats "$T/nowhere" --format prometheus
+is "$status" 1 "no cache there"
+like "$out" 'blkcache_up\{.*\} 0' "is told to a collector as well"
+
+# many volumes, and nothing asked for yet
+options=()
+for i in 1 2 3 4 5 6 7 8 9; do options+=(--volume "volume-with-a-long-name-$i=null:size=${i}M"); done
+new_cache many 4M "${options[@]}"
+load many
+exits 0 "a table of many volumes" bc stats "$T/many"
+is "$(grep -c '^volume-with-a-long-name-[1-9] ' <<<"$out")" 9 "has a row for each"
+ok "and fits on a screen" test "$(awk '{ if (length($0) > n) n = length($0) } END { print n }' <<<"$out")" -lt 120
+like "$out" "^  read +-$" "without requests there is no hit ratio"
+unlike "$out" "0.0 %" "not even one of 0"
+stop many
 done_testing

@@ -20,7 +20,7 @@ watch() {
 	[ "${1:-}" = off ] && return
 	(
 		trap - EXIT INT TERM HUP
-		sleep $((LIMIT + 4 * kills)) &
+		sleep $(((LIMIT + 4 * kills) * SLOW)) &
 		trap 'kill $!; exit' TERM
 		wait
 		kill_daemons

@@ -34,7 +34,7 @@ for _ in $(seq 20); do
 	[ "$(misses)" = "$before" ] && break
 done
 is "$(misses)" "$before" "everything is cached"
-sleep 4 # marks of the writes above are cleared, an epoch is durable
+sleep $((4 * SLOW)) # marks of the writes above are cleared, an epoch is durable
 ( # writes until the daemon is gone
 	i=0
 	while dd if="$T/piece" of="$vol" bs=64k count=16 seek=$(((200 + i % 8) * 16)) conv=notrunc status=none 2>/dev/null; do

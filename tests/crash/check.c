@@ -189,6 +189,7 @@ static bool check_absent(const struct run *r, uint32_t p, bool again, char *why,
 	}
 	if (!again)
 		return true;
+	workload_forget_lock();
 	if (cache_create(crash_dir, &cp, &err) || cache_open(crash_dir, 0, &c, NULL, &err)) {
 		snprintf(why, len, "the cache cannot be created again: %s", err.msg);
 		return false;
@@ -231,6 +232,7 @@ bool check_state(const struct run *r, uint32_t p, struct world *w, bool extra, c
 			goto out;
 		}
 		check_stats.dropped_epochs += report.epochs_dropped;
+		check_stats.void_journals += strstr(report.notes, "starts empty") != NULL;
 		check_stats.redone += report.redo_blocks;
 		check_stats.dropped_clean += report.dropped_clean_lines;
 		ok = check_lines(c, why, len);

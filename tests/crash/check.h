@@ -8,7 +8,8 @@
 struct check_stats {
 	uint64_t states, nested; /* checked; of them, after a second power loss, or a kill and a power loss */
 	uint64_t kills;
-	uint64_t dropped_epochs, redone, dropped_clean, warm; /* what recovery did in them; warm: clean blocks kept */
+	uint64_t dropped_epochs, void_journals, redone, dropped_clean,
+		warm; /* what recovery did in them; warm: clean blocks kept */
 	uint64_t dirty, absent; /* dirty blocks found; states without a cache yet */
 };
 

@@ -100,6 +100,9 @@ static void nested(const struct run *r, uint32_t p, struct world *crashed, const
 		char why[600];
 		bool ok;
 
+		/* what was promised before is about volumes that may be others by now */
+		if (c.changed && q >= c.changed && q < c.opened)
+			continue;
 		alarm(stuck_seconds);
 		sweep_to(&s, shift + q);
 		choose(&s, rng_below(rng, STYLES), rng, choice);
@@ -199,7 +202,7 @@ static void try_state(const struct run *r, const struct sweep *s, unsigned style
 		      const struct limits *lim, uint8_t *choice, struct failure *f)
 {
 	char why[600];
-	uint64_t dropped = check_stats.dropped_epochs;
+	uint64_t dropped = check_stats.dropped_epochs + check_stats.void_journals;
 	bool extra = rng_below(rng, 4) == 0;
 	uint32_t odds;
 
@@ -210,7 +213,9 @@ static void try_state(const struct run *r, const struct sweep *s, unsigned style
 		return;
 	}
 	/* a recovery that gives something up is rare, and what it leaves behind worth a closer look */
-	odds = check_stats.dropped_epochs > dropped && lim->nested_every > 3 ? 3 : lim->nested_every;
+	odds = check_stats.dropped_epochs + check_stats.void_journals > dropped && lim->nested_every > 3
+		       ? 3
+		       : lim->nested_every;
 	if (!odds || rng_below(rng, odds) || !oracle_cache_must_exist(&r->oracle, r->ops, r->nops, s->pos))
 		return;
 	nested(r, s->pos, crash(s, choice), NULL, rng, f);

@@ -176,6 +176,7 @@ void oracle_expect(const struct oracle *o, const struct op *ops, unsigned nops, 
 		case OP_WRITE_DURABLE:
 		case OP_ZERO:
 		case OP_PUNCH:
+		case OP_FAIL_ZERO:
 			if (!ours)
 				break;
 			x->ceil = last = op->last_step;

@@ -44,6 +44,7 @@ enum op_type {
 	OP_CLEAR_MARKS, /* as the maintenance thread may at any moment between other threads' writes */
 	OP_SET,
 	OP_SLEEP,
+	OP_FAIL_ZERO, /* zeroing, during which the cache fails, with nothing dirty in it */
 	OP_TYPES
 };
 

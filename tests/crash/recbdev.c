@@ -43,6 +43,8 @@ static int rec_get_channel(struct bdev_channel *ch, unsigned depth)
 }
 
 /* Starts an I/O; what has to be told the log when it is reaped is returned. */
+void (*recbdev_on_zero)(void);
+
 static uint32_t start(int file, struct bdev_io *io)
 {
 	uint8_t *flat;
@@ -67,6 +69,8 @@ static uint32_t start(int file, struct bdev_io *io)
 		return event;
 	case BDEV_UNMAP:
 	case BDEV_WRITE_ZEROES:
+		if (recbdev_on_zero)
+			recbdev_on_zero();
 		return file_write(file, NULL, io->length, at, true);
 	case BDEV_FLUSH:
 		return sync_begin(file, false); /* like the file module: fdatasync */

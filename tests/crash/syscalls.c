@@ -34,6 +34,7 @@ int __real_fdatasync(int fd);
 int __real_stat64(const char *path, struct stat *st);
 int __real_lstat64(const char *path, struct stat *st);
 int __real_fstat64(int fd, struct stat *st);
+int __real_fstatat64(int dir, const char *path, struct stat *st, int flags);
 ssize_t __real_pread64(int fd, void *buf, size_t n, off_t off);
 ssize_t __real_pwrite64(int fd, const void *buf, size_t n, off_t off);
 int __real_ftruncate64(int fd, off_t size);
@@ -50,6 +51,7 @@ int __wrap_fdatasync(int fd);
 int __wrap_stat64(const char *path, struct stat *st);
 int __wrap_lstat64(const char *path, struct stat *st);
 int __wrap_fstat64(int fd, struct stat *st);
+int __wrap_fstatat64(int dir, const char *path, struct stat *st, int flags);
 ssize_t __wrap_pread64(int fd, void *buf, size_t n, off_t off);
 ssize_t __wrap_pwrite64(int fd, const void *buf, size_t n, off_t off);
 int __wrap_ftruncate64(int fd, off_t size);
@@ -218,6 +220,13 @@ int __wrap_lstat64(const char *path, struct stat *st)
 int __wrap_fstat64(int fd, struct stat *st)
 {
 	return is_ours(fd) && fds[fd].file >= 0 ? stat_file(fds[fd].file, st) : __real_fstat64(fd, st);
+}
+
+int __wrap_fstatat64(int dir, const char *path, struct stat *st, int flags)
+{
+	const char *name = is_ours(dir) ? ours_at(path) : NULL;
+
+	return name ? stat_file(file_find(name), st) : __real_fstatat64(dir, path, st, flags);
 }
 
 ssize_t __wrap_pread64(int fd, void *buf, size_t n, off_t off)

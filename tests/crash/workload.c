@@ -12,14 +12,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
-#include "engine/internal.h"
+#include "engine/bypass.h"
+#include "engine/recover.h"
 #include "journal/db.h"
 
 static const char *const op_names[OP_TYPES] = {
-	"create",        "open",  "close", "add",        "remove",      "mode",       "write",
-	"write-durable", "flush", "read",  "zero",       "punch",       "write-back", "write-back-all",
-	"maintain",      "clean", "epoch", "checkpoint", "clear-marks", "set",        "sleep",
+	"create", "open",       "close",       "add",   "remove",     "mode",           "write",    "write-durable",
+	"flush",  "read",       "zero",        "punch", "write-back", "write-back-all", "maintain", "clean",
+	"epoch",  "checkpoint", "clear-marks", "set",   "sleep",      "fail-zero",
 };
 
 void fill_data(uint8_t *buf, uint64_t len, uint64_t seed)
@@ -67,9 +69,9 @@ static uint8_t pick_mode(const struct config *cfg, struct rng *r)
 static void pick_range(const struct config *cfg, struct rng *r, struct op *op)
 {
 	uint64_t bytes = cfg->bytes[op->volume], area = bytes;
-	uint32_t max = op->type == OP_READ                           ? 65536
-		       : op->type == OP_ZERO || op->type == OP_PUNCH ? 100 * 1024u
-								     : cfg->max_write;
+	uint32_t max = op->type == OP_READ                                                       ? 65536
+		       : op->type == OP_ZERO || op->type == OP_PUNCH || op->type == OP_FAIL_ZERO ? 100 * 1024u
+												 : cfg->max_write;
 
 	if (cfg->hot_blocks && rng_below(r, 4) && cfg->hot_blocks * CACHE_BLOCK < bytes)
 		area = cfg->hot_blocks * CACHE_BLOCK;
@@ -83,18 +85,42 @@ static void pick_range(const struct config *cfg, struct rng *r, struct op *op)
 		op->len = (uint32_t)(bytes - op->off);
 }
 
+static void add_change(struct run *r, struct rng *rng, enum op_type type, unsigned volume)
+{
+	struct op *op = &r->ops[r->nops++];
+
+	op->type = type;
+	op->volume = (uint8_t)volume;
+	op->mode = pick_mode(&r->cfg, rng);
+}
+
+/* Of the stopped cache: often the volume that is most in use makes place for another one, which gets its id. */
+static void add_offline(struct run *r, struct rng *rng)
+{
+	unsigned n = r->cfg.offline ? rng_below(rng, 6) : 0;
+
+	if (n >= 3) {
+		add_change(r, rng, OP_REMOVE, 0);
+		add_change(r, rng, OP_ADD, 1 + rng_below(rng, VOLUMES - 1));
+		n -= 3;
+	}
+	while (n--)
+		add_change(r, rng, rng_below(rng, 2) ? OP_ADD : OP_REMOVE, rng_below(rng, VOLUMES));
+}
+
 void workload_generate(struct run *r)
 {
 	const struct config *cfg = &r->cfg;
 	struct rng rng = { .s = r->seed * 0x9e3779b9ull + 7 };
 	unsigned n = cfg->min_ops + rng_below(&rng, cfg->max_ops - cfg->min_ops + 1);
 
-	r->ops = calloc(3 * n + 4, sizeof r->ops[0]);
+	r->ops = calloc(8 * n + 12, sizeof r->ops[0]);
 	if (!r->ops)
 		abort();
 	r->nops = 0;
 	if (cfg->from_nothing)
 		r->ops[r->nops++].type = OP_CREATE;
+	add_offline(r, &rng);
 	r->ops[r->nops++].type = OP_OPEN;
 	for (unsigned i = 0; i < n; i++) {
 		struct op *op = &r->ops[r->nops++];
@@ -107,12 +133,22 @@ void workload_generate(struct run *r)
 		op->mode = pick_mode(cfg, &rng);
 		op->seed = rng_next(&rng);
 		pick_range(cfg, &rng, op);
+		if (op->type == OP_FAIL_ZERO) { /* whole blocks: others are written first, and make the cache dirty */
+			op->off &= ~(uint64_t)(CACHE_BLOCK - 1);
+			op->len = (op->len + CACHE_BLOCK) & ~(CACHE_BLOCK - 1);
+			/* and then something is written there, without the cache, and promised */
+			r->ops[r->nops] = *op;
+			r->ops[r->nops].type = OP_WRITE_DURABLE;
+			r->ops[r->nops++].len = CACHE_BLOCK;
+		}
 		if (op->type == OP_CREATE) { /* in place of the old one */
 			op->type = OP_CLOSE;
 			r->ops[r->nops++].type = OP_CREATE;
 		}
-		if (op->type == OP_CLOSE)
+		if (op->type == OP_CLOSE) {
+			add_offline(r, &rng);
 			r->ops[r->nops++].type = OP_OPEN;
+		}
 	}
 	r->ops[r->nops++].type = OP_CLOSE;
 }
@@ -130,6 +166,7 @@ void print_op(const struct op *op, unsigned index)
 	case OP_READ:
 	case OP_ZERO:
 	case OP_PUNCH:
+	case OP_FAIL_ZERO:
 		printf(" v%u %llu+%u", op->volume, (unsigned long long)op->off, op->len);
 		break;
 	case OP_FLUSH:
@@ -152,6 +189,7 @@ struct exec {
 	struct cache *c;
 	pthread_mutex_t lock; /* r->why */
 	uint8_t *buf;
+	uint8_t *added[VOLUMES]; /* before the first open after a crash: what was on its backing device then */
 };
 
 static void went_wrong(struct exec *x, const struct op *op, const char *what)
@@ -217,6 +255,32 @@ static int checkpoint(struct cache *c, struct bc_error *err)
 	return rc;
 }
 
+static struct cache *to_fail;
+
+static void fail_now(void)
+{
+	cache_fail(to_fail, "its disk is gone, says the rig");
+}
+
+/* The cache's disk is lost while a discard is under way, and nothing is dirty (P7). */
+static int fail_while_zeroing(struct op *op, struct volume *v)
+{
+	int rc = cache_write_back(v->cache, NULL, NULL, NULL, NULL);
+
+	if (rc)
+		return rc;
+	to_fail = v->cache;
+	recbdev_on_zero = fail_now;
+	rc = volume_zero(v, op->off, op->len, op->seed & 1);
+	recbdev_on_zero = NULL;
+	return rc;
+}
+
+static bool goes_through(struct volume *v)
+{
+	return cache_bypassed(v->cache) || !mode_writes_back((int)volume_mode(v));
+}
+
 static int do_io(struct op *op, struct volume *v, uint8_t *buf, struct oracle *o)
 {
 	switch (op->type) {
@@ -224,13 +288,17 @@ static int do_io(struct op *op, struct volume *v, uint8_t *buf, struct oracle *o
 	case OP_WRITE_DURABLE:
 		fill_data(buf, op->len, op->seed);
 		oracle_record(o, op, buf);
-		op->through = !mode_writes_back((int)volume_mode(v));
+		op->through = goes_through(v);
 		return volume_write(v, buf, op->len, op->off, op->type == OP_WRITE_DURABLE);
 	case OP_ZERO:
 	case OP_PUNCH:
 		oracle_record(o, op, NULL);
-		op->through = !mode_writes_back((int)volume_mode(v));
+		op->through = goes_through(v);
 		return volume_zero(v, op->off, op->len, op->type == OP_PUNCH);
+	case OP_FAIL_ZERO:
+		oracle_record(o, op, NULL);
+		op->through = true;
+		return fail_while_zeroing(op, v);
 	case OP_FLUSH:
 		return volume_flush(v);
 	default:
@@ -244,6 +312,14 @@ static void vol_names(unsigned v, char *name, char *spec)
 	sprintf(spec, "rec:b%u", v);
 }
 
+void workload_forget_lock(void)
+{
+	char path[300];
+
+	snprintf(path, sizeof path, "%s/" CACHE_LOCK_FILE, crash_dir);
+	unlink(path);
+}
+
 static int create_cache(const struct config *cfg, struct bc_error *err)
 {
 	struct cache_create_params p = { .size_bytes = cfg->cache_size,
@@ -252,7 +328,48 @@ static int create_cache(const struct config *cfg, struct bc_error *err)
 					 .ram_bytes = 1 << 20,
 					 .force = true };
 
+	if (!cache_exists(crash_dir))
+		workload_forget_lock();
 	return cache_create(crash_dir, &p, err);
+}
+
+/* Adds or removes a volume of the stopped cache, if that makes sense. After a crash also one with dirty data: nobody
+ * knows yet what is there. */
+static int change_stopped(struct exec *x, struct op *op, const char *name, const char *spec, struct bc_error *err)
+{
+	bool crashed = x->r->rerun && !x->r->opened, there;
+	uint32_t begin = log_length();
+	struct cache *c;
+	struct volume *v;
+	int rc = cache_open(crash_dir, CACHE_OPEN_NO_VOLUMES, &c, NULL, err), rc2;
+
+	if (rc)
+		return rc;
+	v = cache_volume_get(c, name);
+	there = v != NULL;
+	if (v)
+		volume_put(v);
+	if (there != (op->type == OP_REMOVE)) {
+		op->ran = false;
+	} else if (op->type == OP_ADD) {
+		rc = cache_volume_add(c, name, spec, (enum cache_mode)op->mode, err);
+		if (!rc && crashed && !x->added[op->volume])
+			x->added[op->volume] = malloc(x->r->cfg.bytes[op->volume]);
+		if (!rc && crashed)
+			file_read(file_find(spec + 4), x->added[op->volume], x->r->cfg.bytes[op->volume], 0);
+	} else {
+		rc = cache_volume_remove(c, name, crashed, err);
+		if (rc == -EBUSY && !crashed) { /* P8: it holds dirty data, nothing happens */
+			op->ran = false;
+			rc = 0;
+		}
+		free(x->added[op->volume]);
+		x->added[op->volume] = NULL;
+	}
+	if (crashed && !x->r->changed)
+		x->r->changed = begin + 1;
+	rc2 = cache_close(c, rc ? NULL : err);
+	return rc ? rc : rc2;
 }
 
 static int run_op(struct exec *x, struct op *op, uint8_t *buf, struct bc_error *err)
@@ -275,6 +392,8 @@ static int run_op(struct exec *x, struct op *op, uint8_t *buf, struct bc_error *
 		x->c = NULL;
 		return cache_close(c, err);
 	}
+	if (!c)
+		return change_stopped(x, op, name, spec, err);
 	if (op->type == OP_ADD)
 		return cache_volume_add(c, name, spec, (enum cache_mode)op->mode, err);
 	v = cache_volume_get(c, name);
@@ -329,6 +448,9 @@ static bool makes_sense(struct exec *x, const struct op *op)
 	if (op->type == OP_OPEN)
 		return !x->c && cache_exists(crash_dir);
 	if (!x->c)
+		return x->r->cfg.offline && (op->type == OP_ADD || op->type == OP_REMOVE) && cache_exists(crash_dir);
+	if (x->c->failed && op->type != OP_CLOSE && op->type != OP_WRITE && op->type != OP_WRITE_DURABLE &&
+	    op->type != OP_READ && op->type != OP_ZERO && op->type != OP_PUNCH && op->type != OP_FLUSH)
 		return false;
 	vol_names(op->volume, name, spec);
 	v = cache_volume_get(x->c, name);
@@ -352,6 +474,9 @@ static bool makes_sense(struct exec *x, const struct op *op)
 	case OP_ZERO:
 	case OP_PUNCH:
 		return v && op->len && op->off + op->len <= x->r->cfg.bytes[op->volume];
+	case OP_FAIL_ZERO:
+		return v && op->len && op->off + op->len <= x->r->cfg.bytes[op->volume] &&
+		       mode_writes_back((int)volume_mode(v));
 	default:
 		return v != NULL;
 	}
@@ -396,6 +521,13 @@ static void take_as_given(struct exec *x)
 					  r->cfg.bytes[i] - at < 65536 ? (uint32_t)(r->cfg.bytes[i] - at) : 65536, at);
 		if (rc)
 			snprintf(r->why, sizeof r->why, "%s cannot be read after a recovery: %s", name, strerror(-rc));
+		if (!rc && x->added[i] && memcmp(x->added[i], content, r->cfg.bytes[i]))
+			snprintf(r->why, sizeof r->why,
+				 "P3: %s was added to the stopped cache and reads as something else "
+				 "than its backing device did",
+				 name);
+		free(x->added[i]);
+		x->added[i] = NULL;
 		oracle_volume(&r->oracle, i, r->cfg.bytes[i], content);
 		r->oracle.vol[i].present = v != NULL;
 		r->oracle.vol[i].mode = v ? (int)volume_mode(v) : 0;
@@ -499,6 +631,7 @@ static void set_folding(const struct config *cfg)
 	journal_fold_limits.start_meta = cfg->fold ? 64 : 4u << 20;
 	journal_fold_limits.rows = cfg->fold ? 1 : 256;
 	journal_fold_limits.delete_epochs = cfg->fold ? 1 : 256;
+	recover_piece = cfg->offline ? 4 : 65536;
 }
 
 /* A world with a cache in it, as configured, stopped. */
@@ -536,6 +669,7 @@ void workload_run(struct run *r)
 	uint8_t *content = malloc(VOLUME_MAX_IO * 4);
 
 	set_folding(&r->cfg);
+	zero_marked_max = r->seed % 2 ? 0 : 4ull << REGION_SHIFT; /* volumes here are small, discards may be large */
 	oracle_init(&r->oracle);
 	r->oracle.by_volume = r->cfg.threads > 1;
 	for (unsigned i = 0; i < r->nops; i++) {
@@ -545,7 +679,7 @@ void workload_run(struct run *r)
 		op->begin = op->end = op->first_step = op->last_step = 0;
 	}
 	r->why[0] = 0;
-	r->opened = 0;
+	r->opened = r->changed = 0;
 	world = world_new();
 	for (unsigned v = 0; v < VOLUMES; v++) {
 		char name[16], spec[16];

@@ -25,6 +25,8 @@ struct config {
 	bool fold; /* the journal folds at every occasion */
 	bool tidy; /* idle work at every maintenance */
 	bool merge; /* the ring is small: its epochs are merged all the time */
+	bool offline; /* volumes are added to and removed from the stopped cache, also before it is loaded after a crash
+		       */
 	unsigned threads; /* each with its own volume */
 	unsigned share; /* of all runs, relative */
 };
@@ -45,6 +47,7 @@ struct run {
 	struct log *log;
 	bool rerun; /* it began with a power loss; then the oracle holds what was read after the recovery */
 	uint32_t opened; /* log position when the first open had returned */
+	uint32_t changed; /* log position, + 1, where a command on the stopped cache began before; 0: there was none */
 	char why[600]; /* what went wrong while it ran; empty if nothing */
 	struct cache_open_report report;
 };
@@ -58,5 +61,9 @@ void run_free(struct run *r);
 
 void print_op(const struct op *op, unsigned index);
 void fill_data(uint8_t *buf, uint64_t len, uint64_t seed);
+
+/* The lock file is a real one, outside of the world: in a folder that is no cache it would look like somebody's file.
+ */
+void workload_forget_lock(void);
 
 #endif

@@ -117,6 +117,9 @@ void sync_end(int file, uint32_t begin);
 void file_lose(int file);
 uint32_t file_errors(int file); /* how often that has happened */
 
+/* recbdev.c: called before a device zeroes a range, if it is set */
+extern void (*recbdev_on_zero)(void);
+
 /* recvfs.c */
 void recvfs_register(void); /* as "recorder" */
 

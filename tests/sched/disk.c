@@ -20,7 +20,6 @@ ssize_t __wrap_pwrite64(int fd, const void *buf, size_t n, off_t off);
 int __wrap_io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags);
 ssize_t __wrap_preadv64(int fd, const struct iovec *iov, int n, off_t off);
 ssize_t __wrap_pwritev64(int fd, const struct iovec *iov, int n, off_t off);
-int __wrap_fstatat64(int dir, const char *path, struct stat *st, int flags);
 int __wrap_flock(int fd, int how);
 
 int __wrap_io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags)
@@ -55,19 +54,6 @@ ssize_t __wrap_pwritev64(int fd, const struct iovec *iov, int n, off_t off)
 		sum += r;
 	}
 	return sum;
-}
-
-/* Asked for the note of a bypassed cache only, by its name in the cache folder. */
-int __wrap_fstatat64(int dir, const char *path, struct stat *st, int flags)
-{
-	(void)dir, (void)flags;
-	if (file_find(path) < 0) {
-		errno = ENOENT;
-		return -1;
-	}
-	memset(st, 0, sizeof *st);
-	st->st_mode = S_IFREG | 0600;
-	return 0;
 }
 
 /* One process, and files that are all /dev/null to the kernel. */

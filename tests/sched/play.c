@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bdev/error.h"
 #include "check.h"
@@ -139,8 +140,12 @@ static void prepare(void *arg)
 
 static bool make_start(const struct kind *k)
 {
+	char lock[300];
+
 	if (start_of[k - kinds])
 		return true;
+	snprintf(lock, sizeof lock, "%s/" CACHE_LOCK_FILE, crash_dir);
+	unlink(lock); /* a real file, of the last one */
 	world = world_new();
 	cache_data_spec = "rec:" CACHE_DATA_FILE;
 	if (sched_run(prepare, (void *)(uintptr_t)k) != SCHED_FINE)

@@ -99,7 +99,7 @@ Test(config, mistakes_name_file_line_and_remedy)
 {
 	assert_refused("[cache]\nsizes = 1G\n", "2", "known are size, line-size, mode, ram");
 	assert_refused("[daemon]\n\n\nthread = 1\n", "4",
-		       "known are threads, max-background, allow-other, survive, log-level");
+		       "known are threads, max-background, allow-other, survive, patience, log-level");
 	assert_refused("[caches]\nsize = 1G\n", "2", "[cache] and [daemon]");
 	assert_refused("size = 1G\n", "1", "outside of a section");
 	assert_refused("[cache]\nsize = 1.5G\n", "2", "a size such as");

@@ -23,7 +23,7 @@
 
 static char dir[128];
 static struct control_server *server;
-static atomic_int interrupted, started;
+static atomic_int interrupted, started, counted;
 
 static json_t *run_echo(struct control_request *req, json_t *args, void *ctx)
 {
@@ -71,18 +71,41 @@ static json_t *run_quiet(struct control_request *req, json_t *args, void *ctx)
 	return json_pack("{s:b}", "was_interrupted", 1);
 }
 
+/* Looks at nothing for a while. */
+static json_t *run_deaf(struct control_request *req, json_t *args, void *ctx)
+{
+	(void)req;
+	(void)ctx;
+	atomic_fetch_add(&started, 1);
+	usleep((useconds_t)json_integer_value(json_object_get(args, "ms")) * 1000);
+	return json_object();
+}
+
+static json_t *run_count(struct control_request *req, json_t *args, void *ctx)
+{
+	(void)req;
+	(void)args;
+	(void)ctx;
+	atomic_fetch_add(&counted, 1);
+	return json_object();
+}
+
 static const struct control_handler handlers[] = {
-	{ "echo", run_echo },
+	{ "echo", run_echo, .always = true },
 	{ "refuse", run_refuse },
 	{ "work", run_work },
 	{ "quiet", run_quiet },
+	{ "deaf", run_deaf },
+	{ "stuck", run_deaf, .quick = true },
+	{ "count", run_count },
 };
 
 static void start_in(const char *path)
 {
 	struct bc_error err = { 0 };
 
-	cr_assert_eq(control_server_start(path, handlers, 4, NULL, &server, &err), 0, "%s", err.msg);
+	cr_assert_eq(control_server_start(path, handlers, sizeof(handlers) / sizeof(handlers[0]), NULL, &server, &err),
+		     0, "%s", err.msg);
 }
 
 static void setup(void)
@@ -369,15 +392,115 @@ Test(control, progress_arrives_in_order_before_the_answer)
 	json_decref(answer);
 }
 
-Test(control, client_that_gives_up_interrupts_the_command)
+Test(control, client_that_gives_up_interrupts_the_command_and_hears_of_it)
+{
+	struct bc_error err = { 0 };
+	json_t *answer =
+		control_call(dir, json_pack("{s:s,s:i}", "cmd", "work", "n", 1000000), give_up_at_3, NULL, &err);
+
+	cr_assert(answer, "%s", err.msg);
+	cr_assert_str_eq(json_string_value(json_object_get(answer, "error")), "interrupted");
+	json_decref(answer);
+	wait_for(&interrupted, 1);
+	assert_alive();
+}
+
+static int give_up_at_once(json_t *p, void *ctx)
+{
+	(void)p;
+	(void)ctx;
+	return 1;
+}
+
+/* A handler that never looks: the client does not wait for it, and says what it knows. */
+Test(control, client_that_gives_up_does_not_wait_for_ever)
 {
 	struct bc_error err = { 0 };
 
 	cr_assert_null(
-		control_call(dir, json_pack("{s:s,s:i}", "cmd", "work", "n", 1000000), give_up_at_3, NULL, &err));
+		control_call(dir, json_pack("{s:s,s:i}", "cmd", "deaf", "ms", 8000), give_up_at_once, NULL, &err));
 	cr_assert_eq(err.code, -EINTR);
-	wait_for(&interrupted, 1);
-	assert_alive();
+	cr_assert(strstr(err.msg, "has not answered to that yet"), "%s", err.msg);
+}
+
+/* The request waits in the socket while nobody reads it; its client goes; then the daemon comes back to it. */
+Test(control, request_of_a_client_that_has_gone_is_not_begun)
+{
+	static const char text[] = "{\"cmd\":\"deaf\",\"ms\":300}\n{\"cmd\":\"count\"}\n";
+	int fd = raw_connect();
+
+	cr_assert_gt(send(fd, text, sizeof(text) - 1, MSG_NOSIGNAL), 0);
+	wait_for(&started, 1); /* the first one runs, the second one is queued behind it */
+	close(fd);
+	usleep(600000);
+	cr_assert_eq(atomic_load(&counted), 0);
+	/* With its client there it is. */
+	fd = raw_connect();
+	cr_assert_gt(send(fd, text, sizeof(text) - 1, MSG_NOSIGNAL), 0);
+	wait_for(&counted, 1);
+	close(fd);
+}
+
+Test(control, cancelled_before_it_began_is_answered_and_not_begun)
+{
+	static const char text[] = "{\"cmd\":\"deaf\",\"ms\":300}\n{\"cmd\":\"count\"}\n{\"cancel\":true}\n";
+	char buf[2000];
+	int fd = raw_connect();
+
+	cr_assert_gt(send(fd, text, sizeof(text) - 1, MSG_NOSIGNAL), 0);
+	shutdown(fd, SHUT_WR);
+	raw_read_all(fd, buf, sizeof(buf));
+	cr_assert(strstr(buf, "not begun"), "%s", buf);
+	cr_assert_eq(atomic_load(&counted), 0);
+	close(fd);
+}
+
+/* Work that is silent for longer than a client's patience: it is told that the daemon lives. */
+Test(control, signs_of_life_keep_a_client_waiting, .timeout = 40)
+{
+	struct bc_error err = { 0 };
+	json_t *answer = control_call(dir, json_pack("{s:s,s:i}", "cmd", "deaf", "ms", CONTROL_PATIENCE_MS + 2000),
+				      NULL, NULL, &err);
+
+	cr_assert(answer, "%s", err.msg);
+	json_decref(answer);
+}
+
+/* What should answer at once and does not is given up, with the name of the process. */
+Test(control, silence_is_given_up, .timeout = 40)
+{
+	struct bc_error err = { 0 };
+	char pid[32];
+
+	snprintf(pid, sizeof(pid), "process %d ", (int)getpid());
+	cr_assert_null(control_call(dir, json_pack("{s:s,s:i}", "cmd", "stuck", "ms", CONTROL_PATIENCE_MS + 3000), NULL,
+				    NULL, &err));
+	cr_assert_eq(err.code, -ETIMEDOUT);
+	cr_assert(strstr(err.msg, pid), "%s", err.msg);
+}
+
+Test(control, texts_of_any_bytes_travel)
+{
+	static const char raw[] = "stra\337e \xff\x80 \xc3\xa4";
+	struct bc_error err = { 0 };
+	json_t *answer =
+		control_call(dir, json_pack("{s:s,s:[o,s]}", "cmd", "echo", "text", json_string_nocheck(raw), "x"),
+			     NULL, NULL, &err);
+	json_t *shown, *list;
+	char *out;
+
+	cr_assert(answer, "%s", err.msg);
+	list = json_object_get(answer, "text");
+	cr_assert_str_eq(json_string_value(json_array_get(list, 0)), raw);
+	shown = control_printable(answer);
+	out = json_dumps(shown, 0);
+	cr_assert(out, "not valid JSON");
+	cr_assert(strstr(out, "stra\xef\xbf\xbd"
+			      "e"),
+		  "%s", out);
+	free(out);
+	json_decref(shown);
+	json_decref(answer);
 }
 
 Test(control, client_that_vanishes_is_noticed_by_a_silent_command)
@@ -396,36 +519,52 @@ Test(control, client_that_vanishes_is_noticed_by_a_silent_command)
 	assert_alive();
 }
 
-Test(control, too_many_clients_are_told_so_and_slots_come_back)
+/* Connections that ask for nothing keep nobody out: the oldest has to go. */
+Test(control, idle_clients_make_room)
 {
-	int fds[70];
+	int fds[90];
 	char buf[300];
-	struct bc_error err = { 0 };
-	bool refused = false;
+	ssize_t n;
 
-	for (int i = 0; i < 70; i++)
+	for (int i = 0; i < 72; i++)
 		fds[i] = raw_connect();
-	for (int i = 60; i < 70 && !refused; i++) {
-		ssize_t n = 0;
-
-		if (poll(&(struct pollfd){ .fd = fds[i], .events = POLLIN }, 1, 300) > 0)
-			n = recv(fds[i], buf, sizeof(buf) - 1, MSG_DONTWAIT);
-		buf[n > 0 ? n : 0] = '\0';
-		refused = strstr(buf, "too many") != NULL;
+	usleep(400000);
+	for (int i = 72; i < 90; i++) {
+		fds[i] = raw_connect();
+		assert_alive();
 	}
-	cr_assert(refused);
-	for (int i = 0; i < 70; i++)
+	n = recv(fds[0], buf, sizeof(buf) - 1, MSG_DONTWAIT);
+	buf[n > 0 ? n : 0] = '\0';
+	cr_assert(strstr(buf, "too many"), "%s", buf);
+	for (int i = 0; i < 90; i++)
 		close(fds[i]);
-	for (int i = 0; i < 100; i++) {
-		json_t *answer = control_call(dir, json_pack("{s:s,s:i}", "cmd", "echo", "text", 1), NULL, NULL, &err);
-		bool ok = json_is_true(json_object_get(answer, "ok"));
+}
 
-		json_decref(answer);
-		if (ok)
-			return;
-		usleep(10000);
+/* With as many commands under way as may be, ordinary ones are refused, and those that show and end things are not. */
+Test(control, busy_clients_leave_room_for_what_matters)
+{
+	static const char text[] = "{\"cmd\":\"quiet\"}\n";
+	struct bc_error err = { 0 };
+	json_t *answer;
+	int fds[64];
+
+	for (int i = 0; i < 64; i++) {
+		fds[i] = raw_connect();
+		cr_assert_gt(send(fds[i], text, sizeof(text) - 1, MSG_NOSIGNAL), 0);
 	}
-	cr_assert(false, "the slots of closed clients are not reused");
+	wait_for(&started, 64);
+	answer = control_call(dir, json_pack("{s:s,s:i}", "cmd", "work", "n", 1), NULL, NULL, &err);
+	cr_assert(answer && json_is_false(json_object_get(answer, "ok")));
+	cr_assert(strstr(json_string_value(json_object_get(answer, "error")), "too many"));
+	json_decref(answer);
+	for (int i = 0; i < 20; i++)
+		assert_alive();
+	for (int i = 0; i < 64; i++)
+		close(fds[i]);
+	wait_for(&interrupted, 64);
+	answer = control_call(dir, json_pack("{s:s,s:i}", "cmd", "work", "n", 1), NULL, NULL, &err);
+	cr_assert(answer && json_is_true(json_object_get(answer, "ok")), "the slots of closed clients are not reused");
+	json_decref(answer);
 }
 
 static void *call_quiet(void *arg)

@@ -192,6 +192,31 @@ Test(journal, volumes_settings_marks_round_trip)
 	cr_assert(c.marks[1].volume == 2 && c.marks[1].region == 3);
 }
 
+/* A volume's own settings go with it, in the same transaction; those of one whose id begins with the same digits stay.
+ */
+Test(journal, settings_of_a_volume_go_with_it)
+{
+	struct journal_geometry geo = geometry(100, 100, 1);
+	struct journal_volume v = { .id = 4, .name = "four", .backing = "/b", .mode = "wt" };
+	struct collected c = { 0 };
+	struct journal *j;
+
+	ok(journal_create(scratch, &geo, err));
+	ok(journal_open(scratch, false, &j, err));
+	ok(journal_volume_put(j, &v, err));
+	ok(journal_setting_put(j, "volume.4.access", "0640 1 2", err));
+	ok(journal_setting_put(j, "volume.41.access", "0600 3 4", err));
+	ok(journal_setting_put(j, "volume.4", "not one of its own", err));
+	ok(journal_volume_delete(j, 4, err));
+	journal_close(j);
+
+	cr_assert_eq(load_dir(scratch, false, &c), 0, "%s", c.err.msg);
+	cr_assert_eq(c.nvolumes, 0);
+	cr_assert_eq(c.nsettings, 2);
+	cr_assert_str_eq(c.settings[0][0], "volume.4");
+	cr_assert_str_eq(c.settings[1][0], "volume.41.access");
+}
+
 /* Commits that recovery could not read are refused and do no harm. */
 Test(journal, commit_refuses_bad_input)
 {

@@ -3,11 +3,14 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
 
 #include "blkcache/error.h"
 #include "blkcache/units.h"
 #include "util/crc.h"
 #include "util/deadline.h"
+#include "util/process.h"
 
 static void expect_size(const char *text, uint64_t want)
 {
@@ -131,4 +134,40 @@ Test(deadline, is_so_far_from_now)
 		cr_expect(t.tv_nsec >= 0 && t.tv_nsec < 1000000000, "%ld ns", t.tv_nsec);
 		cr_expect(us_of(t) >= before + wait[i] && us_of(t) <= after + wait[i], "%ld us", (long)wait[i]);
 	}
+}
+
+/* What a user needs of a message stands at its end; what is too long is a path. */
+Test(units, error_too_long_keeps_its_end)
+{
+	char path[4000], other[300];
+	struct bc_error e = { 0 };
+
+	memset(path, 'd', sizeof(path) - 1);
+	path[0] = '/';
+	path[sizeof(path) - 1] = '\0';
+	memset(other, 'x', sizeof(other) - 1);
+	other[sizeof(other) - 1] = '\0';
+	bc_fail(&e, -EIO, "%s: cannot be read: %s; look at %s and try again", path, "the reason", other);
+	cr_expect(strstr(e.msg, "d: cannot be read: the reason; look at x"), "%s", e.msg);
+	cr_expect(strstr(e.msg, "x and try again"), "%s", e.msg);
+	cr_expect(strstr(e.msg, "..."), "%s", e.msg);
+	cr_expect_lt(strlen(e.msg), sizeof(e.msg));
+	bc_fail(&e, -EIO, "disk full");
+	bc_fail_prefix(&e, "%s", path);
+	cr_expect(strstr(e.msg, ": disk full"), "%s", e.msg);
+}
+
+Test(units, process_state_whatever_it_is_called)
+{
+	unsigned flags = 0;
+	char state = 0;
+
+	cr_expect(process_parse_stat("12 (a) b) R (c)) S 1 12 12 0 -1 4194560 100", &state, &flags));
+	cr_expect_eq(state, 'S');
+	cr_expect_eq(flags, 4194560u);
+	cr_expect_not(process_parse_stat("12 (a", &state, &flags));
+	cr_expect(process_lives((int)getpid()));
+	/* an odd name of our own */
+	cr_assert_eq(prctl(PR_SET_NAME, "x) Z 1 (y"), 0);
+	cr_expect(process_lives((int)getpid()));
 }
