@@ -224,4 +224,6 @@ run-valgrind: $(UNIT)
 clean: ## remove everything built
 	rm -rf build
 
+include tests/sched/sched.mk
+
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -24,7 +24,9 @@
 #define CACHE_BLOCK 4096u /* bytes: unit of valid, dirty, checksum and slot */
 #define CACHE_DATA_FILE "data"
 #define CACHE_LOCK_FILE "lock"
+#ifndef CACHE_MIN_SIZE /* tests make smaller ones */
 #define CACHE_MIN_SIZE (1u << 20) /* bytes */
+#endif
 #define CACHE_MAX_VOLUMES 1024
 
 struct cache;

@@ -41,7 +41,9 @@
 #include "util/mutate.h"
 #include "util/waits.h"
 
+#ifndef CACHE_MIN_RAM /* tests make smaller ones */
 #define CACHE_MIN_RAM (1u << 20)
+#endif
 #define MAX_BLOCKS RANGE_MAX_BLOCKS /* blocks an unaligned request of VOLUME_MAX_IO touches */
 #define ADD(counter, n) atomic_fetch_add_explicit(&(counter), (n), memory_order_relaxed)
 #define SUB(counter, n) atomic_fetch_sub_explicit(&(counter), (n), memory_order_relaxed)

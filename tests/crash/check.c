@@ -55,7 +55,7 @@ static bool check_block(struct cache *c, int data, const struct volume *v, uint6
 	return false;
 }
 
-static bool check_lines(struct cache *c, char *why, size_t len)
+bool check_lines(struct cache *c, char *why, size_t len)
 {
 	struct lines *l = &c->lines;
 	int data = file_find(CACHE_DATA_FILE);

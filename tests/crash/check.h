@@ -15,6 +15,10 @@ struct check_stats {
 
 extern struct check_stats check_stats;
 
+/* Every block that recovery kept: its contents are what the checksum says (P3), and if it is clean, what the backing
+ * device (file bN of the world, of volume vN) has (P4). */
+bool check_lines(struct cache *c, char *why, size_t len);
+
 /* Recovers `w` (stolen), which a power loss at position p of run r left behind, and looks at everything. extra: also
  * cleans, and compares backing devices and volumes after that. False: *why. */
 bool check_state(const struct run *r, uint32_t p, struct world *w, bool extra, char *why, size_t len);

@@ -104,6 +104,8 @@ static void rec_poll(struct bdev_channel *ch, unsigned want)
 	while (want && rc->held) {
 		struct bdev_io *io = rc->held;
 
+		world_may_pause("device");
+
 		rc->held = io->next;
 		if (!rc->held)
 			rc->tail = &rc->held;
@@ -116,8 +118,10 @@ static void rec_poll(struct bdev_channel *ch, unsigned want)
 static int rec_rw_sync(struct bdev_channel *ch, struct bdev_io *io)
 {
 	int file = ((struct rec_bdev *)ch->bdev)->file;
+	uint32_t event = start(file, io);
 
-	finish(file, io, start(file, io));
+	world_may_pause("device");
+	finish(file, io, event);
 	return 0;
 }
 

@@ -41,6 +41,8 @@ static int rec_read(sqlite3_file *f, void *buf, int n, sqlite3_int64 off)
 
 static int rec_write(sqlite3_file *f, const void *buf, int n, sqlite3_int64 off)
 {
+	if (world_journal_fails)
+		return SQLITE_IOERR_WRITE;
 	file_write(((struct rec_file *)f)->file, buf, (size_t)n, (uint64_t)off, false);
 	return SQLITE_OK;
 }
@@ -56,6 +58,8 @@ static int rec_sync(sqlite3_file *f, int flags)
 	struct rec_file *rf = (struct rec_file *)f;
 
 	(void)flags;
+	if (world_journal_fails)
+		return SQLITE_IOERR_FSYNC;
 	sync_end(rf->file, sync_begin(rf->file, false));
 	if (rf->sync_folder)
 		sync_end(FOLDER, sync_begin(FOLDER, false));

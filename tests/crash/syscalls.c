@@ -23,6 +23,7 @@ char crash_dir[256];
 static struct {
 	bool ours;
 	int file; /* or IS_FOLDER: a real descriptor whose syncs are recorded */
+	uint32_t errors; /* of writing the file back, that were told here */
 } fds[MAX_FD];
 
 int __real_open64(const char *path, int flags, ...);
@@ -101,6 +102,7 @@ static int open_ours(const char *name, int flags)
 		file = file_create(name);
 	fds[fd].ours = true;
 	fds[fd].file = file;
+	fds[fd].errors = file_errors(file);
 	return fd;
 }
 
@@ -113,13 +115,15 @@ int __wrap_open64(const char *path, int flags, ...)
 {
 	const char *name = ours(path);
 	va_list ap;
-	int fd;
+	int fd, again;
 
 	if (name)
 		return open_ours(name, flags);
 	va_start(ap, flags);
 	fd = __real_open64(path, flags, mode_arg(flags, ap));
 	va_end(ap);
+	if (fd >= 0 && fd < MAX_FD && sscanf(path, "/proc/self/fd/%d", &again) == 1 && is_ours(again))
+		fds[fd] = fds[again];
 	if (fd >= 0 && fd < MAX_FD && flags & O_DIRECTORY && !strcmp(path, crash_dir)) {
 		fds[fd].ours = true;
 		fds[fd].file = IS_FOLDER;
@@ -148,11 +152,30 @@ int __wrap_close(int fd)
 	return __real_close(fd);
 }
 
+/* The journal's own files are all but the cache's data and the backing devices, which are b0, b1, ... */
+static bool journal_fails(int fd)
+{
+	const char *name = world_journal_fails && fds[fd].file >= 0 ? world_name(world, fds[fd].file) : NULL;
+
+	return name && !strncmp(name, "journal", 7);
+}
+
 static int sync_fd(int fd, bool mtime)
 {
 	int file = fds[fd].file == IS_FOLDER ? FOLDER : fds[fd].file;
+	uint32_t begin = sync_begin(file, mtime);
 
-	sync_end(file, sync_begin(file, mtime));
+	if (journal_fails(fd)) {
+		errno = EIO;
+		return -1;
+	}
+	if (file != FOLDER && file_errors(file) != fds[fd].errors) { /* told once */
+		fds[fd].errors = file_errors(file);
+		world_may_pause("error"); /* the kernel has told it, and nobody knows yet */
+		errno = EIO;
+		return -1;
+	}
+	sync_end(file, begin);
 	return 0;
 }
 
@@ -215,6 +238,10 @@ ssize_t __wrap_pwrite64(int fd, const void *buf, size_t n, off_t off)
 {
 	if (!is_ours(fd))
 		return __real_pwrite64(fd, buf, n, off);
+	if (journal_fails(fd)) {
+		errno = EIO;
+		return -1;
+	}
 	file_write(fds[fd].file, buf, n, (uint64_t)off, false);
 	return (ssize_t)n;
 }

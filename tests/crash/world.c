@@ -14,6 +14,8 @@ struct page {
 };
 
 struct world *world;
+void (*world_pause)(const char *place);
+bool world_journal_fails;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void *must(void *p)
@@ -461,6 +463,7 @@ uint32_t sync_begin(int file, bool mtime)
 		e.mtime = world->file[file].mtime;
 	at = record(e, NULL);
 	pthread_mutex_unlock(&lock);
+	world_may_pause("sync");
 	return at;
 }
 
@@ -471,4 +474,33 @@ void sync_end(int file, uint32_t begin)
 	pthread_mutex_lock(&lock);
 	record(e, NULL);
 	pthread_mutex_unlock(&lock);
+}
+
+void file_lose(int file)
+{
+	struct log *l = world->log;
+	uint32_t synced = 0;
+
+	pthread_mutex_lock(&lock);
+	world->file[file].errors++;
+	for (uint32_t i = 0; l && i < l->n; i++)
+		if (l->ev[i].type == EV_SYNCED && l->ev[i].file == file && l->ev[i].end >= synced)
+			synced = l->ev[i].end + 1; /* covers what was done before it began */
+	for (uint32_t i = 0; l && i < l->n; i++) {
+		struct event *e = &l->ev[i];
+
+		if (e->type == EV_WRITE && e->file == file && (!synced || e->end > synced - 1))
+			e->end = UINT32_MAX;
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+uint32_t file_errors(int file)
+{
+	uint32_t n;
+
+	pthread_mutex_lock(&lock);
+	n = world->file[file].errors;
+	pthread_mutex_unlock(&lock);
+	return n;
 }

@@ -28,6 +28,7 @@ struct page;
 struct file {
 	uint64_t size;
 	int64_t mtime; /* a count of writes */
+	uint32_t errors; /* of writing it back: see file_lose */
 	uint32_t npages; /* room in pages[] */
 	struct page **pages; /* NULL: zeros */
 };
@@ -75,6 +76,16 @@ struct world {
 };
 
 extern struct world *world; /* the current one */
+/* Called, if not NULL, where an operation of a device or a log has begun and not ended (tests/sched). */
+extern void (*world_pause)(const char *place);
+
+extern bool world_journal_fails; /* writing and syncing the journal's files (tests/sched) */
+
+static inline void world_may_pause(const char *place)
+{
+	if (world_pause)
+		world_pause(place);
+}
 
 struct world *world_new(void);
 struct world *world_clone(const struct world *w);
@@ -101,6 +112,10 @@ void file_truncate(int file, uint64_t size);
 int64_t file_mtime(int file);
 uint32_t sync_begin(int file, bool mtime);
 void sync_end(int file, uint32_t begin);
+/* The kernel could not write the file back and forgets what was not synced: no later sync makes it durable, though it
+ * is still read. Whoever has the file open is told once, by the next sync. */
+void file_lose(int file);
+uint32_t file_errors(int file); /* how often that has happened */
 
 /* recbdev.c: called before a device zeroes a range, if it is set */
 extern void (*recbdev_on_zero)(void);
