@@ -8,7 +8,7 @@ PREFIX  ?= /usr/local
 CC      ?= gcc
 J       ?= $(shell nproc)
 VERSION := 0.1.0
-LAYERS  ?= util bdev buffer journal engine engine/policy export control daemon
+LAYERS  ?= util bdev buffer journal engine/map engine/policy engine engine/durable engine/request engine/work engine/life export control daemon
 
 PKGS      := fuse3 liburing sqlite3 jansson libisal
 CSTD      := -std=gnu17 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=314 -DBLKCACHE_VERSION='"$(VERSION)"'

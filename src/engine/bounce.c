@@ -6,7 +6,7 @@
  * without indirect descriptors has 256 for all that is in flight; seven such reads fill it, and the others wait. A huge
  * page is taken whole at the first touch, so threads share them, and requests of few blocks do not touch them.
  */
-#include "internal.h"
+#include "engine/cache.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * helpers.c - threads for what has to wait for a backing device in the background: cleaning a volume, flushing it and
- * clearing its marks. A device may be slow, or never answer. So each volume has at most one helper at work for it, and
+ * helpers.c - threads for work that has to wait for a backing device in the background: cleaning a volume, flushing it and
+ * clearing its marks (work/threads.c). A device may be slow, or never answer. So each volume has at most one helper at work for it, and
  * a helper that waits keeps no other volume waiting.
  *
  * There are as many threads as there are volumes to be waited for at the moment, not as many as there are volumes: one
@@ -12,7 +12,7 @@
  * Work is noted by volume id, with a reference taken only while it is done, so a queue entry keeps no volume from being
  * removed; if the id is another volume's by then, that one is looked after once more than needed.
  */
-#include "internal.h"
+#include "engine/cache.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -31,60 +31,6 @@ struct helper {
 	struct cache *c;
 	struct helper *next; /* ended */
 };
-
-/* ---- the work ---- */
-
-#define CLEAN_LINES 1024 /* between looks at what has changed */
-#define PAUSE_MAX_US 1000000u
-
-/* all: what is dirty now. Else as long as room is needed. */
-static void help_clean(struct cache *c, unsigned id, bool all)
-{
-	uint64_t pause = 0, left = UINT64_MAX;
-
-	while (!background_stopping(c) && !c->failed) {
-		struct volume *v = volume_use(c, id);
-		uint64_t blocks;
-		long n;
-
-		if (!v)
-			return;
-		if (left == UINT64_MAX)
-			left = all ? GET(v->dirty_lines) : 0;
-		if ((!left && !background_too_dirty(c)) || !GET(v->dirty_lines)) {
-			volume_unuse(v);
-			return;
-		}
-		n = clean_volume(c, v, CLEAN_LINES, &blocks);
-		volume_unuse(v);
-		/* a device that fails, or lines that cannot be cleaned now: not as fast as possible again */
-		pause = blocks ? 0 : n < 0 || pause > PAUSE_MAX_US / 2 ? PAUSE_MAX_US : pause ? 2 * pause : 1000;
-		if (pause)
-			background_pause(c, pause);
-		if (n <= 0)
-			return;
-		left = left > (uint64_t)n ? left - (uint64_t)n : 0;
-		if (GET(c->slots.nfree) < c->slots_low)
-			background_kick(c, JOB_RECLAIM);
-	}
-}
-
-static void help_settle(struct cache *c, unsigned id)
-{
-	struct volume *v = volume_use(c, id);
-	uint64_t seq;
-
-	if (!v)
-		return;
-	seq = GET(v->write_seq);
-	if (v->bdev) {
-		intent_clear_idle(v, false);
-		if (v->settle_seq == seq) /* nothing written for a period */
-			intent_settle(v);
-	}
-	v->settle_seq = seq;
-	volume_unuse(v);
-}
 
 /* ---- the threads ---- */
 
@@ -128,10 +74,7 @@ static void *helper_main(void *arg)
 		hp->asked[id] = 0;
 		hp->busy[id] = true;
 		pthread_mutex_unlock(&hp->lock);
-		if (asked & HELP_SETTLE)
-			help_settle(c, id);
-		if (asked & (HELP_CLEAN_ALL | HELP_CLEAN_ROOM))
-			help_clean(c, id, asked & HELP_CLEAN_ALL);
+		hp->work(c, id, asked);
 		pthread_mutex_lock(&hp->lock);
 		hp->busy[id] = false;
 		if (hp->asked[id])
@@ -212,13 +155,14 @@ void helpers_look(struct cache *c)
 	pthread_mutex_unlock(&hp->lock);
 }
 
-int helpers_start(struct cache *c)
+int helpers_start(struct cache *c, void (*work)(struct cache *c, unsigned id, unsigned what))
 {
 	struct helpers *hp = &c->help;
 	pthread_condattr_t attr;
 	int rc;
 
 	memset(hp, 0, sizeof *hp);
+	hp->work = work;
 	pthread_mutex_init(&hp->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

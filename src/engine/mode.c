@@ -25,7 +25,7 @@
  * behind. The switch has the volume cleaned, and so does such a write when it is over (volume_write): one of the two
  * sees the other. Should neither (no barrier makes sure of it), the cleaner's period does it.
  */
-#include "internal.h"
+#include "engine/cache.h"
 
 #include <errno.h>
 #include <string.h>
@@ -73,14 +73,4 @@ void volume_clean_soon(struct volume *v)
 	if (mode_writes_back(GET(v->mode)) || !GET(v->dirty_blocks) || !c->background.started)
 		return;
 	helper_ask(c, v->id, HELP_CLEAN_ALL);
-}
-
-int volume_set_mode(struct volume *v, enum cache_mode mode, struct bc_error *err)
-{
-	int rc = volume_record_mode(v, mode, err);
-
-	if (rc)
-		return bc_fail_prefix(err, "volume %s", v->name);
-	volume_clean_soon(v);
-	return 0;
 }

@@ -58,19 +58,4 @@ struct readahead_pool {
 	unsigned started;
 };
 
-void readahead_init(struct readahead *ra);
-void readahead_destroy(struct readahead *ra);
-void readahead_pool_init(struct readahead_pool *p);
-void readahead_pool_destroy(struct readahead_pool *p);
-/* Starts the threads, unless they run: when the tunable is or becomes other than 0. 0 or -errno: not a single one. */
-int readahead_start(struct cache *c);
-void readahead_stop(struct cache *c); /* drops what is queued */
-
-/* Drops what is queued for the volume and waits for what is running. False: that is still running and the caller's
- * patience (NULL: endless) over. */
-bool readahead_forget(struct volume *v, const struct patience *patience);
-
-/* A read of [off, off + len) was answered; missed: not all of it from the cache. Never blocks for I/O. */
-void readahead_note(struct volume *v, uint64_t off, uint32_t len, bool missed);
-
 #endif

@@ -12,13 +12,13 @@ order=(
 	src/buffer
 	src/journal
 	src/policy
-	src/engine/policy
 	src/engine/map
+	src/engine/policy
+	src/engine
 	src/engine/durable
 	src/engine/request
 	src/engine/work
 	src/engine/life
-	src/engine
 	src/export
 	src/control
 	src/daemon

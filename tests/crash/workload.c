@@ -14,8 +14,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine/bypass.h"
-#include "engine/recover.h"
+#include "engine/durable/bypass.h"
+#include "engine/life/recover.h"
 #include "journal/db.h"
 
 static const char *const op_names[OP_TYPES] = {

@@ -4,6 +4,7 @@
  * clean) is made once and cloned for every run. Recovery and what is looked at after it run as fibers too, in their
  * plain course.
  */
+#include "engine/life/life.h"
 #include "play.h"
 
 #include <errno.h>
@@ -15,7 +16,7 @@
 
 #include "bdev/error.h"
 #include "check.h"
-#include "engine/bypass.h"
+#include "engine/durable/bypass.h"
 #include "journal/db.h"
 #include "sync.h"
 

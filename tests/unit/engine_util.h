@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #include "blkcache/engine.h"
-#include "engine/internal.h"
+#include "engine/life/life.h"
 
 #ifdef ENGINE_PLAIN
 #define must(cond, ...)                                                                                                \

@@ -11,7 +11,7 @@
 #include <errno.h>
 #include <signal.h>
 
-#include "engine/bypass.h"
+#include "engine/durable/bypass.h"
 #include "engine_util.h"
 #include "journal/db.h"
 #include "util/log.h"

@@ -14,7 +14,7 @@
 #include <dirent.h>
 #include <signal.h>
 
-#include "engine/bypass.h"
+#include "engine/durable/bypass.h"
 #include "engine_util.h"
 #include "journal/db.h"
 #include "util/log.h"

@@ -7,7 +7,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#include "engine/bypass.h"
+#include "engine/durable/bypass.h"
 #include "engine_util.h"
 
 static char block_buf[CACHE_BLOCK];

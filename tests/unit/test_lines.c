@@ -4,7 +4,7 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 
-#include "engine/lines.h"
+#include "engine/map/lines.h"
 
 static uint32_t find(struct lines *l, uint64_t key)
 {

@@ -4,7 +4,7 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 
-#include "engine/policy.h"
+#include "engine/policy/evict.h"
 
 #define N 64u
 

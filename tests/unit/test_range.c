@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "engine/range.h"
+#include "engine/map/range.h"
 
 static struct range_table table;
 

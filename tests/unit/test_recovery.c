@@ -17,8 +17,8 @@
 
 #include <sys/wait.h>
 
-#include "engine/bypass.h"
-#include "engine/recover.h"
+#include "engine/durable/bypass.h"
+#include "engine/life/recover.h"
 #include "engine_util.h"
 #include "journal/db.h"
 #include "util/log.h"

@@ -5,7 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine/slots.h"
+#include "engine/map/slots.h"
 
 static double seconds(void)
 {

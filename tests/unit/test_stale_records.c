@@ -6,7 +6,7 @@
  */
 #include <sys/wait.h>
 
-#include "engine/bypass.h"
+#include "engine/durable/bypass.h"
 #include "engine_util.h"
 #include "journal/db.h"
 

@@ -9,7 +9,7 @@
 #include <signal.h>
 #include <sys/wait.h>
 
-#include "engine/writelog.h"
+#include "engine/durable/writelog.h"
 #include "engine_util.h"
 
 /* ---- the log's format ---- */

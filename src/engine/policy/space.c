@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* space.c - the limits that follow from the sizes of a cache. */
-#include "space.h"
+#include "engine/policy/space.h"
 
 #define LOW_SHARE 64 /* reclaim keeps 1/64 of the slots in stock, */
 #define LOW_MAX 65536u /* but not more than 256 MiB: it is a stock for some milliseconds of writes */

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * write_to_backing.c - writes that go to the backing device: write-through, write-around, write-invalidate, pass-through.
+ *
+ * - Range locked THROUGH: no reader, writer or cleaner is on these blocks.
+ * - Write-intent mark durable (intent.c): from now on a crash makes recovery distrust clean lines here (P4).
+ * - Whole blocks go to the backing device.
+ * - If a dirty block is overwritten, the backing device is flushed, since the map will say that the only copy is there
+ *   (P3, P5).
+ * - The cached copies are replaced (new slots, clean) or dropped.
+ *
+ * A failed write leaves the backing blocks undefined: clean copies are dropped, dirty ones stay and are cleaned later.
+ */
+#include "engine/request/request.h"
+
+#include "engine/durable/takeover_log.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* In the gate: the cached copy of a block that was written to backing becomes `buf`, clean. */
+static bool put_clean(struct cache *c, struct volume *v, uint64_t block, struct buffer *buf, uint32_t slot,
+		      uint32_t crc)
+{
+	struct lines *l = &c->lines;
+	unsigned b = block & (l->bpl - 1);
+	uint16_t bit = (uint16_t)(1u << b);
+	struct line_chain ch = lines_lock(l, line_key(v->id, block >> l->bpl_shift));
+	uint32_t e = lines_find(&ch);
+
+	if (e == LINE_NONE) {
+		e = lines_insert(&ch);
+		if (e != LINE_NONE)
+			c->policy.ops->inserted(&c->policy, l, e);
+	}
+	if (e != LINE_NONE) {
+		line_move_block(c, e, b, slot, crc);
+		buffer_publish(buf, slot, true);
+		line_update(c, v, e, line_valid(l, e) | bit, line_dirty(l, e) & ~bit, line_fresh(l, e) | bit);
+	}
+	lines_unlock(&ch);
+	return e != LINE_NONE;
+}
+
+/* Replaces the cached copies as far as slots can be had without waiting; drops the others. */
+static void update_cache(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, struct buffer **bufs,
+			 const uint32_t *crc)
+{
+	struct cache *c = v->cache;
+	unsigned got = slots_take_some(&c->slots, t->slots, n, c->slots_low / 2), put = 0;
+
+	if (got < n || GET(c->slots.nfree) < c->slots_low || GET(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
+		background_kick(c, JOB_RECLAIM);
+	if (got) {
+		epoch_enter(c);
+		while (put < got && put_clean(c, v, first + put, bufs[put], t->slots[put], crc[put]))
+			put++;
+		epoch_leave(c);
+	}
+	slots_give(&c->slots, t->slots + put, got - put);
+	ADD(v->n.cache_written, (uint64_t)put * CACHE_BLOCK);
+	blocks_drop(c, v, first + put, n - put);
+}
+
+/* What the cache has of the range. */
+static void look(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, unsigned *cached, unsigned *dirty)
+{
+	*cached = plan_lookup(t, v, first, n);
+	*dirty = 0;
+	for (unsigned i = 0; i < n; i++)
+		*dirty += t->plan[i].dirty;
+	plan_release(t, n);
+}
+
+/* Drops the blocks of the last lookup that are clean; range locked THROUGH. */
+static void drop_clean(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (t->plan[i].cached && !t->plan[i].dirty)
+			blocks_drop(v->cache, v, first + i, 1);
+}
+
+int write_through_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, int mode,
+			 unsigned *hits)
+{
+	struct cache *c = v->cache;
+	uint64_t first = off / CACHE_BLOCK;
+	unsigned n = (unsigned)((off + len - 1) / CACHE_BLOCK - first + 1), cached, dirty, hit;
+	struct range_lock rl;
+	uint32_t crc[MAX_BLOCKS];
+	char *data[MAX_BLOCKS];
+	bool keep = mode == MODE_WT;
+	struct buffer *bufs[MAX_BLOCKS];
+	int rc;
+
+	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_THROUGH);
+	rc = intent_begin(v, off, len);
+	if (rc)
+		goto unlock;
+	look(t, v, first, n, &cached, &dirty);
+	hit = cached;
+	if (mode == MODE_WA)
+		keep = cached == n;
+	if (keep && (c->failed || buffer_alloc(c->buffers, bufs, n, true)))
+		keep = false; /* the data file is in trouble: the backing device has the data, that is enough */
+	for (unsigned i = 0; i < n; i++)
+		data[i] = keep ? buffer_data(bufs[i]) : io_bounce(t, n) + (size_t)i * CACHE_BLOCK;
+	rc = plan_gather(t, v, src, off, len, data);
+	if (rc)
+		goto release;
+	rc = backing_write(t, v, first, n, data);
+	if (!rc && dirty && !MUTATE(THROUGH_FLUSH))
+		rc = backing_flush(t, v);
+	if (rc) {
+		look(t, v, first, n, &cached, &dirty);
+		drop_clean(t, v, first, n);
+	} else if (keep) {
+		for (unsigned i = 0; i < n; i++)
+			crc[i] = crc32c(data[i], CACHE_BLOCK);
+		update_cache(t, v, first, n, bufs, crc);
+	} else {
+		blocks_drop(c, v, first, n);
+	}
+	*hits += hit;
+release:
+	if (keep)
+		buffer_release_many(bufs, n);
+	intent_end(v, off, len, epoch_open_id(c));
+unlock:
+	range_unlock(&c->ranges, &rl);
+	return rc;
+}
