@@ -105,7 +105,7 @@ struct promotion {
 /* ---- what is known of a backing device (durable/identity.c) ---- */
 struct known {
 	bool there; /* false: the journal had nothing; it is learned at the end of the load */
-	bool local_clock; /* the device's modification time is by this machine's clock */
+	_Atomic bool local_clock; /* the device's modification time is by this machine's clock */
 	char label[BDEV_LABEL_MAX];
 	_Atomic int64_t noted_ns; /* CLOCK_REALTIME when the journal got it */
 	/* Blocks of the backing device that were not written by us since, ascending. They are durably forgotten before

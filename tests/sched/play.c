@@ -389,7 +389,10 @@ static void recover_and_look(void *arg)
 		went_wrong("after the power loss the cache cannot be opened: %s", err.msg);
 		return;
 	}
+	check_stats.warm = check_stats.dirty = 0;
 	check_lines(c, now.why, sizeof now.why);
+	play_stats.warm += check_stats.warm;
+	play_stats.dirty += check_stats.dirty;
 	look_at_volumes(c);
 	if (now.write_back && !now.why[0]) {
 		if (cache_write_back(c, NULL, NULL, NULL, &err))

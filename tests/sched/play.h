@@ -15,7 +15,8 @@ struct outcome {
 };
 
 struct play_stats {
-	uint64_t schedules, losses, steps, turns, skipped;
+	uint64_t schedules, losses, steps, turns;
+	uint64_t warm, dirty; /* blocks found cached after power losses, clean and dirty */
 };
 
 extern struct play_stats play_stats;

@@ -215,7 +215,11 @@ static int report(const struct options *o, double seconds)
 		s.losses += workers[j].stats.losses;
 		s.steps += workers[j].stats.steps;
 		s.turns += workers[j].stats.turns;
+		s.warm += workers[j].stats.warm;
+		s.dirty += workers[j].stats.dirty;
 	}
+	printf("# recoveries kept %llu clean and %llu dirty blocks\n", (unsigned long long)s.warm,
+	       (unsigned long long)s.dirty);
 	printf("# %llu schedules (on average %llu points, %llu changes of thread) and %llu power losses in %.0f s, "
 	       "seed "
 	       "%llu\n1..%u\n",

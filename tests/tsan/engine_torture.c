@@ -3,14 +3,7 @@
  * sanitizer. Ends with 0, or is aborted. */
 #define ENGINE_PLAIN
 #include "../unit/engine_torture.h"
-
-/* liburing maps and unmaps its rings behind the sanitizer's back: the ring of a thread that has ended and a new one at
- * the same address look like one. */
-const char *__tsan_default_suppressions(void);
-const char *__tsan_default_suppressions(void)
-{
-	return "race:io_uring_\n";
-}
+#include "tsan.h"
 
 int main(void)
 {

@@ -7,20 +7,13 @@
  */
 #define ENGINE_PLAIN
 #include "../unit/engine_util.h"
+#include "tsan.h"
 
 #include <errno.h>
 
 #define WRITERS 3u
 #define BLOCKS 48u /* of each writer */
 #define SECONDS 3
-
-/* liburing maps and unmaps its rings behind the sanitizer's back: the ring of a thread that has ended and a new one at
- * the same address look like one. */
-const char *__tsan_default_suppressions(void);
-const char *__tsan_default_suppressions(void)
-{
-	return "race:io_uring_\n";
-}
 
 static struct {
 	struct rig r;

@@ -84,7 +84,7 @@ bool identity_is_old(const struct volume *v)
 {
 	int64_t age;
 
-	if (!v->known.local_clock)
+	if (!GET(v->known.local_clock))
 		return false;
 	age = realtime() - atomic_load_explicit((_Atomic int64_t *)(uintptr_t)&v->known.noted_ns, memory_order_relaxed);
 	return age > NOTE_AGE_S * SECOND || age < 0;

@@ -144,7 +144,7 @@ bool witness_drop(struct volume *v, uint64_t first, uint64_t n)
 	if (MUTATE(WITNESS_DROP))
 		return false;
 	for (uint32_t i = 0; i < GET(k->nwitness); i++) {
-		if (k->witness[i].block - first >= n)
+		if (__atomic_load_n(&k->witness[i].block, __ATOMIC_RELAXED) - first >= n)
 			continue;
 		/* in its place: others look without a lock */
 		__atomic_store_n(&k->witness[i].block, NO_WITNESS, __ATOMIC_RELAXED);
@@ -158,7 +158,7 @@ uint32_t witness_copy(const struct known *k, struct journal_witness *out)
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < GET(k->nwitness); i++) {
-		out[n] = k->witness[i];
+		out[n].crc = k->witness[i].crc;
 		out[n].block = __atomic_load_n(&k->witness[i].block, __ATOMIC_RELAXED);
 		n += out[n].block != NO_WITNESS;
 	}
