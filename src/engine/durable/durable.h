@@ -9,7 +9,8 @@
 #include "engine/cache.h"
 #include "engine/durable/identity.h"
 
-/* ---- mapping.c: changing a line's state; chain locked, in epoch.gate (shared). Keeps the counters and owes the record.
+/* ---- mapping.c: changing a line's state; chain locked, in epoch.gate (shared). Keeps the counters and owes the
+ * record.
  * ---- */
 
 /* Sets the masks of an entry of volume v and does everything that follows from it. */
@@ -28,7 +29,7 @@ int epoch_init(struct epoch *ep, struct cache *c);
 void epoch_destroy(struct epoch *ep);
 void epoch_enter(struct cache *c); /* before changing metadata; waits if the open epoch is full */
 void epoch_leave(struct cache *c);
-void epoch_owe(struct cache *c, uint32_t e); /* in the gate, chain locked, CHANGED just set */
+void epoch_note_change(struct cache *c, uint32_t e); /* in the gate, chain locked, CHANGED just set */
 void epoch_free_slot(struct cache *c, uint32_t slot); /* in the gate */
 int epoch_add_discard(struct cache *c, const struct journal_discard *d); /* in the gate */
 /* The epoch that changes made now belong to; stable while in the gate. */
@@ -40,7 +41,7 @@ static inline uint64_t epoch_open_id(struct cache *c)
  * next third is used up (epoch_enter). */
 static inline bool epoch_holds_much(struct cache *c)
 {
-	return GET(c->epoch.nheld) > GET(c->slots.nfree) / 2;
+	return ctr_get(c->epoch.npending) > ctr_get(c->slots.nfree) / 2;
 }
 /* At the rate of the open epoch so far, that will be before its interval is over. */
 bool epoch_ends_early(struct cache *c);
@@ -89,11 +90,11 @@ int volume_record(struct volume *v, bool in_use, struct bc_error *err);
 int volume_record_mode(struct volume *v, enum cache_mode mode, struct bc_error *err);
 
 /* ---- backing.c ---- */
-int backing_flush(struct io_thread *t, struct volume *v); /* if anything was written there since the last */
+int backing_flush(struct thread_ctx *t, struct volume *v); /* if anything was written there since the last */
 int backing_flush_on(struct bdev_channel *ch, struct volume *v); /* likewise, on a channel to its backing device */
 /* Writes n whole blocks, and counts. 0 or -errno: then what they hold is undefined. */
-int backing_write(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, char **data);
+int backing_write(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n, char **data);
 /* Zeroes a range; punch: the device may give the space back. */
-int backing_zero(struct io_thread *t, struct volume *v, uint64_t off, uint64_t len, bool punch);
+int backing_zero(struct thread_ctx *t, struct volume *v, uint64_t off, uint64_t len, bool punch);
 
 #endif

@@ -14,8 +14,8 @@
 
 #include "blkcache/units.h"
 #include "engine/durable/bypass.h"
-#include "engine/life/recover.h"
 #include "engine/durable/takeover_log.h"
+#include "engine/life/recover.h"
 #include "util/cow.h"
 #include "util/limits.h"
 
@@ -166,8 +166,8 @@ static void free_cache(struct cache *c)
 {
 	readahead_stop(c);
 	readahead_pool_destroy(&c->readahead);
-	io_destroy(c);
-	survive_end(c);
+	thread_ctx_destroy(c);
+	takeover_end(c);
 	idle_destroy(c);
 	cleaner_destroy(c);
 	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES; i++)
@@ -243,7 +243,7 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 	c->accepted = accepted;
 	c->shared = shared;
 	c->policy.ops = &policy_clock;
-	c->on_failed = survive_cache_failed;
+	c->on_failed = takeover_log_cache_failed;
 	c->after_read = tidy_after_read;
 	c->given_in_vain = UINT64_MAX;
 	pthread_mutex_init(&c->why_lock, NULL);
@@ -271,7 +271,7 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 		free(c);
 		return rc;
 	}
-	rc = io_init(c);
+	rc = thread_ctx_init(c);
 	if (!rc)
 		rc = cache_lock_dir(c->dir, flags & CACHE_OPEN_NO_VOLUMES, shared ? shared->lock_fd : 0, &c->dir_fd,
 				    &c->lock_fd, err);
@@ -289,7 +289,7 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 	if (!rc)
 		rc = recover(c, report ? report : &dummy, err);
 	if (!rc && shared)
-		rc = survive_begin(c, shared, err);
+		rc = takeover_begin(c, shared, err);
 	if (!rc && !(flags & CACHE_OPEN_NO_VOLUMES)) {
 		rc = cache_volume_foreach(c, clear_first_marks, NULL);
 		if (rc)
@@ -298,7 +298,7 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 			rc = count_load(c, err);
 		if (!rc)
 			rc = journal_setting_put(c->journal, CLEAN_STOP_KEY, "no", err);
-		if (!rc && GET(c->tunables.read_ahead) && (rc = readahead_start(c)))
+		if (!rc && ctr_get(c->tunables.read_ahead) && (rc = readahead_start(c)))
 			bc_fail(err, rc, "cache %s: threads cannot be started: %s", c->dir, strerror(-rc));
 		if (!rc && (rc = threads_start(c)))
 			bc_fail(err, rc, "cache %s: background threads cannot be started: %s", c->dir, strerror(-rc));
@@ -317,7 +317,7 @@ fail:
 /* Everything is durable and the marks are gone: the row says that the backing device is as we left it. */
 static int mark_stopped(struct volume *v, void *ctx)
 {
-	if (!v->bdev || GET(v->intent.nmarked) || !v->row_in_use)
+	if (!v->bdev || ctr_get(v->intent.nmarked) || !v->row_in_use)
 		return 0;
 	witness_refill(v);
 	return volume_record(v, false, ctx);
@@ -325,7 +325,7 @@ static int mark_stopped(struct volume *v, void *ctx)
 
 static int flush_backing(struct volume *v, void *ctx)
 {
-	struct io_thread *t = io_thread_get(v->cache);
+	struct thread_ctx *t = thread_ctx_get(v->cache);
 
 	(void)ctx;
 	return !v->bdev ? 0 : t ? backing_flush(t, v) : -ENOMEM;
@@ -379,7 +379,7 @@ int cache_close_telling(struct cache *c, _Atomic bool *durable, struct bc_error 
 	/* with everything in the data file, what goes bad there later is damage of single blocks, not an unfinished
 	 * epoch */
 	if (!rc)
-		rc = journal_note_durable(c->journal, GET(c->epoch.data_upto), &own);
+		rc = journal_note_durable(c->journal, ctr_get(c->epoch.data_upto), &own);
 	if (!rc && !(c->open_flags & CACHE_OPEN_NO_VOLUMES)) {
 		rc = cache_volume_foreach(c, clear_all_marks, NULL);
 		if (!rc)

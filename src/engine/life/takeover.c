@@ -304,7 +304,7 @@ static int take_over(struct cache *c, const struct writelog *log, int frames_fd,
 	return rc;
 }
 
-int survive_begin(struct cache *c, const struct cache_shared *shared, struct bc_error *err)
+int takeover_begin(struct cache *c, const struct cache_shared *shared, struct bc_error *err)
 {
 	struct writelog *log = calloc(1, sizeof *log);
 	int rc = log ? writelog_open(log, shared->log_fd) : -ENOMEM;
@@ -325,7 +325,7 @@ int survive_begin(struct cache *c, const struct cache_shared *shared, struct bc_
 	return 0;
 }
 
-void survive_end(struct cache *c)
+void takeover_end(struct cache *c)
 {
 	if (!c->log)
 		return;

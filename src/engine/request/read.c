@@ -44,7 +44,7 @@ static bool fill_block(struct cache *c, struct volume *v, uint64_t block, struct
 }
 
 /* The blocks of the plan that came from backing go into the cache, as far as there is room. */
-static void fill(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+static void fill(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n)
 {
 	struct cache *c = v->cache;
 	uint32_t crc[MAX_BLOCKS];
@@ -62,9 +62,9 @@ static void fill(struct io_thread *t, struct volume *v, uint64_t first, unsigned
 		return;
 	/* half of what reclaim keeps free is for writes, which must have a slot */
 	got = slots_take_some(&c->slots, t->slots, want, c->slots_low / 2);
-	if (got < want || GET(c->slots.nfree) < c->slots_low ||
-	    GET(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
-		background_kick(c, JOB_RECLAIM);
+	if (got < want || ctr_get(c->slots.nfree) < c->slots_low ||
+	    ctr_get(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
+		job_kick(c, JOB_RECLAIM);
 	if (!got)
 		return;
 	epoch_enter(c);
@@ -80,11 +80,11 @@ static void fill(struct io_thread *t, struct volume *v, uint64_t first, unsigned
 	}
 	epoch_leave(c);
 	slots_give(&c->slots, t->slots + k, got - k);
-	ADD(v->n.cache_written, (uint64_t)k * CACHE_BLOCK);
+	ctr_add(v->n.cache_written, (uint64_t)k * CACHE_BLOCK);
 }
 
 /* Hands the plan's blocks out as pieces for [off, off + len). */
-static void make_reply(struct io_thread *t, uint64_t off, uint32_t len, struct volume_reply *reply)
+static void make_reply(struct thread_ctx *t, uint64_t off, uint32_t len, struct volume_reply *reply)
 {
 	uint32_t skip = off % CACHE_BLOCK;
 	struct iovec *last = NULL;
@@ -109,15 +109,15 @@ static void count_read(struct volume *v, unsigned n, unsigned cached, uint32_t l
 {
 	uint64_t took = now_ns() - start;
 
-	ADD(v->n.volume_read, len);
+	ctr_add(v->n.volume_read, len);
 	if (through)
-		ADD(v->n.pass_through_reads, 1);
+		ctr_add(v->n.pass_through_reads, 1);
 	else if (cached == n)
-		ADD(v->n.read_hits, 1);
+		ctr_add(v->n.read_hits, 1);
 	else if (cached)
-		ADD(v->n.read_partial_misses, 1);
+		ctr_add(v->n.read_partial_misses, 1);
 	else
-		ADD(v->n.read_misses, 1);
+		ctr_add(v->n.read_misses, 1);
 	hist_add(cached == n ? &v->n.read_hit : &v->n.read_miss, took);
 }
 
@@ -133,22 +133,23 @@ static void count_read(struct volume *v, unsigned n, unsigned cached, uint32_t l
 static bool promotes(struct volume *v)
 {
 	struct promotion *p = &v->promotion;
-	uint64_t n = ADD(p->reads, 1);
+	uint64_t n = ctr_add(p->reads, 1);
 
 	if (n % PROMOTE_WINDOW == PROMOTE_WINDOW - 1) {
-		uint64_t blocks = GET(p->blocks), hits = GET(v->n.ram_read) / CACHE_BLOCK;
+		uint64_t blocks = ctr_get(p->blocks), hits = ctr_get(v->n.ram_read) / CACHE_BLOCK;
 
-		atomic_store(&p->sampled, (hits - GET(p->seen_hits)) * PROMOTE_PAYS < blocks - GET(p->seen_blocks));
+		atomic_store(&p->sampled,
+			     (hits - ctr_get(p->seen_hits)) * PROMOTE_PAYS < blocks - ctr_get(p->seen_blocks));
 		atomic_store(&p->seen_blocks, blocks);
 		atomic_store(&p->seen_hits, hits);
 	}
-	return !GET(p->sampled) || n % PROMOTE_SAMPLE == 0 || buffer_pool_unused(v->cache->pool) > MAX_BLOCKS;
+	return !ctr_get(p->sampled) || n % PROMOTE_SAMPLE == 0 || buffer_pool_unused(v->cache->pool) > MAX_BLOCKS;
 }
 
 /* Sets t->tidy if the blocks, which took `pieces` reads from slots, should be moved together. */
-static void tidy_note(struct io_thread *t, unsigned n, unsigned pieces)
+static void tidy_note(struct thread_ctx *t, unsigned n, unsigned pieces)
 {
-	uint64_t min = GET(t->cache->tunables.tidy_bytes);
+	uint64_t min = ctr_get(t->cache->tunables.tidy_bytes);
 
 	t->tidy = min && (uint64_t)n * CACHE_BLOCK >= min && plan_is_scattered(n, pieces);
 }
@@ -156,7 +157,7 @@ static void tidy_note(struct io_thread *t, unsigned n, unsigned pieces)
 int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_reply *reply)
 {
 	struct cache *c = v->cache;
-	struct io_thread *t = io_thread_get(c);
+	struct thread_ctx *t = thread_ctx_get(c);
 	uint64_t first = off / CACHE_BLOCK, start = now_ns();
 	struct range_lock rl;
 	unsigned n, cached, ram = 0, promoted = 0;
@@ -174,11 +175,11 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 		return 0;
 	n = (unsigned)((off + len - 1) / CACHE_BLOCK - first + 1);
 
-	mode = GET(v->mode);
-	if (mode != MODE_PT && !c->failed && plan_from_ram(t, v, first, n)) {
+	mode = ctr_get(v->mode);
+	if (mode != CACHE_MODE_PT && !c->failed && plan_from_ram(t, v, first, n)) {
 		t->nplan = n;
 		make_reply(t, off, len, reply);
-		ADD(v->n.ram_read, (uint64_t)n * CACHE_BLOCK);
+		ctr_add(v->n.ram_read, (uint64_t)n * CACHE_BLOCK);
 		count_read(v, n, n, len, false, start);
 		readahead_note(v, off, len, false);
 		return 0;
@@ -187,7 +188,7 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 	t->tidy_first = first;
 	t->tidy_epoch = epoch_open_id(c);
 	cached = plan_lookup(t, v, first, n);
-	if (mode == MODE_PT || c->failed) {
+	if (mode == CACHE_MODE_PT || c->failed) {
 		/* the backing device answers, but for what only the cache has */
 		for (unsigned i = 0; i < n; i++) {
 			struct block_plan *p = &t->plan[i];
@@ -214,7 +215,7 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 			bad |= p->source == FROM_BACKING && p->cached;
 		}
 		if (promoted)
-			ADD(v->promotion.blocks, promoted);
+			ctr_add(v->promotion.blocks, promoted);
 		if (mode_fills(mode))
 			fill(t, v, first, n);
 		if (mode_fills(mode) && cached == n && !bad)
@@ -234,15 +235,15 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 	for (unsigned i = 0; i < n; i++)
 		ram += t->plan[i].source == FROM_RAM;
 	if (ram)
-		ADD(v->n.ram_read, (uint64_t)ram * CACHE_BLOCK);
-	count_read(v, n, cached, len, mode == MODE_PT, start);
+		ctr_add(v->n.ram_read, (uint64_t)ram * CACHE_BLOCK);
+	count_read(v, n, cached, len, mode == CACHE_MODE_PT, start);
 	readahead_note(v, off, len, cached < n);
 	return 0;
 }
 
 void volume_read_done(struct volume *v, struct volume_reply *reply)
 {
-	struct io_thread *t = reply->priv;
+	struct thread_ctx *t = reply->priv;
 
 	if (t->tidy) {
 		v->cache->after_read(t, v);
@@ -255,7 +256,7 @@ void volume_read_done(struct volume *v, struct volume_reply *reply)
 int volume_fill(struct volume *v, uint64_t off, uint32_t len)
 {
 	struct cache *c = v->cache;
-	struct io_thread *t = io_thread_get(c);
+	struct thread_ctx *t = thread_ctx_get(c);
 	uint64_t first = off / CACHE_BLOCK;
 	unsigned n = (unsigned)((off + len - 1) / CACHE_BLOCK - first + 1), missing = 0;
 	struct range_lock rl;
@@ -271,7 +272,7 @@ int volume_fill(struct volume *v, uint64_t off, uint32_t len)
 		else if (t->plan[i].source == FROM_SLOT)
 			t->plan[i].source = NOT_WANTED;
 	}
-	if (missing && mode_fills(GET(v->mode)) && !c->failed) {
+	if (missing && mode_fills(ctr_get(v->mode)) && !c->failed) {
 		rc = plan_read(t, v, first, n);
 		if (!rc)
 			fill(t, v, first, n);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * write_to_backing.c - writes that go to the backing device: write-through, write-around, write-invalidate, pass-through.
+ * write_to_backing.c - writes that go to the backing device: write-through, write-around, write-invalidate,
+ * pass-through.
  *
  * - Range locked THROUGH: no reader, writer or cleaner is on these blocks.
  * - Write-intent mark durable (intent.c): from now on a crash makes recovery distrust clean lines here (P4).
@@ -43,14 +44,15 @@ static bool put_clean(struct cache *c, struct volume *v, uint64_t block, struct 
 }
 
 /* Replaces the cached copies as far as slots can be had without waiting; drops the others. */
-static void update_cache(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, struct buffer **bufs,
+static void update_cache(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n, struct buffer **bufs,
 			 const uint32_t *crc)
 {
 	struct cache *c = v->cache;
 	unsigned got = slots_take_some(&c->slots, t->slots, n, c->slots_low / 2), put = 0;
 
-	if (got < n || GET(c->slots.nfree) < c->slots_low || GET(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
-		background_kick(c, JOB_RECLAIM);
+	if (got < n || ctr_get(c->slots.nfree) < c->slots_low ||
+	    ctr_get(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
+		job_kick(c, JOB_RECLAIM);
 	if (got) {
 		epoch_enter(c);
 		while (put < got && put_clean(c, v, first + put, bufs[put], t->slots[put], crc[put]))
@@ -58,12 +60,12 @@ static void update_cache(struct io_thread *t, struct volume *v, uint64_t first, 
 		epoch_leave(c);
 	}
 	slots_give(&c->slots, t->slots + put, got - put);
-	ADD(v->n.cache_written, (uint64_t)put * CACHE_BLOCK);
+	ctr_add(v->n.cache_written, (uint64_t)put * CACHE_BLOCK);
 	blocks_drop(c, v, first + put, n - put);
 }
 
 /* What the cache has of the range. */
-static void look(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, unsigned *cached, unsigned *dirty)
+static void look(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n, unsigned *cached, unsigned *dirty)
 {
 	*cached = plan_lookup(t, v, first, n);
 	*dirty = 0;
@@ -73,14 +75,14 @@ static void look(struct io_thread *t, struct volume *v, uint64_t first, unsigned
 }
 
 /* Drops the blocks of the last lookup that are clean; range locked THROUGH. */
-static void drop_clean(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+static void drop_clean(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++)
 		if (t->plan[i].cached && !t->plan[i].dirty)
 			blocks_drop(v->cache, v, first + i, 1);
 }
 
-int write_through_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, int mode,
+int write_through_blocks(struct thread_ctx *t, struct volume *v, const char *src, uint64_t off, uint32_t len, int mode,
 			 unsigned *hits)
 {
 	struct cache *c = v->cache;
@@ -89,7 +91,7 @@ int write_through_blocks(struct io_thread *t, struct volume *v, const char *src,
 	struct range_lock rl;
 	uint32_t crc[MAX_BLOCKS];
 	char *data[MAX_BLOCKS];
-	bool keep = mode == MODE_WT;
+	bool keep = mode == CACHE_MODE_WT;
 	struct buffer *bufs[MAX_BLOCKS];
 	int rc;
 
@@ -99,12 +101,12 @@ int write_through_blocks(struct io_thread *t, struct volume *v, const char *src,
 		goto unlock;
 	look(t, v, first, n, &cached, &dirty);
 	hit = cached;
-	if (mode == MODE_WA)
+	if (mode == CACHE_MODE_WA)
 		keep = cached == n;
 	if (keep && (c->failed || buffer_alloc(c->buffers, bufs, n, true)))
 		keep = false; /* the data file is in trouble: the backing device has the data, that is enough */
 	for (unsigned i = 0; i < n; i++)
-		data[i] = keep ? buffer_data(bufs[i]) : io_bounce(t, n) + (size_t)i * CACHE_BLOCK;
+		data[i] = keep ? buffer_data(bufs[i]) : thread_ctx_bounce(t, n) + (size_t)i * CACHE_BLOCK;
 	rc = plan_gather(t, v, src, off, len, data);
 	if (rc)
 		goto release;
