@@ -110,6 +110,39 @@ Test(engine_limits, a_large_discard_is_repeated, .timeout = 120)
 	rig_destroy(&r);
 }
 
+/* A block is dirty when a discard drops the clean ones, and clean when it ends: the cleaner had written it before, and
+ * its flush was under way. It must not come up again. */
+static void *clean_it(void *v)
+{
+	struct bc_error err = { 0 };
+
+	must(!cache_write_back(((struct volume *)v)->cache, v, NULL, NULL, &err), "%s", err.msg);
+	return NULL;
+}
+
+Test(engine_limits, a_block_becomes_clean_under_a_discard, .timeout = 60) /* P3 */
+{
+	struct rig r;
+	struct volume *v;
+	pthread_t t;
+
+	rig_create(&r, 8 * MIB, 4096, 2 * MIB, CACHE_MODE_WB);
+	rig_open(&r);
+	rig_set(&r, "clean-after", "86400s");
+	v = rig_add(&r, "delay:flush=500ms:", 64 * MIB, CACHE_MODE_WB);
+	rig_mode(v, CACHE_MODE_WB);
+	put(v, 7);
+	must(!epoch_commit(r.c, true), "commit");
+	pthread_create(&t, NULL, clean_it, v);
+	usleep(200000); /* it is written by now, and being flushed */
+	must(ctr_get(v->dirty_blocks) == 1, "still dirty");
+	must(!volume_zero(v, 0, MIB, true), "discard");
+	must(get(v, 7) == STAMP_ZERO, "it is back");
+	pthread_join(t, NULL);
+	must(get(v, 7) == STAMP_ZERO, "it is back");
+	rig_destroy(&r);
+}
+
 /* ---- memory ---- */
 
 static void limit_memory(bool on)

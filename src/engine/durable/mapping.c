@@ -143,13 +143,12 @@ static void drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n, 
 		drop_found(c, v, line0, line1, first, last, dirty_too);
 		return;
 	}
-	for (uint64_t r = r0; r <= r1 && used; r++) {
+	/* not until `used` have been seen: beside the range others insert lines, into regions that had none */
+	for (uint64_t r = r0; r <= r1; r++) {
 		uint64_t a = r << shift, b = a + (1ull << shift) - 1;
 
-		if (!ctr_get(region_of_line(v, a)->lines))
-			continue;
-		drop_each(c, v, a > line0 ? a : line0, b < line1 ? b : line1, first, last, dirty_too);
-		used--;
+		if (ctr_get(region_of_line(v, a)->lines))
+			drop_each(c, v, a > line0 ? a : line0, b < line1 ? b : line1, first, last, dirty_too);
 	}
 }
 
