@@ -422,7 +422,7 @@ static void stop_failed(struct daemon *d, struct control_request *req, bool with
 		control_fail(req, EXIT_INTERRUPTED,
 			     "%s: interrupted; the volumes go on working, what was flushed stays so", d->params->dir);
 	else if (ret == -EBUSY || ret == -ENOTEMPTY)
-		control_fail(req, EXIT_FAILED, "%s", err->msg);
+		control_fail(req, EXIT_FAILED, "%s; nothing was stopped", err->msg);
 	else
 		refuse_stop(d, req, with_flush, err);
 }
