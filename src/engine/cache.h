@@ -325,10 +325,8 @@ struct cache {
 	counter discard_seq;
 	counter slots_given; /* by epochs, since load: shows that room is being made */
 	counter given_in_vain; /* slots_given when somebody gave up waiting for room (reclaim.c) */
-	uint32_t alloc_max; /* buffers to ask for at once */
 	counter last_log, unlogged; /* of cache_degrade */
-	uint32_t slots_low, slots_high; /* reclaim below low, up to high */
-	uint32_t write_piece; /* blocks a write may take at once */
+	struct space_limits space; /* policy/space.h: all decisions about room */
 	counter unsent; /* since the writer was last sent, in this epoch: slots taken; << 32: blocks that had one */
 	_Atomic bool failed; /* P6: nothing is promised durable any more */
 	void (*on_failed)(struct cache *c); /* called once, by the thread that found out; durable/takeover_log.h */
@@ -371,6 +369,12 @@ static inline struct region *region_of_line(const struct volume *v, uint64_t lin
 	uint64_t r = line >> (REGION_SHIFT - CACHE_BLOCK_SHIFT - v->cache->lines.bpl_shift);
 
 	return &v->intent.region[r < v->intent.nregions ? r : v->intent.nregions];
+}
+
+/* Is so little free that reclaim should run? */
+static inline bool cache_room_is_low(const struct cache *c)
+{
+	return space_is_low(&c->space, ctr_get(c->slots.nfree), ctr_get(c->lines.nfree), c->lines.bpl_shift);
 }
 
 static inline bool mode_writes_back(int mode)

@@ -146,7 +146,7 @@ static void *fill_main(void *arg)
 
 static bool cache_is_full(void)
 {
-	return ctr_get(r.v[0]->dirty_blocks) > r.c->slots.n - r.c->slots_low;
+	return ctr_get(r.v[0]->dirty_blocks) > r.c->slots.n - r.c->space.low;
 }
 
 static void full_of_dirty(void)

@@ -19,6 +19,25 @@ void line_update(struct cache *c, struct volume *v, uint32_t e, uint16_t valid, 
 void line_drop(struct cache *c, struct volume *v, struct line_chain *ch, uint32_t e, uint16_t mask);
 /* Points block b to a new slot (its old one, if valid, goes to the epoch). The masks are the caller's to set. */
 void line_move_block(struct cache *c, uint32_t e, unsigned b, uint32_t slot, uint32_t crc);
+/*
+ * Finds or inserts the line of a block and points the block to a slot. In the gate; takes the chain itself, the block's
+ * range is the caller's. Nobody else does this, so none of what goes with it is forgotten: policy, takeover log,
+ * buffer, counters, the record that is owed.
+ */
+struct mapping {
+	uint64_t block;
+	uint32_t slot, crc;
+	struct buffer *buf; /* has the data, and is published for the slot; NULL: the data is in the slot */
+	enum {
+		MAPPING_FILL, /* clean; not if there is a copy already */
+		MAPPING_CLEAN, /* clean: backing has it; replaces what is there */
+		MAPPING_DIRTY /* replaces what is there; in its own slot if that was given in the open epoch */
+	} as;
+	bool was_cached; /* out */
+};
+/* 1: placed; 0: placed in its own slot, or not at all (MAPPING_FILL): `slot` was not used; -EAGAIN: the table is full.
+ */
+int mapping_place(struct cache *c, struct volume *v, struct mapping *m);
 /* Drops n blocks from `first` on, whatever their state. Takes gate and locks itself; the range is locked by the caller.
  */
 void blocks_drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n);
@@ -41,7 +60,7 @@ static inline uint64_t epoch_open_id(struct cache *c)
  * next third is used up (epoch_enter). */
 static inline bool epoch_holds_much(struct cache *c)
 {
-	return ctr_get(c->epoch.npending) > ctr_get(c->slots.nfree) / 2;
+	return space_is_pending(ctr_get(c->slots.nfree), ctr_get(c->epoch.npending));
 }
 /* At the rate of the open epoch so far, that will be before its interval is over. */
 bool epoch_ends_early(struct cache *c);

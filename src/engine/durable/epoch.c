@@ -99,11 +99,7 @@ void epoch_destroy(struct epoch *ep)
 	pthread_cond_destroy(&ep->durable_cond);
 }
 
-/*
- * Two thirds of the slots there are for writing are held by epochs that are not durable yet. Whoever goes on would take
- * the rest, which is free in the smallest pieces, only to wait all the longer then. The third that is left alone is
- * what makes large writes possible (slots.h).
- */
+/* Until the slots that are pending come back (space_writer_waits). */
 static void wait_for_slots(struct cache *c)
 {
 	struct epoch *ep = &c->epoch;
@@ -122,12 +118,10 @@ static void wait_for_slots(struct cache *c)
 bool epoch_ends_early(struct cache *c)
 {
 	const struct epoch *ep = &c->epoch;
-	uint64_t third = (ctr_get(ep->npending) + ctr_get(c->slots.nfree)) / 3,
-		 interval = ctr_get(c->tunables.epoch_interval_us);
 	uint64_t age = (now_ns() - ctr_get(ep->opened_ns)) / 1000;
 
-	/* one that nothing was changed in stays open however long */
-	return ctr_get(ep->nfreed) * interval > third * (age < interval ? age : interval);
+	return space_ends_early(ctr_get(c->slots.nfree), ctr_get(ep->npending), ctr_get(ep->nfreed), age,
+				ctr_get(c->tunables.epoch_interval_us));
 }
 
 void epoch_enter(struct cache *c)
@@ -136,8 +130,7 @@ void epoch_enter(struct cache *c)
 
 	while ((ctr_get(ep->nchanged) > ep->max_changes || takeover_log_full(c)) && !c->failed)
 		epoch_commit(c, false);
-	while (slots_mostly_held(ctr_get(ep->npending), ctr_get(c->slots.nfree)) &&
-	       ctr_get(ep->npending) > c->slots_low && !c->failed)
+	while (space_writer_waits(&c->space, ctr_get(c->slots.nfree), ctr_get(ep->npending)) && !c->failed)
 		wait_for_slots(c);
 	if (pthread_rwlock_tryrdlock(&ep->gate)) {
 		about_to_wait(); /* for a seal */

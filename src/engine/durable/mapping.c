@@ -8,6 +8,8 @@
 
 #include "engine/durable/takeover_log.h"
 
+#include <errno.h>
+
 void line_update(struct cache *c, struct volume *v, uint32_t e, uint16_t valid, uint16_t dirty, uint16_t fresh)
 {
 	struct lines *l = &c->lines;
@@ -66,6 +68,52 @@ void line_move_block(struct cache *c, uint32_t e, unsigned b, uint32_t slot, uin
 		epoch_free_slot(c, blk->slot);
 	__atomic_store_n(&blk->slot, slot, __ATOMIC_RELAXED); /* looked at without the lock */
 	blk->crc = crc;
+}
+
+int mapping_place(struct cache *c, struct volume *v, struct mapping *m)
+{
+	struct lines *l = &c->lines;
+	unsigned b = m->block & (l->bpl - 1);
+	uint16_t bit = (uint16_t)(1u << b), dirty;
+	struct line_chain ch = lines_lock(l, line_key(v->id, m->block >> l->bpl_shift));
+	uint32_t e = lines_find(&ch), slot = m->slot;
+	int used = 1;
+
+	if (e == LINE_NONE) {
+		e = lines_insert(&ch);
+		if (e == LINE_NONE) {
+			used = -EAGAIN;
+			goto out;
+		}
+		c->policy.ops->inserted(&c->policy, l, e);
+	} else if (m->as == MAPPING_DIRTY) {
+		c->policy.ops->hit(&c->policy, l, e);
+	}
+	dirty = line_dirty(l, e);
+	m->was_cached = line_valid(l, e) & bit;
+	if (m->as == MAPPING_FILL && m->was_cached) { /* two readers of one block may both have missed */
+		used = 0;
+		goto out;
+	}
+	if (m->as == MAPPING_DIRTY && (MUTATE(FRESH_KEPT) ? dirty : line_fresh(l, e)) & bit) {
+		slot = line_block(l, e, b)->slot; /* rule 1: it was given in this same epoch */
+		line_block(l, e, b)->crc = m->crc;
+		used = 0;
+	} else {
+		line_move_block(c, e, b, slot, m->crc);
+	}
+	if (m->as == MAPPING_DIRTY) {
+		takeover_log_dirty(c, v, m->block, slot, m->crc, m->buf);
+		dirty |= bit;
+	} else if (m->as == MAPPING_CLEAN) {
+		dirty &= (uint16_t)~bit;
+	}
+	if (m->buf)
+		buffer_publish(m->buf, slot, true);
+	line_update(c, v, e, line_valid(l, e) | bit, dirty, line_fresh(l, e) | bit);
+out:
+	lines_unlock(&ch);
+	return used;
 }
 
 /* Those of the entry's blocks that lie in [first, last]. */

@@ -101,25 +101,6 @@ static int open_data(struct cache *c, struct bc_error *err)
 	return check_file_size_limit(c, err);
 }
 
-/* How much is kept free, and how much a write may take at once, in terms of what there is. */
-static void set_limits(struct cache *c, uint64_t frames)
-{
-	uint32_t n = c->geo.nslots, piece = MAX_BLOCKS - 1;
-
-	if (piece > n / 16)
-		piece = n / 16;
-	if (piece > frames / 8)
-		piece = (uint32_t)(frames / 8);
-	if (!piece)
-		piece = 1;
-	c->write_piece = piece;
-	c->alloc_max = frames / 4 < MAX_BLOCKS ? (uint32_t)(frames / 4) : MAX_BLOCKS;
-	c->slots_low = n / 64 > 2 * piece ? n / 64 : 2 * piece;
-	if (c->slots_low > 65536)
-		c->slots_low = 65536;
-	c->slots_high = 2 * c->slots_low;
-}
-
 static uint64_t metadata_bytes(const struct journal_geometry *geo)
 {
 	return lines_bytes(geo->nlines, geo->blocks_per_line) + slots_bytes(geo->nslots);
@@ -158,7 +139,7 @@ int cache_setup_buffers(struct cache *c, struct bc_error *err)
 	if (!rc)
 		rc = buffer_client_create(c->pool, c->data, &c->buffers, err);
 	if (!rc)
-		set_limits(c, c->ram_bytes / CACHE_BLOCK);
+		space_limits_init(&c->space, c->geo.nslots, c->ram_bytes / CACHE_BLOCK, MAX_BLOCKS);
 	return rc;
 }
 

@@ -179,7 +179,7 @@ static void plan_places(struct thread_ctx *t, unsigned n)
 	for (unsigned i = 0; i < n; i++)
 		need += wants_buffer(t, &t->plan[i]);
 	while (have < need) {
-		unsigned some = need - have < t->cache->alloc_max ? need - have : t->cache->alloc_max;
+		unsigned some = need - have < t->cache->space.alloc_max ? need - have : t->cache->space.alloc_max;
 
 		if (buffer_alloc(t->cache->buffers, t->bufs + have, some, false))
 			break;

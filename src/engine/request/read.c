@@ -16,33 +16,6 @@
 #include <errno.h>
 #include <string.h>
 
-/* In the gate. False: the line table is full. */
-static bool fill_block(struct cache *c, struct volume *v, uint64_t block, struct buffer *buf, uint32_t slot,
-		       uint32_t crc, bool *used)
-{
-	struct lines *l = &c->lines;
-	unsigned b = block & (l->bpl - 1);
-	uint16_t bit = (uint16_t)(1u << b);
-	struct line_chain ch = lines_lock(l, line_key(v->id, block >> l->bpl_shift));
-	uint32_t e = lines_find(&ch);
-
-	*used = false;
-	if (e == LINE_NONE) {
-		e = lines_insert(&ch);
-		if (e != LINE_NONE)
-			c->policy.ops->inserted(&c->policy, l, e);
-	}
-	/* two readers of one block may both have missed */
-	if (e != LINE_NONE && !(line_valid(l, e) & bit)) {
-		line_move_block(c, e, b, slot, crc);
-		buffer_publish(buf, slot, true);
-		line_update(c, v, e, line_valid(l, e) | bit, line_dirty(l, e), line_fresh(l, e) | bit);
-		*used = true;
-	}
-	lines_unlock(&ch);
-	return e != LINE_NONE;
-}
-
 /* The blocks of the plan that came from backing go into the cache, as far as there is room. */
 static void fill(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n)
 {
@@ -60,23 +33,23 @@ static void fill(struct thread_ctx *t, struct volume *v, uint64_t first, unsigne
 	}
 	if (!want || c->failed)
 		return;
-	/* half of what reclaim keeps free is for writes, which must have a slot */
-	got = slots_take_some(&c->slots, t->slots, want, c->slots_low / 2);
-	if (got < want || ctr_get(c->slots.nfree) < c->slots_low ||
-	    ctr_get(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
+	got = slots_take_some(&c->slots, t->slots, want, space_kept_for_writes(&c->space));
+	if (got < want || cache_room_is_low(c))
 		job_kick(c, JOB_RECLAIM);
 	if (!got)
 		return;
 	epoch_enter(c);
 	for (unsigned i = 0; i < n && k < got; i++) {
 		struct block_plan *p = &t->plan[i];
-		bool used;
+		struct mapping m = { first + i, t->slots[k], crc[i], p->buf, MAPPING_FILL };
+		int used;
 
 		if (p->source != FROM_BACKING || p->cached || !p->buf)
 			continue;
-		if (!fill_block(c, v, first + i, p->buf, t->slots[k], crc[i], &used))
+		used = mapping_place(c, v, &m);
+		if (used < 0)
 			break;
-		k += used;
+		k += (unsigned)used;
 	}
 	epoch_leave(c);
 	slots_give(&c->slots, t->slots + k, got - k);

@@ -15,45 +15,6 @@
 #include <errno.h>
 #include <string.h>
 
-/*
- * In the gate: puts one dirty block into the map. Returns 1 if the slot was used, 0 if the block had one of this epoch,
- * -EAGAIN if the line table is full. *hit: it was cached before.
- */
-static int put_dirty(struct cache *c, struct volume *v, uint64_t block, struct buffer *buf, uint32_t slot, uint32_t crc,
-		     bool *hit)
-{
-	struct lines *l = &c->lines;
-	unsigned b = block & (l->bpl - 1);
-	uint16_t bit = (uint16_t)(1u << b);
-	struct line_chain ch = lines_lock(l, line_key(v->id, block >> l->bpl_shift));
-	uint32_t e = lines_find(&ch);
-	int used = 1;
-
-	if (e == LINE_NONE) {
-		e = lines_insert(&ch);
-		if (e == LINE_NONE) {
-			lines_unlock(&ch);
-			return -EAGAIN;
-		}
-		c->policy.ops->inserted(&c->policy, l, e);
-	} else {
-		c->policy.ops->hit(&c->policy, l, e);
-	}
-	*hit = line_valid(l, e) & bit;
-	if ((MUTATE(FRESH_KEPT) ? line_dirty(l, e) : line_fresh(l, e)) & bit) {
-		slot = line_block(l, e, b)->slot;
-		line_block(l, e, b)->crc = crc;
-		used = 0;
-	} else {
-		line_move_block(c, e, b, slot, crc);
-	}
-	takeover_log_dirty(c, v, block, slot, crc, buf);
-	buffer_publish(buf, slot, true);
-	line_update(c, v, e, line_valid(l, e) | bit, line_dirty(l, e) | bit, line_fresh(l, e) | bit);
-	lines_unlock(&ch);
-	return used;
-}
-
 #define NO_ROOM 1
 /*
  * When the writer is sent before the epoch ends: after so many slots were taken, by
@@ -92,13 +53,13 @@ static int put_all(struct thread_ctx *t, struct volume *v, uint64_t first, unsig
 	if (c->failed)
 		put = -EIO;
 	while (*done < n && put >= 0) {
-		bool hit;
+		struct mapping m = { first + *done, t->slots[k], crc[*done], t->bufs[*done], MAPPING_DIRTY };
 
-		put = put_dirty(c, v, first + *done, t->bufs[*done], t->slots[k], crc[*done], &hit);
+		put = mapping_place(c, v, &m);
 		if (put < 0)
 			break;
 		k += (unsigned)put;
-		*hits += hit;
+		*hits += m.was_cached;
 		++*done;
 	}
 	atomic_store_explicit(&v->last_epoch, epoch_open_id(c), memory_order_release);
@@ -106,9 +67,9 @@ static int put_all(struct thread_ctx *t, struct volume *v, uint64_t first, unsig
 	slots_give(&c->slots, t->slots + k, n - k);
 	ctr_add(v->n.cache_written, (uint64_t)*done * CACHE_BLOCK);
 	send_writer(c, *done, k);
-	if (ctr_get(c->slots.nfree) < c->slots_low || ctr_get(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
+	if (cache_room_is_low(c))
 		job_kick(c, JOB_RECLAIM);
-	if (epoch_holds_much(c) && ctr_get(c->epoch.nfreed) > c->slots_low / 2)
+	if (epoch_holds_much(c) && space_commit_pays(&c->space, ctr_get(c->epoch.nfreed)))
 		job_kick(c, JOB_MAINTAIN);
 	return put == -EAGAIN ? NO_ROOM : put < 0 ? put : 0;
 }
@@ -185,7 +146,8 @@ static int make_durable(struct thread_ctx *t, struct volume *v)
 static int write_past(struct thread_ctx *t, struct volume *v, const char **src, uint64_t *off, uint32_t *left,
 		      unsigned *hits, unsigned *blocks)
 {
-	uint32_t room = v->cache->write_piece * CACHE_BLOCK - *off % CACHE_BLOCK, piece = *left < room ? *left : room;
+	uint32_t room = v->cache->space.write_piece * CACHE_BLOCK - *off % CACHE_BLOCK,
+		 piece = *left < room ? *left : room;
 	int rc = write_through_blocks(t, v, *src, *off, piece, CACHE_MODE_WI, hits);
 
 	if (rc)
@@ -232,8 +194,8 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 		rc = cache_bypassed(c) ? 0 : -EIO;
 	}
 	while (left && !rc) {
-		uint32_t room = c->write_piece * CACHE_BLOCK - off % CACHE_BLOCK, piece = left < room ? left : room,
-			 moved = piece;
+		uint32_t room = c->space.write_piece * CACHE_BLOCK - off % CACHE_BLOCK,
+			 piece = left < room ? left : room, moved = piece;
 
 		if (mode_writes_back(mode))
 			rc = write_back_blocks(t, v, src, off, piece, &moved, &hits);

@@ -19,44 +19,23 @@
 #include <errno.h>
 #include <string.h>
 
-/* In the gate: the cached copy of a block that was written to backing becomes `buf`, clean. */
-static bool put_clean(struct cache *c, struct volume *v, uint64_t block, struct buffer *buf, uint32_t slot,
-		      uint32_t crc)
-{
-	struct lines *l = &c->lines;
-	unsigned b = block & (l->bpl - 1);
-	uint16_t bit = (uint16_t)(1u << b);
-	struct line_chain ch = lines_lock(l, line_key(v->id, block >> l->bpl_shift));
-	uint32_t e = lines_find(&ch);
-
-	if (e == LINE_NONE) {
-		e = lines_insert(&ch);
-		if (e != LINE_NONE)
-			c->policy.ops->inserted(&c->policy, l, e);
-	}
-	if (e != LINE_NONE) {
-		line_move_block(c, e, b, slot, crc);
-		buffer_publish(buf, slot, true);
-		line_update(c, v, e, line_valid(l, e) | bit, line_dirty(l, e) & ~bit, line_fresh(l, e) | bit);
-	}
-	lines_unlock(&ch);
-	return e != LINE_NONE;
-}
-
 /* Replaces the cached copies as far as slots can be had without waiting; drops the others. */
 static void update_cache(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n, struct buffer **bufs,
 			 const uint32_t *crc)
 {
 	struct cache *c = v->cache;
-	unsigned got = slots_take_some(&c->slots, t->slots, n, c->slots_low / 2), put = 0;
+	unsigned got = slots_take_some(&c->slots, t->slots, n, space_kept_for_writes(&c->space)), put = 0;
 
-	if (got < n || ctr_get(c->slots.nfree) < c->slots_low ||
-	    ctr_get(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
+	if (got < n || cache_room_is_low(c))
 		job_kick(c, JOB_RECLAIM);
 	if (got) {
 		epoch_enter(c);
-		while (put < got && put_clean(c, v, first + put, bufs[put], t->slots[put], crc[put]))
-			put++;
+		for (; put < got; put++) {
+			struct mapping m = { first + put, t->slots[put], crc[put], bufs[put], MAPPING_CLEAN };
+
+			if (mapping_place(c, v, &m) < 0)
+				break;
+		}
 		epoch_leave(c);
 	}
 	slots_give(&c->slots, t->slots + put, got - put);

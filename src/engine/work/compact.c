@@ -185,7 +185,7 @@ static bool move_all(struct mover *m)
 {
 	struct cache *c = m->c;
 	struct thread_ctx *t = m->t;
-	uint32_t got = slots_take_full(&c->slots, t->slots, m->n, c->slots_low);
+	uint32_t got = slots_take_full(&c->slots, t->slots, m->n, c->space.low);
 	unsigned used = 0;
 
 	if (got < m->n) {
@@ -214,9 +214,8 @@ static bool compact_once(struct mover *m)
 {
 	struct cache *c = m->c;
 	/* not all that one may take of the pool: writers wait for buffers, too */
-	unsigned batch = BATCH < c->alloc_max / 2 ? BATCH : c->alloc_max / 2;
-	/* their places have to be elsewhere */
-	uint32_t most = ctr_get(c->slots.nfree) / 3 < m->budget ? ctr_get(c->slots.nfree) / 3 : m->budget, n;
+	unsigned batch = BATCH < c->space.alloc_max / 2 ? BATCH : c->space.alloc_max / 2;
+	uint32_t most = space_compact_most(ctr_get(c->slots.nfree), m->budget), n;
 	uint32_t words = slots_free_words(&c->slots);
 	bool room = true;
 
@@ -249,14 +248,6 @@ static bool compact_once(struct mover *m)
 	return room && slots_free_words(&c->slots) > words;
 }
 
-/* Free words that are enough: a quarter of what is free, or as much as can be had with some effort. */
-static uint32_t enough(const struct mover *m)
-{
-	uint32_t words = ctr_get(m->c->slots.nfree) / 64;
-
-	return 1 + (m->idle ? words - words / 8 : words / 4);
-}
-
 void compact_ask(struct cache *c)
 {
 	atomic_store(&c->compact_wanted, true);
@@ -281,7 +272,8 @@ bool compact_run(struct cache *c, bool idle)
 		m->found = malloc(m->budget * sizeof m->found[0]);
 		m->junk = aligned_alloc(CACHE_BLOCK, GAP * CACHE_BLOCK);
 	}
-	while (m && m->t && m->found && m->junk && goes_on(m) && slots_free_words(&c->slots) < enough(m))
+	while (m && m->t && m->found && m->junk && goes_on(m) &&
+	       slots_free_words(&c->slots) < space_words_enough(ctr_get(c->slots.nfree), idle))
 		if (!compact_once(m))
 			break;
 	if (m) {

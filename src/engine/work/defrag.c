@@ -45,14 +45,14 @@ static enum tidied move_all(struct thread_ctx *t, struct volume *v, uint64_t fir
 			which[want++] = (uint16_t)i;
 	if (!want)
 		return TIDIED;
-	if (want > c->alloc_max)
+	if (want > c->space.alloc_max)
 		return TIDY_NO_BUFFERS;
 	/* all or nothing, and not where writers are short of slots */
-	if (ctr_get(c->epoch.npending) > ctr_get(c->slots.nfree) / 2)
+	if (epoch_holds_much(c))
 		job_kick(c, JOB_MAINTAIN);
-	if (ctr_get(c->epoch.npending) > ctr_get(c->slots.nfree))
+	if (!space_is_settled(ctr_get(c->slots.nfree), ctr_get(c->epoch.npending)))
 		return TIDY_IN_USE;
-	if (ctr_get(c->slots.nfree) < want + c->slots_low)
+	if (!space_may_move(&c->space, ctr_get(c->slots.nfree), want))
 		return TIDY_FULL;
 	if (!slots_take_run(&c->slots, t->slots, want))
 		return TIDY_NO_RUN;
@@ -134,7 +134,7 @@ enum tidied tidy_range(struct thread_ctx *t, struct volume *v, uint64_t first, u
 	bool go;
 
 	/* before anything is read */
-	if (ctr_get(c->slots.nfree) < n + c->slots_low)
+	if (!space_may_move(&c->space, ctr_get(c->slots.nfree), n))
 		return TIDY_FULL;
 	if (!slots_has_run(&c->slots, n))
 		return TIDY_NO_RUN;

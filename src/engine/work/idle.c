@@ -37,10 +37,8 @@ void idle_destroy(struct cache *c)
 
 static bool fragmented(struct cache *c, const struct activity *a)
 {
-	uint32_t nfree = ctr_get(c->slots.nfree);
-
-	return slots_free_words(&c->slots) < nfree / 64 / 2 &&
-	       (a->written - ctr_get(c->idle.compacted)) / CACHE_BLOCK > nfree / 4;
+	return space_is_fragmented(ctr_get(c->slots.nfree), slots_free_words(&c->slots),
+				   (a->written - ctr_get(c->idle.compacted)) / CACHE_BLOCK);
 }
 
 void idle_look(struct cache *c, uint64_t ns)
@@ -88,7 +86,7 @@ void idle_tidy_later(struct volume *v, uint64_t first, unsigned n)
 static bool take_piece(struct cache *c, struct idle_range *out)
 {
 	struct idle *idle = &c->idle;
-	uint64_t most = PIECE < c->alloc_max ? PIECE : c->alloc_max;
+	uint64_t most = PIECE < c->space.alloc_max ? PIECE : c->space.alloc_max;
 	bool any;
 
 	pthread_mutex_lock(&idle->lock);

@@ -79,9 +79,9 @@ static void *compact_main(void *arg)
 
 static bool too_dirty(struct cache *c)
 {
-	return ctr_get(c->dirty_lines) * 100 > (uint64_t)c->lines.n * ctr_get(c->tunables.dirty_high_percent) ||
-	       ctr_get(c->dirty_blocks) * 100 > (uint64_t)c->slots.n * ctr_get(c->tunables.dirty_high_percent) ||
-	       ctr_get(c->slots.nfree) < c->slots_low;
+	return space_too_dirty(ctr_get(c->dirty_lines), c->lines.n, ctr_get(c->dirty_blocks), c->slots.n,
+			       ctr_get(c->tunables.dirty_high_percent)) ||
+	       ctr_get(c->slots.nfree) < c->space.low;
 }
 
 static int ask_to_clean(struct volume *v, void *ctx)
@@ -150,7 +150,7 @@ static void help_clean(struct cache *c, unsigned id, bool all)
 		if (n <= 0)
 			return;
 		left = left > (uint64_t)n ? left - (uint64_t)n : 0;
-		if (ctr_get(c->slots.nfree) < c->slots_low)
+		if (ctr_get(c->slots.nfree) < c->space.low)
 			job_kick(c, JOB_RECLAIM);
 	}
 }
