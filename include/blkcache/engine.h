@@ -249,7 +249,7 @@ struct cache_progress {
 /*
  * Writes all data that is dirty now to the backing device(s) and flushes them; v NULL: all volumes. Waits. progress (if
  * any) is called about five times a second and at the end; nonzero from it stops early with -EINTR (nothing is lost; a
- * later call goes on where this one was). Volumes keep working. -EALREADY cannot happen: runs queue up.
+ * later call goes on where this one was). Volumes keep working. Concurrent runs are serialised volume by volume.
  */
 int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const struct cache_progress *p, void *ctx),
 		     void *ctx, struct bc_error *err);

@@ -96,7 +96,8 @@ static bool enter(struct daemon *d, struct control_request *req)
 	return false;
 }
 
-/* Answered at any time. With "wait", only by a daemon that stays: for who wants to know whether there is one. */
+/* Answered at any time. With "wait", only by a daemon that stays: for a client that wants to know whether there is one.
+ */
 static json_t *run_question(struct control_request *req, json_t *args, struct daemon *d, bool stats)
 {
 	json_t *result;
