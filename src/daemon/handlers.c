@@ -56,6 +56,7 @@ static json_t *describe(struct daemon *d, json_t *(*make)(struct cache *c, const
 	struct json_daemon_view view = { .mountpoint = shown.unmounted ? NULL : d->params->mountpoint,
 					 .pid = getpid(),
 					 .start_time = d->start_time,
+					 .survive = d->params->survive,
 					 .locked = d->locked,
 					 .state = shown_state,
 					 .buckets = buckets,
