@@ -50,6 +50,17 @@ static uint64_t candidate(uint64_t nblocks, unsigned i)
 	return i * stretch + (stretch ? (i * UINT64_C(0x9e3779b97f4a7c15) >> 20) % stretch : 0);
 }
 
+/* Nobody waits for it if it takes long, so it is no sign of a device that hangs (bdev_find_hung). */
+static int flush_unwatched(struct bdev_channel *ch)
+{
+	struct bdev_io io = { .type = BDEV_FLUSH };
+
+	bdev_submit(ch, &io);
+	while (bdev_in_flight(ch))
+		bdev_poll(ch, 1);
+	return io.result;
+}
+
 void witness_read(struct bdev *bdev, struct known *k)
 {
 	uint64_t size = bdev_size(bdev), nblocks = (size + CACHE_BLOCK - 1) / CACHE_BLOCK;
@@ -60,7 +71,7 @@ void witness_read(struct bdev *bdev, struct known *k)
 	unsigned n = 0;
 
 	/* what does not survive a power loss is no witness */
-	if (!ch || !mem || bdev_flush(ch))
+	if (!ch || !mem || flush_unwatched(ch))
 		goto out;
 	for (unsigned i = 0; i < CANDIDATES; i++) {
 		uint64_t block = candidate(nblocks, i), left = size - block * CACHE_BLOCK;
