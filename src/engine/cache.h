@@ -402,11 +402,8 @@ void cache_degrade(struct cache *c, const char *fmt, ...) __attribute__((format(
 #define INTERNAL_REF (UINT64_C(1) << 32)
 #define VOLUME_REMOVING UINT64_MAX
 struct volume *volume_find_locked(struct cache *c, const char *name); /* volumes_lock held; no reference */
-/* A reference for the engine's own short use: it does not make cache_volume_remove refuse, which waits for it. NULL:
- * there is none, or it is being removed. */
+/* A reference for the engine's own short use, see volume_use_more(). NULL: there is none, or it is being removed. */
 struct volume *volume_use(struct cache *c, unsigned id);
-void volume_use_more(struct volume *v); /* takes a further reference; the caller already holds one of any kind */
-void volume_unuse(struct volume *v);
 
 /* ---- jobs.c: threads with a period each ---- */
 int jobs_start(struct cache *c, void *(*const mains[JOBS])(void *)); /* work/threads.c has the mains */

@@ -304,11 +304,16 @@ static void make_template(enum cache_mode mode, uint32_t line, bool crashed)
 	write_back(0);
 	put(0, 12, 8, 3, true);
 	put(0, 40, 2, 4, true);
+	/* the switch has the volume cleaned; between the two copies that would leave a state that no crash does: the
+	 * backing device ahead of the journal */
+	if (crashed)
+		pthread_mutex_lock(&fx.r.v[0]->clean_lock);
 	rig_mode(fx.r.v[0], mode);
 	if (crashed) {
 		each_file(save_file);
 		backing_io(0, false);
 		backing_io(1, false);
+		pthread_mutex_unlock(&fx.r.v[0]->clean_lock);
 		rig_close(&fx.r);
 	} else {
 		rig_close(&fx.r);
