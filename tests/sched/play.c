@@ -381,14 +381,18 @@ static void look_at_volumes(struct cache *c)
 
 static void recover_and_look(void *arg)
 {
+	struct cache_open_report report;
 	struct bc_error err = { 0 };
 	struct cache *c;
 
 	(void)arg;
-	if (cache_open(crash_dir, 0, &c, NULL, &err)) {
+	if (cache_open(crash_dir, 0, &c, &report, &err)) {
 		went_wrong("after the power loss the cache cannot be opened: %s", err.msg);
 		return;
 	}
+	/* nobody but us was there: loading must not see others, nor hide a stale block by dropping it (P4, P10) */
+	if (report.changed_volumes)
+		went_wrong("after the power loss: nobody else wrote to backing, but %s", report.notes);
 	check_stats.warm = check_stats.dirty = 0;
 	check_lines(c, now.why, sizeof now.why);
 	play_stats.warm += check_stats.warm;
