@@ -25,10 +25,23 @@ const struct kind kinds[] = {
 	  .line_size = 4096,
 	  .hot = 1,
 	  .min_ops = 1,
-	  .max_ops = 2,
-	  .weight = { [DO_WRITE] = 6, [DO_WRITE_DURABLE] = 4 },
+	  .max_ops = 3,
+	  .weight = { [DO_WRITE] = 5, [DO_WRITE_DURABLE] = 2, [DO_FLUSH] = 2, [DO_SETTLE] = 4 },
+	  .intents = true,
 	  .clean_after = "1000s",
 	  .share = 2 },
+	/* who goes to backing without a mark, and the row that says whether anybody does */
+	{ .name = "held",
+	  .volumes = 1,
+	  .mode = { MODE_WB },
+	  .line_size = 4096,
+	  .hot = 1,
+	  .min_ops = 1,
+	  .max_ops = 3,
+	  .weight = { [DO_WRITE] = 4, [DO_WRITE_BACK] = 4, [DO_ZERO] = 2, [DO_SETTLE] = 4 },
+	  .intents = true,
+	  .clean_after = "1000s",
+	  .share = 1 },
 	{ .name = "back",
 	  .volumes = 2,
 	  .mode = { MODE_WB, MODE_WO },
@@ -133,7 +146,7 @@ const unsigned nkinds = sizeof kinds / sizeof kinds[0];
 
 static const char *const names[DO_TYPES] = { "write", "write-durable", "flush",        "read",   "zero",
 					     "punch", "mode",          "write-back",   "remove", "add",
-					     "set",   "fail-cache",    "fail-journal", "lose" };
+					     "set",   "fail-cache",    "fail-journal", "lose",   "settle" };
 
 const struct kind *kind_find(const char *name)
 {

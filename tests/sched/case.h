@@ -36,6 +36,7 @@ enum do_type {
 	DO_FAIL_CACHE, /* from now on flushes (or writes) of the data file fail */
 	DO_FAIL_JOURNAL, /* from now on writes and syncs of the journal fail */
 	DO_LOSE, /* the kernel could not write back what was written to the backing file and not synced */
+	DO_SETTLE, /* what a helper does now and then: marks go, and the row says that backing is not in use */
 	DO_TYPES
 };
 
@@ -63,6 +64,7 @@ struct kind {
 	uint8_t hot; /* of a client's blocks, most writes go to the first so many */
 	uint8_t min_ops, max_ops; /* per client */
 	uint8_t weight[DO_TYPES];
+	bool intents; /* most turns are taken within intent.c */
 	const char *clean_after;
 	uint8_t share;
 };

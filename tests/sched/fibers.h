@@ -48,8 +48,13 @@ void sched_point(const char *place);
  * (changes that order something). */
 void sched_atomic_point(bool strong);
 
-/* From now on turns are chosen from `seed`, or taken from a list. */
-void sched_explore(uint64_t seed);
+/* Code between two addresses. */
+struct code_range {
+	const void *from, *to;
+};
+
+/* From now on turns are chosen from `seed`, or taken from a list. near: not NULL: many are at points in that code. */
+void sched_explore(uint64_t seed, const struct code_range *near);
 void sched_follow(const struct schedule *s);
 /* From now on there are no turns. Returns those that there were. */
 const struct schedule *sched_settle(void);

@@ -213,6 +213,13 @@ static int do_set(const struct operation *op, struct bc_error *err)
 	return cache_set(now.cache, NULL, s[0], s[1], NULL, err);
 }
 
+static int do_settle(struct volume *v)
+{
+	int rc = intent_clear_idle(v, false);
+
+	return rc ? rc : intent_settle(v);
+}
+
 static int do_lose(const struct operation *op)
 {
 	char name[8];
@@ -253,6 +260,8 @@ static int carry_out(struct operation *op, struct volume *v, struct bc_error *er
 		return 0;
 	case DO_FAIL_CACHE:
 		return bdev_error_set(now.cache->data, op->first % 3 ? "op=flush" : "op=write", err);
+	case DO_SETTLE:
+		return do_settle(v);
 	default:
 		return do_lose(op);
 	}
@@ -303,8 +312,27 @@ static void *client_main(void *arg)
 	return NULL;
 }
 
+/* Where intent.c is in memory: the functions of a source file lie side by side, in whatever order. */
+static struct code_range find_intents(void)
+{
+	const void *const within[] = { (const void *)intent_init,  (const void *)intent_destroy, (const void *)intent_begin,
+				       (const void *)intent_end,   (const void *)intent_hold,    (const void *)intent_forget,
+				       (const void *)intent_settle, (const void *)intent_release, (const void *)intent_clear_idle };
+	struct code_range r = { .from = within[0], .to = within[0] };
+
+	for (unsigned i = 1; i < sizeof within / sizeof within[0]; i++) {
+		if ((const char *)within[i] < (const char *)r.from)
+			r.from = within[i];
+		if ((const char *)within[i] > (const char *)r.to)
+			r.to = within[i];
+	}
+	r.to = (const char *)r.to + 1024; /* about the last one */
+	return r;
+}
+
 static void record(void *arg)
 {
+	const struct code_range intents = find_intents();
 	struct bc_error err = { 0 };
 	pthread_t t[CASE_CLIENTS];
 	const struct schedule *taken;
@@ -320,7 +348,7 @@ static void record(void *arg)
 	if (now.list)
 		sched_follow(now.list);
 	else
-		sched_explore(now.seed);
+		sched_explore(now.seed, now.c->kind->intents ? &intents : NULL);
 	for (unsigned i = 0; i < now.c->clients; i++)
 		if (pthread_create(&t[i], NULL, client_main, (void *)(uintptr_t)i))
 			abort();

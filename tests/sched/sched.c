@@ -260,6 +260,7 @@ static const struct race {
 	{ "intent-lower", "marks" },
 	{ "intent-recheck", "marks" },
 	{ "begin-failed", "failing" },
+	{ "settle-held", "held" },
 	{ "flush-overlap", "lost" },
 };
 
