@@ -52,6 +52,9 @@ struct operation {
 	uint32_t t0, t1; /* order of beginnings and ends */
 };
 
+/* The source file in which most turns are taken. */
+enum near { NEAR_NOTHING, NEAR_INTENT, NEAR_EPOCH, NEAR_FLUSH, NEAR_BACKING, NEAR_PLAN, NEAR_CLEAN };
+
 struct kind {
 	const char *name;
 	uint8_t volumes;
@@ -64,7 +67,7 @@ struct kind {
 	uint8_t hot; /* of a client's blocks, most writes go to the first so many */
 	uint8_t min_ops, max_ops; /* per client */
 	uint8_t weight[DO_TYPES];
-	bool intents; /* most turns are taken within intent.c */
+	enum near near;
 	const char *clean_after;
 	uint8_t share;
 };

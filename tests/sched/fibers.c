@@ -346,8 +346,7 @@ static void fall(void)
 			continue;
 		fall_at_place(f);
 	}
-	if (!s.nnear || (const char *)f->caller < (const char *)s.near.from ||
-	    (const char *)f->caller >= (const char *)s.near.to)
+	if (!s.nnear || (const char *)f->caller < s.near.from || (const char *)f->caller >= s.near.to)
 		return;
 	s.near_visits++;
 	for (unsigned i = 0; i < s.nnear; i++)

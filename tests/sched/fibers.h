@@ -50,7 +50,7 @@ void sched_atomic_point(bool strong);
 
 /* Code between two addresses. */
 struct code_range {
-	const void *from, *to;
+	const char *from, *to;
 };
 
 /* From now on turns are chosen from `seed`, or taken from a list. near: not NULL: many are at points in that code. */

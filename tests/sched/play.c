@@ -15,8 +15,11 @@
 #include <unistd.h>
 
 #include "bdev/error.h"
+#include "bdev/file.h"
 #include "check.h"
 #include "engine/durable/bypass.h"
+#include "engine/request/request.h"
+#include "engine/work/clean_batch.h"
 #include "journal/db.h"
 #include "sync.h"
 
@@ -312,30 +315,42 @@ static void *client_main(void *arg)
 	return NULL;
 }
 
-/* Where intent.c is in memory: the functions of a source file lie side by side, in whatever order. */
-static struct code_range find_intents(void)
-{
-	const void *const within[] = { (const void *)intent_init,  (const void *)intent_destroy, (const void *)intent_begin,
-				       (const void *)intent_end,   (const void *)intent_hold,    (const void *)intent_forget,
-				       (const void *)intent_settle, (const void *)intent_release, (const void *)intent_clear_idle };
-	struct code_range r = { .from = within[0], .to = within[0] };
+#define CODE(f) ((const char *)(uintptr_t)(f))
 
-	for (unsigned i = 1; i < sizeof within / sizeof within[0]; i++) {
-		if ((const char *)within[i] < (const char *)r.from)
-			r.from = within[i];
-		if ((const char *)within[i] > (const char *)r.to)
-			r.to = within[i];
+/* Where a source file is in memory: its functions lie side by side, in whatever order; about where the last one ends. */
+static struct code_range code_of(enum near near)
+{
+	const char *const within[][10] = {
+		[NEAR_INTENT] = { CODE(intent_init), CODE(intent_destroy), CODE(intent_begin), CODE(intent_end),
+				  CODE(intent_hold), CODE(intent_forget), CODE(intent_settle), CODE(intent_release),
+				  CODE(intent_clear_idle) },
+		[NEAR_EPOCH] = { CODE(epoch_init), CODE(epoch_destroy), CODE(epoch_ends_early), CODE(epoch_owe),
+				 CODE(epoch_commit), CODE(epoch_commit_to), CODE(epoch_durable_upto),
+				 CODE(epoch_write_data) },
+		[NEAR_FLUSH] = { CODE(file_flushes_init), CODE(file_flushes_destroy), CODE(file_flush_begin),
+				 CODE(file_flush_end), CODE(file_flush_settle) },
+		[NEAR_BACKING] = { CODE(backing_flush), CODE(backing_flush_on), CODE(backing_write) },
+		[NEAR_PLAN] = { CODE(plan_from_ram), CODE(plan_lookup), CODE(plan_release) },
+		[NEAR_CLEAN] = { CODE(clean_batch_get), CODE(clean_batch_put), CODE(clean_batch), CODE(clean_collect) },
+	};
+	struct code_range r = { .from = within[near][0], .to = within[near][0] };
+
+	for (unsigned i = 1; within[near][i]; i++) {
+		if (within[near][i] < r.from)
+			r.from = within[near][i];
+		if (within[near][i] > r.to)
+			r.to = within[near][i];
 	}
-	r.to = (const char *)r.to + 1024; /* about the last one */
+	r.to += 1024;
 	return r;
 }
 
 static void record(void *arg)
 {
-	const struct code_range intents = find_intents();
 	struct bc_error err = { 0 };
 	pthread_t t[CASE_CLIENTS];
 	const struct schedule *taken;
+	struct code_range near;
 	int rc;
 
 	(void)arg;
@@ -345,10 +360,12 @@ static void record(void *arg)
 		return;
 	}
 	now.opened = log_length();
+	if (now.c->kind->near)
+		near = code_of(now.c->kind->near);
 	if (now.list)
 		sched_follow(now.list);
 	else
-		sched_explore(now.seed, now.c->kind->intents ? &intents : NULL);
+		sched_explore(now.seed, now.c->kind->near ? &near : NULL);
 	for (unsigned i = 0; i < now.c->clients; i++)
 		if (pthread_create(&t[i], NULL, client_main, (void *)(uintptr_t)i))
 			abort();
@@ -461,7 +478,17 @@ static void lose_power(struct sweep *s, uint32_t at, struct rng *r, struct outco
 		out->at = at;
 }
 
-/* Mostly at the moment when the clients are done and nothing has been tidied up, else anywhere. */
+/* When an operation has just returned, and what it has promised holds; else anywhere. */
+static uint32_t any_moment(struct rng *r, uint32_t end)
+{
+	const struct operation *op = &now.c->op[rng_below(r, now.c->nops)];
+
+	if (rng_below(r, 2) && op->ran && op->end >= now.opened && op->end <= end)
+		return op->end;
+	return now.opened + rng_below(r, end - now.opened + 1);
+}
+
+/* Mostly at the moment when the clients are done and nothing has been tidied up. */
 static void lose_power_often(struct world *start, struct log *log, unsigned losses, struct outcome *out)
 {
 	struct rng r = { .s = now.seed ^ 0x10ad };
@@ -470,9 +497,7 @@ static void lose_power_often(struct world *start, struct log *log, unsigned loss
 
 	losses = losses < 64 ? losses : 64;
 	for (unsigned i = 0; i < losses; i++) {
-		uint32_t x = i == 0 && rng_below(&r, 4) ? now.clients_done
-							: now.opened + rng_below(&r, log->n - now.opened + 1),
-			 k = i;
+		uint32_t x = i == 0 && rng_below(&r, 4) ? now.clients_done : any_moment(&r, log->n), k = i;
 
 		for (; k && at[k - 1] > x; k--)
 			at[k] = at[k - 1];

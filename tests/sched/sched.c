@@ -261,6 +261,13 @@ static const struct race {
 	{ "intent-recheck", "marks" },
 	{ "begin-failed", "failing" },
 	{ "settle-held", "held" },
+	{ "settle-recheck", "held" },
+	{ "intent-clearing", "marks" },
+	{ "durable-sealing", "marks" },
+	{ "commit-sealing", "epochs" },
+	{ "clean-changed", "cleaning" },
+	{ "flush-seq", "flushes" },
+	{ "hit-recheck", "evict" },
 	{ "flush-overlap", "lost" },
 };
 

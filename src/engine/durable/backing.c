@@ -30,6 +30,8 @@ int backing_flush_on(struct bdev_channel *ch, struct volume *v)
 	}
 	if (atomic_load(&v->backing_failed)) /* somebody else's flush, meanwhile */
 		return -EIO;
+	if (MUTATE(FLUSH_SEQ))
+		seq = GET(v->write_seq);
 	was = GET(v->flushed_seq);
 	while (was < seq && !atomic_compare_exchange_weak(&v->flushed_seq, &was, seq))
 		;
