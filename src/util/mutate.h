@@ -70,7 +70,6 @@
 	X(SETTLE_RECHECK, "settle-recheck", "a row is settled by what was seen before writers were kept out")          \
 	X(INTENT_CLEARING, "intent-clearing", "a write goes on with a mark that is being cleared")                     \
 	X(DURABLE_SEALING, "durable-sealing", "an epoch that is being sealed counts as an empty one")                  \
-	X(COMMIT_SEALING, "commit-sealing", "a flush takes an epoch that is being sealed for none")                    \
 	X(CLEAN_CHANGED, "clean-changed", "a block that was written while the cleaner had it becomes clean")           \
 	X(FLUSH_SEQ, "flush-seq", "a flush counts for the writes to backing that ended while it was under way")        \
 	X(HIT_RECHECK, "hit-recheck", "a hit in RAM does not look whether its line has changed meanwhile")

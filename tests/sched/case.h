@@ -52,7 +52,7 @@ struct operation {
 	uint32_t t0, t1; /* order of beginnings and ends */
 };
 
-/* The source file in which most turns are taken. */
+/* Source files in which most turns are taken. */
 enum near { NEAR_NOTHING, NEAR_INTENT, NEAR_EPOCH, NEAR_FLUSH, NEAR_BACKING, NEAR_PLAN, NEAR_CLEAN };
 
 struct kind {
@@ -65,9 +65,11 @@ struct kind {
 	uint32_t line_size;
 	uint8_t modes; /* bits: what DO_MODE and DO_ADD choose from; 0: all */
 	uint8_t hot; /* of a client's blocks, most writes go to the first so many */
+	uint8_t max_clients; /* 0: CASE_CLIENTS */
 	uint8_t min_ops, max_ops; /* per client */
 	uint8_t weight[DO_TYPES];
-	enum near near;
+	enum near near[MAX_NEAR];
+	bool anonymous; /* backing devices that cannot be told apart: no block of theirs is a witness, or looked at */
 	const char *clean_after;
 	uint8_t share;
 };

@@ -53,8 +53,10 @@ struct code_range {
 	const char *from, *to;
 };
 
-/* From now on turns are chosen from `seed`, or taken from a list. near: not NULL: many are at points in that code. */
-void sched_explore(uint64_t seed, const struct code_range *near);
+#define MAX_NEAR 2
+
+/* From now on turns are chosen from `seed`, or taken from a list. near, n: many are at points in one of these. */
+void sched_explore(uint64_t seed, const struct code_range *near, unsigned n);
 void sched_follow(const struct schedule *s);
 /* From now on there are no turns. Returns those that there were. */
 const struct schedule *sched_settle(void);

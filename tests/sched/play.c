@@ -350,7 +350,8 @@ static void record(void *arg)
 	struct bc_error err = { 0 };
 	pthread_t t[CASE_CLIENTS];
 	const struct schedule *taken;
-	struct code_range near;
+	struct code_range near[MAX_NEAR];
+	unsigned nnear = 0;
 	int rc;
 
 	(void)arg;
@@ -360,12 +361,14 @@ static void record(void *arg)
 		return;
 	}
 	now.opened = log_length();
-	if (now.c->kind->near)
-		near = code_of(now.c->kind->near);
+	while (nnear < MAX_NEAR && now.c->kind->near[nnear]) {
+		near[nnear] = code_of(now.c->kind->near[nnear]);
+		nnear++;
+	}
 	if (now.list)
 		sched_follow(now.list);
 	else
-		sched_explore(now.seed, now.c->kind->near ? &near : NULL);
+		sched_explore(now.seed, near, nnear);
 	for (unsigned i = 0; i < now.c->clients; i++)
 		if (pthread_create(&t[i], NULL, client_main, (void *)(uintptr_t)i))
 			abort();
@@ -523,6 +526,7 @@ void play(struct scase *c, uint64_t seed, const struct schedule *list, unsigned 
 	now.why[0] = 0;
 	now.closed = false;
 	world_journal_fails = false;
+	recbdev_anonymous = c->kind->anonymous;
 	history_begin(&now.h, c);
 	if (!make_start(c->kind))
 		goto out;

@@ -544,15 +544,13 @@ int epoch_commit(struct cache *c, bool full)
 	uint64_t id;
 
 	/* not while one is being sealed: its changes are out of the lists before its id counts as used */
-	if (!MUTATE(COMMIT_SEALING))
-		pthread_rwlock_rdlock(&ep->gate);
+	pthread_rwlock_rdlock(&ep->gate);
 	pthread_mutex_lock(&ep->lock);
 	id = GET(ep->open_id);
 	if (!ep->changed.n && !ep->freed.n && !ep->ndiscards)
 		id--;
 	pthread_mutex_unlock(&ep->lock);
-	if (!MUTATE(COMMIT_SEALING))
-		pthread_rwlock_unlock(&ep->gate);
+	pthread_rwlock_unlock(&ep->gate);
 	return commit_until(c, id, full);
 }
 
