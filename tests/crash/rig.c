@@ -19,8 +19,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine/life/life.h"
 #include "engine/durable/bypass.h"
+#include "engine/life/life.h"
 #include "hunt.h"
 #include "journal/db.h"
 #include "util/mutate.h"

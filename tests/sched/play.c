@@ -4,8 +4,8 @@
  * clean) is made once and cloned for every run. Recovery and what is looked at after it run as fibers too, in their
  * plain course.
  */
-#include "engine/life/life.h"
 #include "play.h"
+#include "engine/life/life.h"
 
 #include <errno.h>
 #include <malloc.h>
@@ -109,7 +109,7 @@ static void prepare(void *arg)
 	const struct kind *k = arg;
 	struct cache_create_params p = { .size_bytes = (k->slots ? k->slots : SLOTS) * CACHE_BLOCK,
 					 .line_size = k->line_size,
-					 .mode = MODE_WT,
+					 .mode = CACHE_MODE_WT,
 					 .ram_bytes = RAM_BYTES,
 					 .force = true };
 	static uint8_t buf[CACHED_BLOCKS * CACHE_BLOCK];
@@ -317,14 +317,15 @@ static void *client_main(void *arg)
 
 #define CODE(f) ((const char *)(uintptr_t)(f))
 
-/* Where a source file is in memory: its functions lie side by side, in whatever order; about where the last one ends. */
+/* Where a source file is in memory: its functions lie side by side, in whatever order; about where the last one ends.
+ */
 static struct code_range code_of(enum near near)
 {
 	const char *const within[][10] = {
 		[NEAR_INTENT] = { CODE(intent_init), CODE(intent_destroy), CODE(intent_begin), CODE(intent_end),
 				  CODE(intent_hold), CODE(intent_forget), CODE(intent_settle), CODE(intent_release),
 				  CODE(intent_clear_idle) },
-		[NEAR_EPOCH] = { CODE(epoch_init), CODE(epoch_destroy), CODE(epoch_ends_early), CODE(epoch_owe),
+		[NEAR_EPOCH] = { CODE(epoch_init), CODE(epoch_destroy), CODE(epoch_ends_early), CODE(epoch_add_discard),
 				 CODE(epoch_commit), CODE(epoch_commit_to), CODE(epoch_durable_upto),
 				 CODE(epoch_write_data) },
 		[NEAR_FLUSH] = { CODE(file_flushes_init), CODE(file_flushes_destroy), CODE(file_flush_begin),

@@ -257,17 +257,10 @@ static bool try_mutation(const struct options *o, int m)
 static const struct race {
 	const char *mutation, *kind;
 } races[] = {
-	{ "intent-lower", "marks" },
-	{ "intent-recheck", "marks" },
-	{ "begin-failed", "failing" },
-	{ "settle-held", "held" },
-	{ "settle-recheck", "rows" },
-	{ "intent-clearing", "marks" },
-	{ "durable-sealing", "marks" },
-	{ "clean-changed", "cleaning" },
-	{ "flush-seq", "flushes" },
-	{ "hit-recheck", "evict" },
-	{ "flush-overlap", "lost" },
+	{ "intent-lower", "marks" },    { "intent-recheck", "marks" },   { "begin-failed", "failing" },
+	{ "settle-held", "held" },      { "settle-recheck", "rows" },    { "intent-clearing", "marks" },
+	{ "durable-sealing", "marks" }, { "clean-changed", "cleaning" }, { "flush-seq", "flushes" },
+	{ "hit-recheck", "evict" },     { "flush-overlap", "lost" },
 };
 
 static int find_races(struct options *o)
