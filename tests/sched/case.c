@@ -91,6 +91,19 @@ const struct kind kinds[] = {
 	  .near = { NEAR_CLEAN },
 	  .clean_after = "1000s",
 	  .share = 1 },
+	/* blocks that become clean while they are discarded */
+	{ .name = "discards",
+	  .volumes = 1,
+	  .mode = { CACHE_MODE_WB },
+	  .line_size = 4096,
+	  .hot = 1,
+	  .max_clients = 2,
+	  .min_ops = 1,
+	  .max_ops = 3,
+	  .weight = { [DO_WRITE] = 4, [DO_WRITE_BACK] = 4, [DO_ZERO] = 2, [DO_PUNCH] = 2 },
+	  .near = { NEAR_CLEAN, NEAR_BACKING },
+	  .clean_after = "1000s",
+	  .share = 1 },
 	{ .name = "back",
 	  .volumes = 2,
 	  .mode = { CACHE_MODE_WB, CACHE_MODE_WO },
@@ -194,6 +207,7 @@ const struct kind kinds[] = {
 	  .share = 2 },
 };
 const unsigned nkinds = sizeof kinds / sizeof kinds[0];
+_Static_assert(sizeof kinds / sizeof kinds[0] <= MAX_KINDS, "fits");
 
 static const char *const names[DO_TYPES] = { "write", "write-durable", "flush",        "read",   "zero",
 					     "punch", "mode",          "write-back",   "remove", "add",

@@ -13,6 +13,7 @@
 #include "fibers.h"
 #include "replay.h"
 
+#define MAX_KINDS 24
 #define CASE_VOLUMES 2
 #define CASE_CLIENTS 4
 #define CLIENT_OPS 8

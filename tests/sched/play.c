@@ -26,7 +26,6 @@
 #define SLOTS 64u
 #define RAM_BYTES (64u * CACHE_BLOCK)
 #define CACHED_BLOCKS 20u /* of each volume, at the start */
-#define MAX_KINDS 16
 
 struct play_stats play_stats;
 
@@ -330,7 +329,8 @@ static struct code_range code_of(enum near near)
 				 CODE(epoch_write_data) },
 		[NEAR_FLUSH] = { CODE(file_flushes_init), CODE(file_flushes_destroy), CODE(file_flush_begin),
 				 CODE(file_flush_end), CODE(file_flush_settle) },
-		[NEAR_BACKING] = { CODE(backing_flush), CODE(backing_flush_on), CODE(backing_write) },
+		[NEAR_BACKING] = { CODE(backing_flush), CODE(backing_flush_on), CODE(backing_write),
+				   CODE(backing_zero) },
 		[NEAR_PLAN] = { CODE(plan_from_ram), CODE(plan_lookup), CODE(plan_release) },
 		[NEAR_CLEAN] = { CODE(clean_batch_get), CODE(clean_batch_put), CODE(clean_batch), CODE(clean_collect) },
 	};
@@ -440,8 +440,10 @@ static void recover_and_look(void *arg)
 		return;
 	}
 	/* nobody but us was there: loading must not see others, nor hide a stale block by dropping it (P4, P10) */
-	if (report.changed_volumes)
+	if (report.changed_volumes) {
+		report.notes[strcspn(report.notes, "\n")] = 0;
 		went_wrong("after the power loss: nobody else wrote to backing, but %s", report.notes);
+	}
 	check_stats.warm = check_stats.dirty = 0;
 	check_lines(c, now.why, sizeof now.why);
 	play_stats.warm += check_stats.warm;
