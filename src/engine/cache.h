@@ -77,7 +77,7 @@ enum region_mark {
 };
 
 struct region {
-	_Atomic uint32_t lines; /* cached ones that begin in it (state.c) */
+	_Atomic uint32_t lines; /* cached ones that begin in it (durable/mapping.c) */
 	counter last_epoch; /* that holds the cache's side of the last write */
 	counter last_seq; /* backing write sequence of the last write */
 	_Atomic uint32_t in_flight; /* writes that have begun, and keep a mark from being taken away */
@@ -126,7 +126,7 @@ struct volume {
 	uint64_t size;
 	uint64_t nblocks; /* size rounded up to blocks */
 	_Atomic int mode; /* a request takes it once and keeps to it (mode.c) */
-	_Atomic uint64_t refs; /* volume.c */
+	_Atomic uint64_t refs; /* volumes.c */
 	counter lines, dirty_lines, dirty_blocks; /* cached now */
 	counter write_seq; /* completed writes to the backing device */
 	counter flushed_seq; /* of them, durable there */
@@ -154,7 +154,7 @@ struct bounce {
 	struct bounce_chunk *chunks;
 };
 
-/* ---- per-thread context (io.c) ---- */
+/* ---- per-thread context (thread_ctx.c) ---- */
 enum block_source { FROM_RAM, FROM_SLOT, FROM_BACKING, FROM_BACKING_DONE /* within plan_read only */, NOT_WANTED };
 
 struct block_plan {
@@ -311,13 +311,13 @@ struct cache {
 	unsigned open_flags;
 	bool read_only; /* its file system is: opened without volumes, to be looked at */
 	const struct cache_shared *shared; /* while it is opened */
-	struct writelog *log; /* survive.h; NULL: a dead process is not survived */
+	struct writelog *log; /* durable/takeover_log.h; NULL: a dead process is not survived */
 	const char *const *accepted; /* cache_open_accepting()'s, until it returns; NULL-terminated, or NULL */
 
 	pthread_rwlock_t volumes_lock;
 	struct volume *volume[CACHE_MAX_VOLUMES + 1]; /* by id */
 	unsigned nvolumes;
-	struct adding *adding; /* volume.c */
+	struct adding *adding; /* volumes.c */
 	_Atomic unsigned holds; /* cache_hold()s */
 
 	counter dirty_lines, dirty_blocks;
@@ -377,14 +377,15 @@ static inline bool cache_room_is_low(const struct cache *c)
 	return space_is_low(&c->space, ctr_get(c->slots.nfree), ctr_get(c->lines.nfree), c->lines.bpl_shift);
 }
 
-static inline bool mode_writes_back(int mode)
-{
-	return mode == CACHE_MODE_WB || mode == CACHE_MODE_WO;
-}
-static inline bool mode_fills(int mode)
-{
-	return mode == CACHE_MODE_WT || mode == CACHE_MODE_WB || mode == CACHE_MODE_WA || mode == CACHE_MODE_WI;
-}
+/* ---- what a mode does (M1-M6); the table is in mode.c ---- */
+struct mode_traits {
+	const char *name, *long_name;
+	bool reads_cache; /* else only what is dirty is read from it */
+	bool fills; /* what a read misses goes into the cache */
+	bool writes_back;
+	enum { MODE_NO_COPY, MODE_COPY_IF_CACHED /* all of it */, MODE_COPY } copies; /* of what goes to backing */
+};
+extern const struct mode_traits mode_traits[CACHE_MODE_COUNT];
 
 /* ---- health.c ---- */
 /* Final (P6): nothing is promised durable any more; the first reason is kept. Any thread, with any lock. */

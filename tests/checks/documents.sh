@@ -122,4 +122,10 @@ dead=$(for f in "$readme" "$durability"; do
 	done
 done)
 is "$dead" "" "links lead somewhere"
+
+echo "# names"
+gone=$(grep -oE '\b[a-z]+_[a-z_]+\b' "$TOP/contrib/doc/walks.md" | sort -u | while read -r name; do
+	grep -rqw -- "$name" "$TOP/src" "$TOP/include" || echo "$name"
+done)
+is "$gone" "" "walks.md names functions that exist"
 done_testing

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * write.c - writes: the entry point for all modes, and the write-back path. The paths that write to the backing device
- * are in through.c.
+ * are in request/write_to_backing.c.
  *
  * Write-back copies the data into fresh RAM buffers, gives the blocks slots, and answers. Nothing is written anywhere
  * yet: the buffers' writer sends them to the data file in slot order, at the latest with the epoch. A block whose slot
@@ -197,7 +197,7 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 		uint32_t room = c->space.write_piece * CACHE_BLOCK - off % CACHE_BLOCK,
 			 piece = left < room ? left : room, moved = piece;
 
-		if (mode_writes_back(mode))
+		if (mode_traits[mode].writes_back)
 			rc = write_back_blocks(t, v, src, off, piece, &moved, &hits);
 		else
 			rc = write_through_blocks(t, v, src, off, piece, mode, &hits);
@@ -225,7 +225,7 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 	}
 	if (!rc && durable && len)
 		rc = make_durable(t, v);
-	if (mode_writes_back(mode) && ctr_get(v->mode) != mode)
+	if (mode_traits[mode].writes_back && ctr_get(v->mode) != mode)
 		volume_clean_soon(v); /* the switch that came meanwhile did not know of this write */
 	if (!rc && len) {
 		count_write(v, mode, hits, blocks);
