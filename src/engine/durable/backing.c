@@ -36,6 +36,8 @@ int backing_flush_on(struct bdev_channel *ch, struct volume *v)
 		identity_check_name(v, NAME_PATIENCE_MS, NULL);
 		return -ESTALE;
 	}
+	if (MUTATE(FLUSH_SEQ))
+		seq = ctr_get(v->write_seq);
 	was = ctr_get(v->flushed_seq);
 	while (was < seq && !atomic_compare_exchange_weak(&v->flushed_seq, &was, seq))
 		;
