@@ -200,7 +200,8 @@ const struct config configs[] = {
 	  .max_write = KIB(16),
 	  .tidy = true,
 	  .share = 3 },
-	/* records that must not count any more: ids used again, a journal that is void */
+	/* records that must not count any more: ids used again, a journal that is void, a backing device that others
+	   wrote to */
 	{ .name = "stale",
 	  USUAL,
 	  .line_size = 4096,
@@ -208,7 +209,12 @@ const struct config configs[] = {
 	  .mode = { MODE_WB },
 	  .min_ops = 5,
 	  .max_ops = 30,
-	  .weight = { [OP_PUNCH] = 20, [OP_FAIL_ZERO] = 16, [OP_CLOSE] = 14, [OP_READ] = 20, [OP_FLUSH] = 8 },
+	  .weight = { [OP_PUNCH] = 20,
+		      [OP_FAIL_ZERO] = 16,
+		      [OP_CLOSE] = 14,
+		      [OP_READ] = 20,
+		      [OP_FLUSH] = 8,
+		      [OP_MEDDLE] = 8 },
 	  .modes = BIT(MODE_WB) | BIT(MODE_WT),
 	  .max_write = KIB(16),
 	  .hot_blocks = 24,

@@ -32,6 +32,8 @@ struct config {
 	unsigned share; /* of all runs, relative */
 };
 
+#define UNHURRIED 4000000000u /* sample_ns: data is compared however slow this machine is */
+
 extern const uint8_t basic_weights[OP_TYPES]; /* added to `weight`, but for workloads from nothing */
 extern const struct config configs[];
 extern const unsigned nconfigs;
@@ -48,6 +50,7 @@ struct run {
 	struct log *log;
 	bool rerun; /* it began with a power loss; then the oracle holds what was read after the recovery */
 	uint32_t opened; /* log position when the first open had returned */
+	uint32_t noted; /* log position, + 1, where a load had written down that somebody meddled; 0: none did */
 	uint32_t changed; /* log position, + 1, where a command on the stopped cache began before; 0: there was none */
 	char why[600]; /* what went wrong while it ran; empty if nothing */
 	struct cache_open_report report;

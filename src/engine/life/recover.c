@@ -12,10 +12,10 @@
  * pieces of a size that memory and the journal are made for, however many lines go. A crash between two pieces leads to
  * the same again: the reasons to drop outlive all of them. That a backing device changed may have been seen by chance
  * (sample.c looks at other blocks each time) or from what the next boot forgets (counts of sectors written), so it is
- * written down first, as a setting of the volume, and believed until all is done. A mark is cleared, a volume's row gets the identity that its
- * backing device has now, the note that the journal is void is removed, and a discard is recorded as done, only when
- * every line that goes for that reason is durably gone. What was told dirty before is so after any piece: dirty lines
- * go only from a void journal, or under a discard.
+ * written down first, as a setting of the volume, and believed until all is done. A mark is cleared, a volume's row
+ * gets the identity that its backing device has now, the note that the journal is void is removed, and a discard is
+ * recorded as done, only when every line that goes for that reason is durably gone. What was told dirty before is so
+ * after any piece: dirty lines go only from a void journal, or under a discard.
  *
  * Nothing is changed durably before everything is known: the journal's load has ended without an error, no volume is
  * refused, and there is memory for the buffers. Errors until then are the caller's to see, and the next load starts
