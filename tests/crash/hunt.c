@@ -213,9 +213,9 @@ static void try_state(const struct run *r, const struct sweep *s, unsigned style
 		return;
 	}
 	/* a recovery that gives something up is rare, and what it leaves behind worth a closer look */
-	odds = check_stats.dropped_epochs + check_stats.void_journals > dropped && lim->nested_every > 3
-		       ? 3
-		       : lim->nested_every;
+	odds = r->cfg.nested_every ? r->cfg.nested_every : lim->nested_every;
+	if (check_stats.dropped_epochs + check_stats.void_journals > dropped && odds > 3)
+		odds = 3;
 	if (!odds || rng_below(rng, odds) || !oracle_cache_must_exist(&r->oracle, r->ops, r->nops, s->pos))
 		return;
 	nested(r, s->pos, crash(s, choice), NULL, rng, f);

@@ -134,6 +134,14 @@ void workload_generate(struct run *r)
 		op->mode = pick_mode(cfg, &rng);
 		op->seed = rng_next(&rng);
 		pick_range(cfg, &rng, op);
+		if (op->type == OP_PUNCH && cfg->nested_every) { /* without dirty blocks it would not be recorded */
+			struct op punch = *op;
+
+			op->type = OP_WRITE;
+			op->len = op->len < CACHE_BLOCK ? op->len : CACHE_BLOCK;
+			r->ops[r->nops++] = punch;
+			continue;
+		}
 		if (op->type == OP_FAIL_ZERO) { /* whole blocks: others are written first, and make the cache dirty */
 			op->off &= ~(uint64_t)(CACHE_BLOCK - 1);
 			op->len = (op->len + CACHE_BLOCK) & ~(CACHE_BLOCK - 1);
@@ -714,7 +722,7 @@ static void set_folding(const struct config *cfg)
 	journal_fold_limits.start_meta = cfg->fold ? 64 : 4u << 20;
 	journal_fold_limits.rows = cfg->fold ? 1 : 256;
 	journal_fold_limits.delete_epochs = cfg->fold ? 1 : 256;
-	recover_piece = cfg->offline ? 4 : 65536;
+	recover_piece = cfg->offline || cfg->weight[OP_MEDDLE] ? 4 : 65536;
 }
 
 /* A world with a cache in it, as configured, stopped. */

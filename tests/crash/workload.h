@@ -28,6 +28,7 @@ struct config {
 	bool merge; /* the ring is small: its epochs are merged all the time */
 	bool offline; /* volumes are added to and removed from the stopped cache, also before it is loaded after a crash
 		       */
+	uint32_t nested_every; /* one in so many power losses has a second one; 0: as asked for */
 	unsigned threads; /* each with its own volume */
 	unsigned share; /* of all runs, relative */
 };
