@@ -188,7 +188,7 @@ uint32_t parse_line_size_arg(const char *text)
 
 enum cache_mode parse_mode_arg(const char *text)
 {
-	enum cache_mode mode = MODE_WT;
+	enum cache_mode mode = CACHE_MODE_WT;
 
 	if (cache_mode_parse(text, &mode))
 		usage_error("unknown mode '%s'; modes are " MODE_LIST, text);
@@ -433,7 +433,7 @@ static enum cache_state stopped_state(enum cache_state state, struct volume *v, 
 {
 	(void)v;
 	(void)ctx;
-	return state == STATE_FAILED || state == STATE_DEGRADED ? state : STATE_STOPPED;
+	return state == CACHE_STATE_FAILED || state == CACHE_STATE_DEGRADED ? state : CACHE_STATE_STOPPED;
 }
 
 json_t *describe_stopped(const char *dir, json_t *(*describe)(struct cache *c, const struct json_daemon_view *view),

@@ -114,7 +114,7 @@ static int add_volumes(struct args *a)
 	if (!c)
 		return code;
 	for (size_t i = 0; i < a->nvolumes && !code; i++)
-		if (cache_volume_add(c, a->names[i], a->backings[i], MODE_COUNT, &err))
+		if (cache_volume_add(c, a->names[i], a->backings[i], CACHE_MODE_COUNT, &err))
 			code = fail_err(&err);
 	return close_stopped(c, code);
 }
@@ -183,7 +183,7 @@ int cmd_create(int argc, char **argv)
 	/* --help and usage errors do not depend on the configuration being right. */
 	bool config_ok = !config_load(&config, &err);
 
-	a->params.mode = MODE_WT;
+	a->params.mode = CACHE_MODE_WT;
 	if (config_ok) {
 		a->params.size_bytes = config.size;
 		a->params.line_size = config.line_size;

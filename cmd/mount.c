@@ -37,7 +37,7 @@ struct args {
 	char *backing, *mountpoint, *dir, *name;
 	uint64_t size, ram; /* 0: not given */
 	uint32_t line_size;
-	enum cache_mode mode; /* MODE_COUNT: not given */
+	enum cache_mode mode; /* CACHE_MODE_COUNT: not given */
 	bool foreground, survive;
 	struct daemon_config config;
 	/* made here, to be taken back */
@@ -199,7 +199,7 @@ static int mount_loaded(struct args *a, const json_t *status)
 	if (v) {
 		if (!same_backing(jtext(v, "backing"), a->backing))
 			return other_backing(a, jtext(v, "backing"));
-		if (a->mode != MODE_COUNT && strcmp(jtext(v, "mode"), cache_mode_name(a->mode))) {
+		if (a->mode != CACHE_MODE_COUNT && strcmp(jtext(v, "mode"), cache_mode_name(a->mode))) {
 			code = set_mode_live(a);
 			if (!code)
 				say_mode(a, jtext(v, "mode"));
@@ -211,7 +211,7 @@ static int mount_loaded(struct args *a, const json_t *status)
 	result = call_daemon(a->dir,
 			     json_pack("{s:s,s:o,s:o,s:s*}", "cmd", "add", "name", text(a->name), "backing",
 				       text(a->backing), "mode",
-				       a->mode == MODE_COUNT ? NULL : cache_mode_name(a->mode)),
+				       a->mode == CACHE_MODE_COUNT ? NULL : cache_mode_name(a->mode)),
 			     NULL, NULL, NULL, &code);
 	if (result)
 		say("%s  %s  %s  %s", jtext(result, "path"), size_text(jcount(result, "size_bytes")),
@@ -256,7 +256,7 @@ static int add_if_needed(struct args *a, struct cache *c)
 	}
 	if (!same_backing(volume_backing(v), a->backing)) {
 		code = other_backing(a, volume_backing(v));
-	} else if (a->mode != MODE_COUNT && a->mode != volume_mode(v)) {
+	} else if (a->mode != CACHE_MODE_COUNT && a->mode != volume_mode(v)) {
 		const char *old = cache_mode_name(volume_mode(v));
 
 		if (volume_set_mode(v, a->mode, &err))
@@ -360,7 +360,7 @@ static int run(struct args *a)
 
 int cmd_mount(int argc, char **argv)
 {
-	struct args a = { .mode = MODE_COUNT };
+	struct args a = { .mode = CACHE_MODE_COUNT };
 	int code;
 
 	parse_args(&argp, argc, argv, &a);

@@ -120,7 +120,7 @@ static void print_cache(const json_t *status)
 	const char *mountpoint = jtext(cache, "mountpoint"), *why = jtext(cache, "why");
 	double lines = (double)jcount(cache, "lines");
 	bool aside = !strcmp(jtext(cache, "state"), "stopped");
-	enum cache_mode mode = MODE_WT;
+	enum cache_mode mode = CACHE_MODE_WT;
 	struct table t;
 
 	table_init(&t, 2, 0);

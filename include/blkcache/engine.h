@@ -32,14 +32,29 @@
 struct cache;
 struct volume;
 
-enum cache_mode { MODE_WT, MODE_WB, MODE_WA, MODE_WI, MODE_WO, MODE_PT, MODE_COUNT };
+enum cache_mode {
+	CACHE_MODE_WT,
+	CACHE_MODE_WB,
+	CACHE_MODE_WA,
+	CACHE_MODE_WI,
+	CACHE_MODE_WO,
+	CACHE_MODE_PT,
+	CACHE_MODE_COUNT
+};
 
-/* "wt" <-> MODE_WT. Parsing takes the short and the long name ("write-through"); -EINVAL. */
+/* "wt" <-> CACHE_MODE_WT. Parsing takes the short and the long name ("write-through"); -EINVAL. */
 int cache_mode_parse(const char *text, enum cache_mode *mode);
 const char *cache_mode_name(enum cache_mode mode); /* "wt" */
 const char *cache_mode_long_name(enum cache_mode mode); /* "write-through" */
 
-enum cache_state { STATE_RUNNING, STATE_DEGRADED, STATE_FAILED, STATE_FLUSHING, STATE_STOPPING, STATE_STOPPED };
+enum cache_state {
+	CACHE_STATE_RUNNING,
+	CACHE_STATE_DEGRADED,
+	CACHE_STATE_FAILED,
+	CACHE_STATE_FLUSHING,
+	CACHE_STATE_STOPPING,
+	CACHE_STATE_STOPPED
+};
 const char *cache_state_name(enum cache_state state);
 
 /* ---- create, open, close ---- */
@@ -132,8 +147,8 @@ void cache_release(struct cache *c);
 /* ---- volumes ---- */
 
 /* Registers a volume; live. name: 1..127 bytes, no '/', no control characters, not "." or "..". backing: spec; relative
- * paths are made absolute. mode MODE_COUNT = the cache's default. -EEXIST name or backing already there; -EBUSY backing
- * claimed elsewhere. */
+ * paths are made absolute. mode CACHE_MODE_COUNT = the cache's default. -EEXIST name or backing already there; -EBUSY
+ * backing claimed elsewhere. */
 int cache_volume_add(struct cache *c, const char *name, const char *backing, enum cache_mode mode,
 		     struct bc_error *err);
 
@@ -197,8 +212,8 @@ struct volume_reply {
 /*
  * What a thread that makes I/O calls needs of memory, made before it exists: a pool of threads then knows before it
  * takes work whether another thread can be had. NULL: out of memory. The new thread begins with cache_worker_begin(),
- * and what it began with is freed when it ends; what never came to that is freed by cache_worker_drop(). A thread without
- * it gets its own at its first call, which may fail with -ENOMEM.
+ * and what it began with is freed when it ends; what never came to that is freed by cache_worker_drop(). A thread
+ * without it gets its own at its first call, which may fail with -ENOMEM.
  */
 struct cache_worker;
 struct cache_worker *cache_worker_make(struct cache *c);

@@ -194,8 +194,8 @@ int journal_setting_get(struct journal *j, const char *key, char *value, size_t 
  * -errno. Call it from a maintenance thread, about once a second. */
 int journal_maintain(struct journal *j, uint64_t durable_upto, struct bc_error *err);
 
-/* The records of one epoch take at most so many bytes: what was reserved for the largest one (space.c). Whoever collects
- * changes commits before there are more. */
+/* The records of one epoch take at most so many bytes: what was reserved for the largest one (space.c). Whoever
+ * collects changes commits before there are more. */
 #define JOURNAL_EPOCH_BYTES (300000u * 24u)
 /* The same for this cache: all its lines, if they take less. */
 uint64_t journal_epoch_bytes(const struct journal_geometry *geo);

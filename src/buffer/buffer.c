@@ -71,7 +71,7 @@ void group_lock_slow(struct group *g)
 	}
 }
 
-void __chain_link(struct buffer_client *c, struct buffer *b, uint64_t block)
+void chain_link_locked(struct buffer_client *c, struct buffer *b, uint64_t block)
 {
 	uint32_t *head = chain_of(group_of(c, block), block);
 
@@ -81,7 +81,7 @@ void __chain_link(struct buffer_client *c, struct buffer *b, uint64_t block)
 	__atomic_store_n(head, b->index, __ATOMIC_RELEASE);
 }
 
-void __chain_unlink(struct buffer_client *c, struct buffer *b)
+void chain_unlink_locked(struct buffer_client *c, struct buffer *b)
 {
 	uint64_t block = buffer_block_relaxed(b);
 	uint32_t *link = chain_of(group_of(c, block), block);
@@ -91,7 +91,7 @@ void __chain_unlink(struct buffer_client *c, struct buffer *b)
 	__atomic_store_n(link, b->next, __ATOMIC_RELAXED);
 }
 
-static struct buffer *__find_visible(struct buffer_client *c, struct group *g, uint64_t block)
+static struct buffer *find_visible_locked(struct buffer_client *c, struct group *g, uint64_t block)
 {
 	for (uint32_t i = *chain_of(g, block); i != NIL; i = c->pool->desc[i].next) {
 		struct buffer *b = &c->pool->desc[i];
@@ -109,7 +109,7 @@ struct buffer *buffer_find(struct buffer_client *c, uint64_t block)
 	struct buffer *found;
 
 	group_lock(g);
-	found = __find_visible(c, g, block);
+	found = find_visible_locked(c, g, block);
 	group_unlock(g);
 	return found;
 }
@@ -119,7 +119,7 @@ struct buffer *buffer_find(struct buffer_client *c, uint64_t block)
  * Returns the state left; the caller gives the frame back if invisible_free(). The extra pin keeps a concurrent release
  * from freeing the frame while it is still in the chain.
  */
-uint64_t __detach(struct buffer_client *c, struct buffer *b)
+uint64_t detach_locked(struct buffer_client *c, struct buffer *b)
 {
 	uint64_t s = atomic_load(&b->state), n;
 
@@ -129,7 +129,7 @@ uint64_t __detach(struct buffer_client *c, struct buffer *b)
 			n &= ~ST_LINKED;
 	} while (!atomic_compare_exchange_weak(&b->state, &s, n));
 	if (!(n & ST_LINKED)) {
-		__chain_unlink(c, b);
+		chain_unlink_locked(c, b);
 		if (s & ST_DIRTY)
 			dirty_dec(c);
 	}
@@ -149,7 +149,7 @@ static inline void count_hit(struct group *g)
 }
 
 /* Takes the locked group and unlocks it. */
-static struct buffer *__get(struct buffer_client *c, struct group *g, uint64_t block)
+static struct buffer *get_and_unlock(struct buffer_client *c, struct group *g, uint64_t block)
 {
 	struct buffer *desc = c->desc;
 
@@ -212,7 +212,7 @@ static inline struct buffer *try_get(struct buffer_client *c, struct group *g, u
 static __attribute__((noinline)) struct buffer *get_locked(struct buffer_client *c, struct group *g, uint64_t block)
 {
 	group_lock(g);
-	return __get(c, g, block);
+	return get_and_unlock(c, g, block);
 }
 
 struct buffer *buffer_get(struct buffer_client *c, uint64_t block)
@@ -306,14 +306,14 @@ bool buffer_publish(struct buffer *b, uint64_t block, bool dirty)
 	if (dirty)
 		dirty_inc(c);
 	group_lock(g);
-	old = __find_visible(c, g, block);
+	old = find_visible_locked(c, g, block);
 	if (old && !dirty) {
 		group_unlock(g);
 		return false;
 	}
-	if (old && invisible_free(__detach(c, old)))
+	if (old && invisible_free(detach_locked(c, old)))
 		old_index = old->index;
-	__chain_link(c, b, block);
+	chain_link_locked(c, b, block);
 	atomic_fetch_or(&b->state, ST_LINKED | ST_VISIBLE | (dirty ? ST_DIRTY : 0));
 	group_unlock(g);
 	if (old_index != NIL)
@@ -370,7 +370,7 @@ static void forget_one(struct buffer_client *c, uint64_t block)
 			continue;
 		s = atomic_load(&b->state);
 		if (s & ST_VISIBLE) {
-			s = __detach(c, b);
+			s = detach_locked(c, b);
 			if (invisible_free(s))
 				back = i; /* there is one VISIBLE at most */
 		}

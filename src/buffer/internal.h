@@ -189,10 +189,10 @@ static inline uint64_t buffer_block_relaxed(const struct buffer *b)
 	return atomic_load_explicit(&b->block, memory_order_relaxed);
 }
 
-/* `__name`: the group lock of the block is held. */
-void __chain_link(struct buffer_client *c, struct buffer *b, uint64_t block);
-void __chain_unlink(struct buffer_client *c, struct buffer *b);
-uint64_t __detach(struct buffer_client *c, struct buffer *b);
+/* x_locked(): the group lock of the block is held. */
+void chain_link_locked(struct buffer_client *c, struct buffer *b, uint64_t block);
+void chain_unlink_locked(struct buffer_client *c, struct buffer *b);
+uint64_t detach_locked(struct buffer_client *c, struct buffer *b);
 
 /* Counted before the state changes and uncounted after, so that the counters never say 0 while something is dirty. */
 static inline void dirty_inc(struct buffer_client *c)

@@ -192,7 +192,7 @@ static bool evict(struct buffer_pool *pool, struct buffer *b)
 	done = state_evictable(s) && buffer_block_relaxed(b) == block &&
 	       atomic_compare_exchange_strong(&b->state, &s, 0);
 	if (done)
-		__chain_unlink(c, b);
+		chain_unlink_locked(c, b);
 	group_unlock(g);
 	if (!done)
 		return false;

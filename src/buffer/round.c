@@ -129,7 +129,7 @@ static bool end_write(struct buffer_client *c, struct buffer *b, bool rewrite, b
 	s = atomic_load(&b->state);
 	visible = s & ST_VISIBLE;
 	if (!visible) /* before WRITING goes: then a release may free it */
-		__chain_unlink(c, b);
+		chain_unlink_locked(c, b);
 	do {
 		n = s & ~ST_WRITING;
 		if (!visible)

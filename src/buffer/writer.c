@@ -63,7 +63,7 @@ static bool round_due(struct buffer_client *c)
 }
 
 /* c->lock held and nobody draining; unlocks it during the round. */
-static void __run_round(struct buffer_client *c, struct bdev_channel *ch)
+static void run_round_locked(struct buffer_client *c, struct bdev_channel *ch)
 {
 	struct drain *d = &c->drain;
 	uint64_t covers = c->asked;
@@ -103,13 +103,13 @@ static void writer_loop(struct buffer_client *c, struct bdev_channel *ch)
 		if (c->draining) {
 			pthread_cond_wait(&c->wake, &c->lock);
 		} else if (c->asked_writer > c->done) {
-			__run_round(c, ch);
+			run_round_locked(c, ch);
 		} else if (atomic_load(&c->kick) && !round_due(c)) {
 			atomic_store(&c->kick, false);
 			if (round_due(c)) /* whoever made it so may have seen our flag still set */
 				atomic_store(&c->kick, true);
 		} else if (atomic_load(&c->kick) && clock_ns() >= c->retry_at_ns) {
-			__run_round(c, ch);
+			run_round_locked(c, ch);
 		} else if (atomic_load(&c->kick)) {
 			wait_until(&c->wake, &c->lock, c->retry_at_ns);
 		} else {
@@ -173,7 +173,7 @@ void buffer_write_dirty_async(struct buffer_client *c)
 }
 
 /* What the caller has to know; error_seq was `before` when his call began. */
-static int __report(struct buffer_client *c, uint64_t before)
+static int report_locked(struct buffer_client *c, uint64_t before)
 {
 	if (c->error_seq == before && c->error_seq == c->reported_seq)
 		return 0;
@@ -196,12 +196,12 @@ int buffer_write_dirty_on(struct buffer_client *c, struct bdev_channel *ch)
 		}
 		while (c->done < mine) {
 			if (ch && !c->draining)
-				__run_round(c, ch);
+				run_round_locked(c, ch);
 			else
 				pthread_cond_wait(&c->cond, &c->lock);
 		}
 	}
-	rc = __report(c, before);
+	rc = report_locked(c, before);
 	pthread_mutex_unlock(&c->lock);
 	return rc;
 }

@@ -338,7 +338,7 @@ static void *client_main(void *arg)
 
 /* ---- accepting ---- */
 
-static struct client *__free_slot(struct control_server *s)
+static struct client *free_slot_locked(struct control_server *s)
 {
 	for (size_t i = 0; i < SLOTS; i++) {
 		struct client *c = &s->slots[i];
@@ -366,7 +366,7 @@ static void say_too_many(int fd)
 }
 
 /* Tells the client that has been idle the longest to go; its thread ends in a moment. */
-static void __drop_idle(struct control_server *s)
+static void drop_idle_locked(struct control_server *s)
 {
 	long long now = protocol_now_ms();
 	struct client *oldest = NULL;
@@ -385,14 +385,14 @@ static void __drop_idle(struct control_server *s)
 	shutdown(oldest->fd, SHUT_RD);
 }
 
-static struct client *__wait_for_slot(struct control_server *s)
+static struct client *wait_for_slot_locked(struct control_server *s)
 {
 	struct timespec until = deadline_us(FULL_MS * 1000u);
-	struct client *c = __free_slot(s);
+	struct client *c = free_slot_locked(s);
 
 	if (!c)
-		__drop_idle(s);
-	while (!(c = __free_slot(s)) && !pthread_cond_timedwait(&s->slot_done, &s->lock, &until))
+		drop_idle_locked(s);
+	while (!(c = free_slot_locked(s)) && !pthread_cond_timedwait(&s->slot_done, &s->lock, &until))
 		;
 	return c;
 }
@@ -403,7 +403,7 @@ static void start_client(struct control_server *s, int fd)
 	bool started = false;
 
 	pthread_mutex_lock(&s->lock);
-	c = __wait_for_slot(s);
+	c = wait_for_slot_locked(s);
 	if (c) {
 		c->server = s;
 		c->fd = fd;

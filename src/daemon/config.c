@@ -204,7 +204,7 @@ int config_load_file(const char *path, struct daemon_config *cfg, struct bc_erro
 	struct parse p = { .path = path, .cfg = cfg, .err = err };
 	int line;
 
-	*cfg = (struct daemon_config){ .mode = MODE_WT, .log_level = LOG_LEVEL_INFO };
+	*cfg = (struct daemon_config){ .mode = CACHE_MODE_WT, .log_level = LOG_LEVEL_INFO };
 	p.file = fopen(path, "re");
 	if (!p.file)
 		return bc_fail(err, -errno, "%s: cannot read the configuration: %s", path, strerror(errno));

@@ -21,7 +21,7 @@
 
 /* ---- states as users see them ---- */
 
-static bool __being_flushed(struct daemon *d, struct volume *v)
+static bool being_flushed_locked(struct daemon *d, struct volume *v)
 {
 	for (struct flush_job *j = d->jobs; j; j = j->next)
 		if (!j->volume || (v && j->volume == volume_id(v)))
@@ -42,9 +42,9 @@ static enum cache_state shown_state(enum cache_state state, struct volume *v, vo
 
 	pthread_mutex_lock(&d->lock);
 	if (d->phase != PHASE_RUNNING || shown->unmounted)
-		state = STATE_STOPPING;
-	else if (state == STATE_RUNNING && __being_flushed(d, v))
-		state = STATE_FLUSHING;
+		state = CACHE_STATE_STOPPING;
+	else if (state == CACHE_STATE_RUNNING && being_flushed_locked(d, v))
+		state = CACHE_STATE_FLUSHING;
 	pthread_mutex_unlock(&d->lock);
 	return state;
 }
@@ -384,7 +384,7 @@ static void refuse_stop(struct daemon *d, struct control_request *req, bool with
 
 	memset(&info, 0, sizeof(info));
 	cache_get_info(d->cache, &info);
-	if (info.state == STATE_FAILED)
+	if (info.state == CACHE_STATE_FAILED)
 		control_fail(req, EXIT_FAILED,
 			     "%s: %s; the daemon runs on, but only clean data can be read and nothing written: "
 			     "'blkcache stop %s --no-flush' ends it, and what was flushed is there at the next load",
@@ -422,7 +422,7 @@ static void stop_failed(struct daemon *d, struct control_request *req, bool with
 		control_fail(req, EXIT_INTERRUPTED,
 			     "%s: interrupted; the volumes go on working, what was flushed stays so", d->params->dir);
 	else if (ret == -EBUSY || ret == -ENOTEMPTY)
-		control_fail(req, EXIT_FAILED, "%s", err->msg);
+		control_fail(req, EXIT_FAILED, "%s; nothing was stopped", err->msg);
 	else
 		refuse_stop(d, req, with_flush, err);
 }

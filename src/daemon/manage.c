@@ -107,7 +107,7 @@ static json_t *add(struct cache *c, const char *mountpoint, json_t *args, const 
 		   struct bc_error *err)
 {
 	const char *name = arg_text(args, "name"), *backing = arg_text(args, "backing"), *text = arg_text(args, "mode");
-	enum cache_mode mode = MODE_COUNT;
+	enum cache_mode mode = CACHE_MODE_COUNT;
 	struct volume *v;
 	json_t *result;
 

@@ -47,9 +47,9 @@
 #define CACHE_MIN_RAM (1u << 20)
 #endif
 #define MAX_BLOCKS RANGE_MAX_BLOCKS /* blocks an unaligned request of VOLUME_MAX_IO touches */
-#define ADD(counter, n) atomic_fetch_add_explicit(&(counter), (n), memory_order_relaxed)
-#define SUB(counter, n) atomic_fetch_sub_explicit(&(counter), (n), memory_order_relaxed)
-#define GET(counter) atomic_load_explicit(&(counter), memory_order_relaxed)
+#define ctr_add(counter, n) atomic_fetch_add_explicit(&(counter), (n), memory_order_relaxed)
+#define ctr_sub(counter, n) atomic_fetch_sub_explicit(&(counter), (n), memory_order_relaxed)
+#define ctr_get(counter) atomic_load_explicit(&(counter), memory_order_relaxed)
 
 typedef _Atomic uint64_t counter;
 
@@ -136,7 +136,8 @@ struct volume {
 	counter lost_blocks; /* met by the cleaner: dirty, and not readable any more */
 	counter last_epoch; /* that holds an answered write of this volume, or makes a dirty block clean (P1) */
 	_Atomic bool row_in_use; /* its row says that backing may be written; changes with intent.row_busy */
-	pthread_mutex_t row_lock; /* its row is being written: one commit of the journal, no I/O of the backing device */
+	pthread_mutex_t
+		row_lock; /* its row is being written: one commit of the journal, no I/O of the backing device */
 	bool row_says_in_use; /* what the row says, or is about to; row_lock */
 	_Atomic bool backing_failed; /* a flush of it failed: none succeeds any more (P6) */
 	struct volume_access access; /* access.c has its lock */
@@ -160,19 +161,19 @@ struct block_plan {
 	uint8_t source;
 	bool cached; /* valid in the cache when looked up */
 	bool dirty;
-	uint16_t io; /* in io_thread.ios: the read it is part of */
+	uint16_t io; /* in thread_ctx.ios: the read it is part of */
 	uint32_t slot, crc;
 	struct buffer *buf; /* pinned: its data (RAM), or the place where it is read to; NULL: bounce memory */
 	char *data;
 };
 
-struct io_thread {
+struct thread_ctx {
 	struct cache *cache;
-	struct io_thread *next, *prev; /* cache->threads */
+	struct thread_ctx *next, *prev; /* cache->threads */
 	struct bdev_channel *data_ch;
 	struct bdev_channel **backing_ch; /* by volume id */
 	unsigned nbacking;
-	char *bounce_small, *bounce_large; /* io_bounce() */
+	char *bounce_small, *bounce_large; /* thread_ctx_bounce() */
 	struct block_plan plan[MAX_BLOCKS];
 	struct iovec iov[MAX_BLOCKS];
 	struct bdev_io ios[MAX_BLOCKS];
@@ -198,7 +199,7 @@ struct epoch {
 	struct u32vec changed; /* entries owed to the open epoch */
 	struct u32vec freed; /* slots it stops using */
 	_Atomic uint32_t nchanged, nfreed; /* lengths of the two, for looks without the lock */
-	_Atomic uint32_t nheld; /* slots of `freed` and `sealed_freed`: given up, but not free yet */
+	_Atomic uint32_t npending; /* slots of `freed` and `sealed_freed`: given up, but not free yet */
 	struct journal_discard *discards;
 	uint32_t ndiscards, discards_cap;
 	counter opened_ns; /* when the open epoch was opened */
@@ -303,7 +304,7 @@ struct cache {
 	struct helpers help;
 	struct idle idle;
 	struct readahead_pool readahead;
-	void (*after_read)(struct io_thread *t, struct volume *v); /* a reply is out, t->tidy is set: work/defrag.c */
+	void (*after_read)(struct thread_ctx *t, struct volume *v); /* a reply is out, t->tidy is set: work/defrag.c */
 	struct tunables tunables;
 	uint64_t ram_bytes; /* that the pool has */
 	_Atomic int default_mode;
@@ -324,10 +325,8 @@ struct cache {
 	counter discard_seq;
 	counter slots_given; /* by epochs, since load: shows that room is being made */
 	counter given_in_vain; /* slots_given when somebody gave up waiting for room (reclaim.c) */
-	uint32_t alloc_max; /* buffers to ask for at once */
 	counter last_log, unlogged; /* of cache_degrade */
-	uint32_t slots_low, slots_high; /* reclaim below low, up to high */
-	uint32_t write_piece; /* blocks a write may take at once */
+	struct space_limits space; /* policy/space.h: all decisions about room */
 	counter unsent; /* since the writer was last sent, in this epoch: slots taken; << 32: blocks that had one */
 	_Atomic bool failed; /* P6: nothing is promised durable any more */
 	void (*on_failed)(struct cache *c); /* called once, by the thread that found out; durable/takeover_log.h */
@@ -336,14 +335,14 @@ struct cache {
 	_Atomic bool deleted; /* its data file, by somebody, while it is loaded */
 	_Atomic bool degraded, stopping;
 	_Atomic bool compact_wanted; /* somebody found no slots side by side */
-	_Atomic int flushing;
+	_Atomic int writing_back;
 	pthread_mutex_t note_lock; /* held while the note of a bypass is written, perhaps to a dying disk (bypass.h) */
 	pthread_mutex_t why_lock; /* guards why. A leaf: status takes it, so nothing is waited for with it */
 	char why[300];
 
 	pthread_key_t io_key;
 	pthread_mutex_t threads_lock;
-	struct io_thread *threads;
+	struct thread_ctx *threads;
 	struct bounce bounce;
 };
 
@@ -372,13 +371,19 @@ static inline struct region *region_of_line(const struct volume *v, uint64_t lin
 	return &v->intent.region[r < v->intent.nregions ? r : v->intent.nregions];
 }
 
+/* Is so little free that reclaim should run? */
+static inline bool cache_room_is_low(const struct cache *c)
+{
+	return space_is_low(&c->space, ctr_get(c->slots.nfree), ctr_get(c->lines.nfree), c->lines.bpl_shift);
+}
+
 static inline bool mode_writes_back(int mode)
 {
-	return mode == MODE_WB || mode == MODE_WO;
+	return mode == CACHE_MODE_WB || mode == CACHE_MODE_WO;
 }
 static inline bool mode_fills(int mode)
 {
-	return mode == MODE_WT || mode == MODE_WB || mode == MODE_WA || mode == MODE_WI;
+	return mode == CACHE_MODE_WT || mode == CACHE_MODE_WB || mode == CACHE_MODE_WA || mode == CACHE_MODE_WI;
 }
 
 /* ---- health.c ---- */
@@ -406,12 +411,12 @@ void volume_unuse(struct volume *v);
 int jobs_start(struct cache *c, void *(*const mains[JOBS])(void *)); /* work/threads.c has the mains */
 void jobs_stop(struct cache *c);
 bool job_wait(struct cache *c, enum background_job job, uint64_t us); /* sleeps until kicked or for `us`. False: stop */
-void background_kick(struct cache *c, enum background_job job);
+void job_kick(struct cache *c, enum background_job job);
 /* As long as there are no background threads: what the journal has to do is done now, so that neither it nor the next
  * load's memory grows with how much is changed. Outside the gate. Never fails: what was not done is done later. */
-void background_fold(struct cache *c);
-bool background_stopping(struct cache *c);
-void background_pause(struct cache *c, uint64_t us); /* until it is over, or everything stops */
+void jobs_fold_journal(struct cache *c);
+bool jobs_stopping(struct cache *c);
+void job_pause(struct cache *c, uint64_t us); /* until it is over, or everything stops */
 
 /* ---- helpers.c ---- */
 #define HELP_CLEAN_ALL 1u /* what is dirty now */
@@ -439,19 +444,19 @@ struct room_wait {
 int room_wait_for(struct volume *v, uint32_t n, struct room_wait *w);
 
 /* ---- thread_ctx.c ---- */
-int io_init(struct cache *c);
-void io_destroy(struct cache *c);
-struct io_thread *io_thread_get(struct cache *c); /* NULL: out of memory */
+int thread_ctx_init(struct cache *c);
+void thread_ctx_destroy(struct cache *c);
+struct thread_ctx *thread_ctx_get(struct cache *c); /* NULL: out of memory */
 #define BOUNCE_SMALL 16u
 /* The thread's memory for n blocks, aligned to pages. It is the same each time for up to BOUNCE_SMALL blocks, and for
  * more. */
-static inline char *io_bounce(const struct io_thread *t, unsigned n)
+static inline char *thread_ctx_bounce(const struct thread_ctx *t, unsigned n)
 {
 	return n <= BOUNCE_SMALL ? t->bounce_small : t->bounce_large;
 }
-struct bdev_channel *io_backing(struct io_thread *t, struct volume *v); /* likewise */
-void io_forget_volume(struct cache *c,
-		      struct volume *v); /* closes all threads' channels to it; nothing may be using them */
+struct bdev_channel *thread_ctx_backing(struct thread_ctx *t, struct volume *v); /* likewise */
+void thread_ctx_forget_volume(struct cache *c,
+			      struct volume *v); /* closes all threads' channels to it; nothing may be using them */
 
 /* ---- bounce.c ---- */
 void bounce_init(struct bounce *p);

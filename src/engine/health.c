@@ -43,8 +43,8 @@ void cache_degrade(struct cache *c, const char *fmt, ...)
 	va_start(ap, fmt);
 	if (!was && !c->failed) {
 		say(c, fmt, ap);
-	} else if (now_ns() - GET(c->last_log) < 1000000000) { /* one a second says enough */
-		ADD(c->unlogged, 1);
+	} else if (now_ns() - ctr_get(c->last_log) < 1000000000) { /* one a second says enough */
+		ctr_add(c->unlogged, 1);
 	} else {
 		uint64_t more = atomic_exchange(&c->unlogged, 0);
 		char text[sizeof c->why];

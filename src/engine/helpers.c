@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * helpers.c - threads for work that has to wait for a backing device in the background: cleaning a volume, flushing it and
- * clearing its marks (work/threads.c). A device may be slow, or never answer. So each volume has at most one helper at work for it, and
- * a helper that waits keeps no other volume waiting.
+ * helpers.c - threads for work that has to wait for a backing device in the background: cleaning a volume, flushing it
+ * and clearing its marks (work/threads.c). A device may be slow, or never answer. So each volume has at most one helper
+ * at work for it, and a helper that waits keeps no other volume waiting.
  *
  * There are as many threads as there are volumes to be waited for at the moment, not as many as there are volumes: one
  * stays, others are started when there is work and nobody is idle, and end when they have been idle for a while. Up to

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * jobs.c - threads that sleep until they are kicked or their period is over. What they do is in work/threads.c; here they
- * are started, woken and stopped.
+ * jobs.c - threads that sleep until they are kicked or their period is over. What they do is in work/threads.c; here
+ * they are started, woken and stopped.
  */
 #include "engine/cache.h"
 
@@ -27,13 +27,13 @@ bool job_wait(struct cache *c, enum background_job job, uint64_t us)
 	return go;
 }
 
-void background_pause(struct cache *c, uint64_t us)
+void job_pause(struct cache *c, uint64_t us)
 {
 	for (uint64_t slept = 0; slept < us && !__atomic_load_n(&c->background.stop, __ATOMIC_RELAXED); slept += 10000)
 		nanosleep(&(struct timespec){ .tv_nsec = (us < 10000 ? (long)us : 10000) * 1000 }, NULL);
 }
 
-bool background_stopping(struct cache *c)
+bool jobs_stopping(struct cache *c)
 {
 	return __atomic_load_n(&c->background.stop, __ATOMIC_RELAXED);
 }
@@ -81,16 +81,16 @@ void jobs_stop(struct cache *c)
 	pthread_mutex_destroy(&bg->lock);
 }
 
-void background_fold(struct cache *c)
+void jobs_fold_journal(struct cache *c)
 {
 	struct bc_error err;
 	int rc = 1;
 
 	while (rc == 1 && !c->background.started && !c->failed)
-		rc = journal_maintain(c->journal, GET(c->epoch.data_upto), &err);
+		rc = journal_maintain(c->journal, ctr_get(c->epoch.data_upto), &err);
 }
 
-void background_kick(struct cache *c, enum background_job job)
+void job_kick(struct cache *c, enum background_job job)
 {
 	struct background *bg = &c->background;
 

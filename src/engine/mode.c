@@ -2,9 +2,9 @@
 /*
  * mode.c - names of modes and states, and the switch of a volume from one mode to another.
  *
- * A switch waits for nobody, and nobody waits for it (P11). A request takes the mode once and keeps to it, so for a while
- * requests of both modes are under way on one volume. That is sound, because no path relies on the mode of another
- * request, only on what the map says of its own blocks:
+ * A switch waits for nobody, and nobody waits for it (P11). A request takes the mode once and keeps to it, so for a
+ * while requests of both modes are under way on one volume. That is sound, because no path relies on the mode of
+ * another request, only on what the map says of its own blocks:
  *
  * - Requests on the same block exclude each other by their range locks, whatever their modes. Each path takes the block
  *   as it finds it, in any state: write-through over a dirty block flushes the backing device before it counts as clean
@@ -32,15 +32,15 @@
 
 static const struct {
 	const char *name, *long_name;
-} modes[MODE_COUNT] = {
-	[MODE_WT] = { "wt", "write-through" }, [MODE_WB] = { "wb", "write-back" },
-	[MODE_WA] = { "wa", "write-around" },  [MODE_WI] = { "wi", "write-invalidate" },
-	[MODE_WO] = { "wo", "write-only" },    [MODE_PT] = { "pt", "pass-through" },
+} modes[CACHE_MODE_COUNT] = {
+	[CACHE_MODE_WT] = { "wt", "write-through" }, [CACHE_MODE_WB] = { "wb", "write-back" },
+	[CACHE_MODE_WA] = { "wa", "write-around" },  [CACHE_MODE_WI] = { "wi", "write-invalidate" },
+	[CACHE_MODE_WO] = { "wo", "write-only" },    [CACHE_MODE_PT] = { "pt", "pass-through" },
 };
 
 int cache_mode_parse(const char *text, enum cache_mode *mode)
 {
-	for (int i = 0; i < MODE_COUNT; i++) {
+	for (int i = 0; i < CACHE_MODE_COUNT; i++) {
 		if (!strcmp(text, modes[i].name) || !strcmp(text, modes[i].long_name)) {
 			*mode = (enum cache_mode)i;
 			return 0;
@@ -70,7 +70,7 @@ void volume_clean_soon(struct volume *v)
 {
 	struct cache *c = v->cache;
 
-	if (mode_writes_back(GET(v->mode)) || !GET(v->dirty_blocks) || !c->background.started)
+	if (mode_writes_back(ctr_get(v->mode)) || !ctr_get(v->dirty_blocks) || !c->background.started)
 		return;
 	helper_ask(c, v->id, HELP_CLEAN_ALL);
 }

@@ -13,13 +13,13 @@
 
 static bool filled_by_others(const struct volume *v)
 {
-	return GET(v->dirty_blocks) < GET(v->cache->dirty_blocks) / 2;
+	return ctr_get(v->dirty_blocks) < ctr_get(v->cache->dirty_blocks) / 2;
 }
 
 int room_wait_for(struct volume *v, uint32_t n, struct room_wait *w)
 {
 	struct cache *c = v->cache;
-	uint64_t given = GET(c->slots_given), now = now_ns();
+	uint64_t given = ctr_get(c->slots_given), now = now_ns();
 
 	if (c->failed)
 		return -EIO;
@@ -32,11 +32,11 @@ int room_wait_for(struct volume *v, uint32_t n, struct room_wait *w)
 			"a write was refused: the cache is full of dirty data and none could be cleaned for a minute");
 		return -EIO;
 	}
-	background_kick(c, JOB_RECLAIM);
-	if (filled_by_others(v) && (now - w->since > ROOM_ELSEWHERE_NS || given == GET(c->given_in_vain))) {
+	job_kick(c, JOB_RECLAIM);
+	if (filled_by_others(v) && (now - w->since > ROOM_ELSEWHERE_NS || given == ctr_get(c->given_in_vain))) {
 		atomic_store(&c->given_in_vain, given); /* nobody else has to find out again */
 		return ROOM_ELSEWHERE;
 	}
 	/* entries have no condition of their own; the time limit stands in for it */
-	return slots_wait(&c->slots, n, GET(c->lines.nfree) ? 1000 : 2) && !c->failed ? 0 : -EIO;
+	return slots_wait(&c->slots, n, ctr_get(c->lines.nfree) ? 1000 : 2) && !c->failed ? 0 : -EIO;
 }

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * thread_ctx.c - what each thread that makes I/O calls owns: its channels, bounce memory and work arrays. Made before the
- * thread (cache_worker_make) or at its first call, freed when the thread ends or the cache is closed, so that nothing
- * is allocated while serving requests but channels to volumes, which are small.
+ * thread_ctx.c - what each thread that makes I/O calls owns: its channels, bounce memory and work arrays. Made before
+ * the thread (cache_worker_make) or at its first call, freed when the thread ends or the cache is closed, so that
+ * nothing is allocated while serving requests but channels to volumes, which are small.
  */
 #include "engine/cache.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
-static void thread_free(struct io_thread *t)
+static void thread_free(struct thread_ctx *t)
 {
 	bdev_channel_close(t->data_ch);
 	for (unsigned i = 0; i < t->nbacking; i++)
@@ -23,7 +23,7 @@ static void thread_free(struct io_thread *t)
 /* the destructor of io_key */
 static void thread_exit(void *arg)
 {
-	struct io_thread *t = arg;
+	struct thread_ctx *t = arg;
 	struct cache *c = t->cache;
 
 	pthread_mutex_lock(&c->threads_lock);
@@ -33,23 +33,23 @@ static void thread_exit(void *arg)
 		c->threads = t->next;
 	if (t->next)
 		t->next->prev = t->prev;
-	/* under the lock: once io_forget_volume is through, no channel to the volume may be left */
+	/* under the lock: once thread_ctx_forget_volume is through, no channel to the volume may be left */
 	thread_free(t);
 	pthread_mutex_unlock(&c->threads_lock);
 }
 
-int io_init(struct cache *c)
+int thread_ctx_init(struct cache *c)
 {
 	pthread_mutex_init(&c->threads_lock, NULL);
 	bounce_init(&c->bounce);
 	return -pthread_key_create(&c->io_key, thread_exit);
 }
 
-void io_destroy(struct cache *c)
+void thread_ctx_destroy(struct cache *c)
 {
 	pthread_key_delete(c->io_key);
 	while (c->threads) {
-		struct io_thread *t = c->threads;
+		struct thread_ctx *t = c->threads;
 
 		c->threads = t->next;
 		thread_free(t);
@@ -58,9 +58,9 @@ void io_destroy(struct cache *c)
 	pthread_mutex_destroy(&c->threads_lock);
 }
 
-static struct io_thread *thread_make(struct cache *c)
+static struct thread_ctx *thread_make(struct cache *c)
 {
-	struct io_thread *t = calloc(1, sizeof *t);
+	struct thread_ctx *t = calloc(1, sizeof *t);
 
 	if (!t)
 		return NULL;
@@ -78,7 +78,7 @@ fail:
 }
 
 /* The calling thread's from now on. */
-static int thread_adopt(struct io_thread *t)
+static int thread_adopt(struct thread_ctx *t)
 {
 	struct cache *c = t->cache;
 
@@ -95,9 +95,9 @@ static int thread_adopt(struct io_thread *t)
 	return 0;
 }
 
-struct io_thread *io_thread_get(struct cache *c)
+struct thread_ctx *thread_ctx_get(struct cache *c)
 {
-	struct io_thread *t = pthread_getspecific(c->io_key);
+	struct thread_ctx *t = pthread_getspecific(c->io_key);
 
 	if (t)
 		return t;
@@ -105,7 +105,7 @@ struct io_thread *io_thread_get(struct cache *c)
 	return t && !thread_adopt(t) ? t : NULL;
 }
 
-/* struct cache_worker is struct io_thread, under a name that says nothing. */
+/* struct cache_worker is struct thread_ctx, under a name that says nothing. */
 struct cache_worker *cache_worker_make(struct cache *c)
 {
 	return (struct cache_worker *)thread_make(c);
@@ -113,22 +113,22 @@ struct cache_worker *cache_worker_make(struct cache *c)
 
 int cache_worker_begin(struct cache_worker *w)
 {
-	return thread_adopt((struct io_thread *)w);
+	return thread_adopt((struct thread_ctx *)w);
 }
 
 void cache_worker_drop(struct cache_worker *w)
 {
 	if (w)
-		thread_free((struct io_thread *)w);
+		thread_free((struct thread_ctx *)w);
 }
 
-struct bdev_channel *io_backing(struct io_thread *t, struct volume *v)
+struct bdev_channel *thread_ctx_backing(struct thread_ctx *t, struct volume *v)
 {
 	if (v->id >= t->nbacking) {
 		unsigned n = v->id + 8;
 		struct bdev_channel **p;
 
-		/* io_forget_volume walks the array from another thread */
+		/* thread_ctx_forget_volume walks the array from another thread */
 		pthread_mutex_lock(&t->cache->threads_lock);
 		p = realloc(t->backing_ch, n * sizeof *p);
 		if (p) {
@@ -146,10 +146,10 @@ struct bdev_channel *io_backing(struct io_thread *t, struct volume *v)
 	return t->backing_ch[v->id];
 }
 
-void io_forget_volume(struct cache *c, struct volume *v)
+void thread_ctx_forget_volume(struct cache *c, struct volume *v)
 {
 	pthread_mutex_lock(&c->threads_lock);
-	for (struct io_thread *t = c->threads; t; t = t->next) {
+	for (struct thread_ctx *t = c->threads; t; t = t->next) {
 		if (v->id < t->nbacking) {
 			bdev_channel_close(t->backing_ch[v->id]);
 			t->backing_ch[v->id] = NULL;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * volumes.c - the table of volumes, and references to them. The table is guarded by volumes_lock; a volume lives as long
- * as it is in the table, and is only taken out when nobody holds a reference. Adding and removing: life/volume_add.c,
- * life/volume_remove.c.
+ * volumes.c - the table of volumes, and references to them. The table is guarded by volumes_lock; a volume lives as
+ * long as it is in the table, and is only taken out when nobody holds a reference. Adding and removing:
+ * life/volume_add.c, life/volume_remove.c.
  */
 #include "engine/cache.h"
 
@@ -23,7 +23,7 @@ static struct volume *get(struct volume *v, uint64_t ref)
 
 	if (!v)
 		return NULL;
-	refs = GET(v->refs);
+	refs = ctr_get(v->refs);
 	do {
 		if (refs == VOLUME_REMOVING)
 			return NULL;
@@ -65,7 +65,7 @@ struct volume *volume_use(struct cache *c, unsigned id)
 
 void volume_use_more(struct volume *v)
 {
-	ADD(v->refs, INTERNAL_REF);
+	ctr_add(v->refs, INTERNAL_REF);
 }
 
 void volume_unuse(struct volume *v)
@@ -75,7 +75,7 @@ void volume_unuse(struct volume *v)
 
 struct volume *volume_ref(struct volume *v)
 {
-	ADD(v->refs, 1);
+	ctr_add(v->refs, 1);
 	return v;
 }
 
@@ -125,5 +125,5 @@ uint64_t volume_size(const struct volume *v)
 
 enum cache_mode volume_mode(const struct volume *v)
 {
-	return (enum cache_mode)GET(((struct volume *)(uintptr_t)v)->mode);
+	return (enum cache_mode)ctr_get(((struct volume *)(uintptr_t)v)->mode);
 }

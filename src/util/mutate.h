@@ -18,7 +18,7 @@
 	X(CRC_CHECK, "crc-check", "recovery believes the data file without checking")                                  \
 	X(INTENT_MARK, "intent-mark", "no write-intent mark before a write to backing")                                \
 	X(INTENT_DROP, "intent-drop", "recovery keeps clean lines of marked regions")                                  \
-	X(WITNESS_DROP, "witness-drop", "our own writes do not end what is remembered of the blocks they go to")        \
+	X(WITNESS_DROP, "witness-drop", "our own writes do not end what is remembered of the blocks they go to")       \
 	X(WARM, "warm", "recovery drops all clean lines")                                                              \
 	X(INTENT_CLEAR, "intent-clear", "marks are cleared without flushing the backing device")                       \
 	X(INTENT_EPOCH, "intent-epoch", "marks are cleared before the cache's side is durable")                        \
@@ -31,7 +31,8 @@
 	X(DISCARD_DONE, "discard-done", "a discard is recorded as done before backing was flushed")                    \
 	X(DISCARD_REDO, "discard-redo", "recovery does not repeat unfinished discards")                                \
 	X(DISCARD_DROP, "discard-drop", "recovery repeats a discard and keeps the cached blocks")                      \
-	X(DISCARD_EMPTY, "discard-empty", "a large discard zeroes backing before it is durable that nothing is cached there") \
+	X(DISCARD_EMPTY, "discard-empty",                                                                              \
+	  "a large discard zeroes backing before it is durable that nothing is cached there")                          \
 	X(INLINE_REDO, "inline-redo", "recovery does not write the rows' blocks to their slots")                       \
 	X(INLINE_FLUSH, "inline-flush", "recovery does not flush what it wrote to the slots")                          \
 	X(FOUND_FLUSH, "found-flush", "recovery does not flush what it found in the slots after a kill")               \
@@ -58,8 +59,8 @@
 	  "replacing a cache removes the data file before the journal's removal is synced")                            \
 	X(CREATE_SYNC, "create-sync", "a new journal gets its name before it is synced")
 
-/* Steps that only matter when threads meet at the wrong moment, which the rig cannot arrange: a test of schedules has to
- * notice these. All but intent-recheck fail test_intent or test_flushes, too (BLKCACHE_MUTATION=NAME). */
+/* Steps that only matter when threads meet at the wrong moment, which the rig cannot arrange: a test of schedules has
+ * to notice these. All but intent-recheck fail test_intent or test_flushes, too (BLKCACHE_MUTATION=NAME). */
 #define RACES(X)                                                                                                       \
 	X(FLUSH_OVERLAP, "flush-overlap",                                                                              \
 	  "a flush of a file does not wait for those that overlap it and may have its error")                          \

@@ -76,7 +76,7 @@ static int start(struct call *c)
 }
 
 /* 0: done. The lock is held. */
-static int __wait(struct call *c, const struct patience *p)
+static int wait_locked(struct call *c, const struct patience *p)
 {
 	struct timespec end = deadline_us((p->ms ? p->ms : 1) * 1000ull), tick, now;
 
@@ -123,7 +123,7 @@ int run_patiently(void (*fn)(void *arg), void *arg, void (*late)(void *arg), con
 		return -EAGAIN;
 	}
 	pthread_mutex_lock(&lock);
-	rc = __wait(c, p);
+	rc = wait_locked(c, p);
 	if (rc) {
 		c->left = true;
 		left++;

@@ -57,15 +57,17 @@ struct bench_case {
 };
 
 static const struct bench_case cases[] = {
-	{ "read-hit-ram", OP_READ, MODE_WT, FILL_READ, false, false, 99, 0, "read, all blocks in RAM" },
-	{ "read-hit-ssd", OP_READ, MODE_WT, FILL_READ, false, true, 90, 0, "read, blocks in the data file (tmpfs)" },
-	{ "write-hit", OP_WRITE, MODE_WB, FILL_READ, false, false, 95, 0, "write-back write of cached blocks" },
-	{ "read-miss-insert", OP_READ, MODE_WT, FILL_NONE, true, false, 95, 0.8, "read of new blocks, free slots" },
+	{ "read-hit-ram", OP_READ, CACHE_MODE_WT, FILL_READ, false, false, 99, 0, "read, all blocks in RAM" },
+	{ "read-hit-ssd", OP_READ, CACHE_MODE_WT, FILL_READ, false, true, 90, 0,
+	  "read, blocks in the data file (tmpfs)" },
+	{ "write-hit", OP_WRITE, CACHE_MODE_WB, FILL_READ, false, false, 95, 0, "write-back write of cached blocks" },
+	{ "read-miss-insert", OP_READ, CACHE_MODE_WT, FILL_NONE, true, false, 95, 0.8,
+	  "read of new blocks, free slots" },
 	/* the engine leaves fills out rather than wait: the share says how many it took */
-	{ "read-miss-evict", OP_READ, MODE_WT, FILL_READ, true, false, 0, 0,
+	{ "read-miss-evict", OP_READ, CACHE_MODE_WT, FILL_READ, true, false, 0, 0,
 	  "read of new blocks, cache full of clean lines" },
 	/* dirty lines go at the pace of the cleaner, which starts and ends a little behind */
-	{ "write-miss-evict-dirty", OP_WRITE, MODE_WB, FILL_WRITE, true, false, 85, 0,
+	{ "write-miss-evict-dirty", OP_WRITE, CACHE_MODE_WB, FILL_WRITE, true, false, 85, 0,
 	  "write of new blocks, cache full of dirty lines" },
 };
 #define NCASES (sizeof cases / sizeof cases[0])
@@ -273,7 +275,7 @@ static struct cache *make_cache(const struct bench_case *bc, struct volume **v)
 	else
 		snprintf(backing, sizeof backing, "malloc:size=%" PRIu64, size / 4 * 3);
 	if (cache_create(dir, &p, &err) || cache_open(dir, 0, &c, &report, &err) ||
-	    cache_volume_add(c, "v", backing, MODE_COUNT, &err))
+	    cache_volume_add(c, "v", backing, CACHE_MODE_COUNT, &err))
 		die("set-up", err.msg);
 	for (unsigned i = 0; i < nsettings; i++) {
 		char key[64];
@@ -296,7 +298,7 @@ static void number_blocks(struct volume *v)
 	struct bc_error err;
 
 	memset(buf, 7, VOLUME_MAX_IO);
-	if (volume_set_mode(v, MODE_PT, &err))
+	if (volume_set_mode(v, CACHE_MODE_PT, &err))
 		die("set-up", err.msg);
 	for (uint64_t b = 0; b < n; b += per) {
 		uint64_t k = n - b < per ? n - b : per;

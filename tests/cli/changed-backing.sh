@@ -49,7 +49,7 @@ unlike "$err" "accept-changed" "without the remedy that does not help"
 # missing
 truncate -s 4M "$T/a.img"
 mv "$T/a.img" "$T/a.away"
-refuses 1 "volume a: /[^ ]*a.img: no such file.*no volume.*remove DIR a" "a missing backing: load says how to go on" \
+refuses 1 "volume a: /[^ ]*a.img: no such file.*no volume.*remove $T/c a" "a missing backing: load says how to go on" \
 	bc load "$T/c" "$T/c.mnt"
 unlike "$err" ": :" "without a doubled colon"
 exits 0 "remove --discard-dirty" bc remove "$T/c" a --discard-dirty

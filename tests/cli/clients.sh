@@ -45,7 +45,7 @@ like "$(cat "$T/prom.out")" '^blkcache_state\{.*state="running"\} 0' "and do not
 like "$(cat "$T/prom.out")" '^blkcache_up\{.*\} 0' "but that it is not up"
 
 # interrupted while nothing answers: what was asked for is off
-start stopint timeout -s INT 1 "$BLKCACHE" stop "$T/c"
+start stopint timeout -s INT 3 "$BLKCACHE" stop "$T/c"
 wait
 like "$(cat "$T/stopint.err")" "interrupted.*process $daemon" "an interrupted stop tells that nobody has confirmed that"
 kill -CONT "$daemon"

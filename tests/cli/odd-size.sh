@@ -20,8 +20,10 @@ for line in 4K 16K 64K; do
 	is "$("$TOOLS/ioflags" write "$vol" $((size - 10)) 5000 8)" 10 "$line: across the end, as far as it goes"
 	like "$("$TOOLS/ioflags" write "$vol" $size 1 8)" "No space left" "$line: beyond the end there is no space"
 	is "$(dd if="$vol" bs=1 skip=$size count=1 status=none | wc -c)" 0 "$line: reading there is the end of the file"
-	nok "$line: the size is fixed" truncate -s 5M "$vol"
-	is "$(stat -c %s "$vol")" $size "$line: and stays"
+	ok "$line: what is cut off reads as zeros" truncate -s $((size - 3000)) "$vol"
+	dd if=/dev/zero of="$T/want" bs=3000 count=1 seek=$((size - 3000)) oflag=seek_bytes conv=notrunc status=none
+	nok "$line: it cannot become larger" truncate -s $((size + 1)) "$vol"
+	is "$(stat -c %s "$vol")" $size "$line: the size stays"
 	ok "$line: all as expected" same "$vol" "$T/want"
 	stop $line
 	ok "$line: in the backing file too" same "$T/$line.img" "$T/want"

@@ -34,7 +34,7 @@ ln -s "$T/plain2.img" "$T/dir/good"
 truncate -s 16M "$T/plain2.img"
 ok "nor is one behind a link" bc add "$T/c" "linked=$T/dir/good"
 exec 6<"$T/plain2.img"
-refuses 1 "in use by this very process" "a file that is a volume already, by another name: in use" bc add "$T/c" "again=/proc/$$/fd/6"
+refuses 1 "is volume linked of this cache already" "a file that is a volume already, by another name: in use" bc add "$T/c" "again=/proc/$$/fd/6"
 exec 6<&-
 
 if dev=$(losetup --show -f "$m/a" 2>/dev/null); then
@@ -76,7 +76,7 @@ else
 	head -c 4096 /dev/zero | dd of="$T/home/vm" conv=notrunc,fsync status=none
 	ok "and stops" bc stop "$T/d"
 	ok "with everything written" cmp -n 4096 "$T/home/sub/vm" /dev/zero
-	refuses 1 "hides the cache" "a mount point that hides the cache itself is refused" bc load "$T/d" "$T" --survive
+	refuses 1 "would hide the cache" "a mount point that would hide the cache itself is refused" bc load "$T/d" "$T" --survive
 fi
 
 done_testing

@@ -27,8 +27,8 @@ refuses 1 "hang:dir=$T/hang2:$T/x.img does not answer" "an add gives up on a dev
 	bc add "$T/c" "x=hang:dir=$T/hang2:$T/x.img"
 ok "it does so soon" [ $((SECONDS - started)) -le 20 ]
 is "$(status_of c '[.volumes[].name] | join(" ")')" "a b" "nothing was added"
-"$BLKCACHE" add "$T/c" "y=hang:dir=$T/hang2:$T/a2.img" >/dev/null 2>&1 &
 truncate -s 16M "$T/a2.img"
+"$BLKCACHE" add "$T/c" "y=hang:dir=$T/hang2:$T/a2.img" >/dev/null 2>&1 &
 client=$!
 sleep 0.5
 refuses 1 "just being added" "a name that is being added is taken" bc add "$T/c" "y=$T/x2.img"

@@ -20,7 +20,7 @@ kill_hard c
 must mount -o remount,ro "$T/ssd"
 
 exits 0 "status of a cache that crashed, on a read-only disk" bc status "$T/c"
-like "$out" 'state +stopped: .*68.0 KiB of dirty data' "tells of its dirty data"
+like "$out" 'state +stopped .*68.0 KiB of dirty data' "tells of its dirty data"
 exits 0 "as JSON" bc status "$T/c" --json
 exits 0 "get" bc get "$T/c"
 like "$out" 'clean-after.*1000s' "shows the settings"

@@ -177,7 +177,7 @@ static bool check_absent(const struct run *r, uint32_t p, bool again, char *why,
 {
 	struct cache_create_params cp = { .size_bytes = r->cfg.cache_size,
 					  .line_size = r->cfg.line_size,
-					  .mode = MODE_WT,
+					  .mode = CACHE_MODE_WT,
 					  .ram_bytes = 1 << 20,
 					  .force = true };
 	struct bc_error err = { 0 };

@@ -62,7 +62,7 @@ static uint8_t pick_mode(const struct config *cfg, struct rng *r)
 	uint8_t m;
 
 	do
-		m = (uint8_t)rng_below(r, MODE_COUNT);
+		m = (uint8_t)rng_below(r, CACHE_MODE_COUNT);
 	while (cfg->modes && !(cfg->modes >> m & 1));
 	return m;
 }
@@ -248,7 +248,7 @@ static int maintain(struct cache *c, bool tidy, struct bc_error *err)
 
 		if (!v)
 			continue;
-		seq = GET(v->write_seq);
+		seq = ctr_get(v->write_seq);
 		rc = intent_clear_idle(v, false);
 		if (!rc && v->settle_seq == seq)
 			rc = intent_settle(v);
@@ -263,7 +263,7 @@ static int maintain(struct cache *c, bool tidy, struct bc_error *err)
 	if (!rc)
 		idle_run(c);
 	if (!rc)
-		while ((rc = journal_maintain(c->journal, GET(c->epoch.data_upto), err)) == 1)
+		while ((rc = journal_maintain(c->journal, ctr_get(c->epoch.data_upto), err)) == 1)
 			;
 	return rc;
 }
@@ -347,7 +347,7 @@ static int create_cache(const struct config *cfg, struct bc_error *err)
 {
 	struct cache_create_params p = { .size_bytes = cfg->cache_size,
 					 .line_size = cfg->line_size,
-					 .mode = MODE_WT,
+					 .mode = CACHE_MODE_WT,
 					 .ram_bytes = 1 << 20,
 					 .force = true };
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * volatile.c - nbdkit plugin: a disk with a volatile write cache of any size. What was written is in memory until the guest flushes. When
- * the plugin is unloaded (the machine's power went: qemu was killed), each 512-byte sector that was not flushed reaches the file or does
- * not, by chance; how likely it is that it does changes from one run of 64 KiB to the next, so that whole neighbourhoods go, stay, or tear.
- * Arguments: file=, seed=, lie=1 (answers flushes and does nothing: what is built on it must then be seen to lose data).
+ * volatile.c - nbdkit plugin: a disk with a volatile write cache of any size. What was written is in memory until the
+ * guest flushes. When the plugin is unloaded (the machine's power went: qemu was killed), each 512-byte sector that was
+ * not flushed reaches the file or does not, by chance; how likely it is that it does changes from one run of 64 KiB to
+ * the next, so that whole neighbourhoods go, stay, or tear. Arguments: file=, seed=, lie=1 (answers flushes and does
+ * nothing: what is built on it must then be seen to lose data).
  */
 #define NBDKIT_API_VERSION 2
 #include <errno.h>
@@ -92,7 +93,8 @@ static int flush(void *h, uint32_t flags)
 	flushes++;
 	if (lie)
 		return 0;
-	nanosleep(&(struct timespec){ .tv_nsec = random() % 25000000 }, NULL); /* a flush takes its time: the power goes before many end */
+	nanosleep(&(struct timespec){ .tv_nsec = random() % 25000000 },
+		  NULL); /* a flush takes its time: the power goes before many end */
 	for (uint64_t i = 0; i < listed; i++) {
 		uint64_t s = list[i];
 		if (pwrite(fd, cached[s], SECTOR, s * SECTOR) != SECTOR)
@@ -154,8 +156,9 @@ static void unload(void)
 		if (keep && pwrite(fd, cached[s], SECTOR, s * SECTOR) == SECTOR)
 			kept++;
 	}
-	fprintf(stderr, "%s: %llu writes, %llu flushes; of %llu sectors not flushed %llu reached the disk\n", path, (unsigned long long)writes,
-		(unsigned long long)flushes, (unsigned long long)listed, (unsigned long long)kept);
+	fprintf(stderr, "%s: %llu writes, %llu flushes; of %llu sectors not flushed %llu reached the disk\n", path,
+		(unsigned long long)writes, (unsigned long long)flushes, (unsigned long long)listed,
+		(unsigned long long)kept);
 	fsync(fd);
 }
 

@@ -22,7 +22,7 @@ static bool changes_mode(const struct operation *op)
 
 static bool mode_back(unsigned mode)
 {
-	return mode == MODE_WB || mode == MODE_WO;
+	return mode == CACHE_MODE_WB || mode == CACHE_MODE_WO;
 }
 
 void history_begin(struct history *h, struct scase *c)
@@ -75,7 +75,7 @@ void history_finish(struct history *h, struct operation *op, int rc)
 		/* known only if there was no other one meanwhile */
 		bool alone = !--h->changing[op->volume], moved = ++h->mode_changes[op->volume] != op->changes + 1;
 
-		h->mode[op->volume] = alone && !moved && !rc && op->type != DO_REMOVE ? op->mode : MODE_PT;
+		h->mode[op->volume] = alone && !moved && !rc && op->type != DO_REMOVE ? op->mode : CACHE_MODE_PT;
 	}
 }
 

@@ -24,7 +24,7 @@ struct history {
 	uint8_t begun[CASE_VOLUMES][VOLUME_SECTORS];
 	uint32_t mode_changes[CASE_VOLUMES]; /* beginnings and ends */
 	uint32_t changing[CASE_VOLUMES]; /* under way */
-	uint8_t mode[CASE_VOLUMES]; /* since the last one; MODE_PT, which promises least, if it is not known */
+	uint8_t mode[CASE_VOLUMES]; /* since the last one; CACHE_MODE_PT, which promises least, if it is not known */
 	bool removed[CASE_VOLUMES]; /* at some time, or it was tried */
 };
 

@@ -4,8 +4,8 @@
  * clean) is made once and cloned for every run. Recovery and what is looked at after it run as fibers too, in their
  * plain course.
  */
-#include "engine/life/life.h"
 #include "play.h"
+#include "engine/life/life.h"
 
 #include <errno.h>
 #include <malloc.h>
@@ -106,7 +106,7 @@ static void prepare(void *arg)
 	const struct kind *k = arg;
 	struct cache_create_params p = { .size_bytes = (k->slots ? k->slots : SLOTS) * CACHE_BLOCK,
 					 .line_size = k->line_size,
-					 .mode = MODE_WT,
+					 .mode = CACHE_MODE_WT,
 					 .ram_bytes = RAM_BYTES,
 					 .force = true };
 	static uint8_t buf[CACHED_BLOCKS * CACHE_BLOCK];

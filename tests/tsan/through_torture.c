@@ -90,7 +90,8 @@ static void *writer(void *arg)
 static void come_and_go(struct worker *w)
 {
 	struct bc_error err = { 0 };
-	int rc = cache_volume_add(t.r.c, "guest", "malloc:size=1M", rnd(&w->rng, 2) ? MODE_WT : MODE_WB, &err);
+	int rc = cache_volume_add(t.r.c, "guest", "malloc:size=1M", rnd(&w->rng, 2) ? CACHE_MODE_WT : CACHE_MODE_WB,
+				  &err);
 
 	must(!rc || rc == -EEXIST, "add: %s", err.msg);
 	usleep(2000);
@@ -100,7 +101,8 @@ static void come_and_go(struct worker *w)
 
 static void *manager(void *arg)
 {
-	static const enum cache_mode modes[] = { MODE_WT, MODE_WT, MODE_WA, MODE_WI, MODE_PT, MODE_WB };
+	static const enum cache_mode modes[] = { CACHE_MODE_WT, CACHE_MODE_WT, CACHE_MODE_WA,
+						 CACHE_MODE_WI, CACHE_MODE_PT, CACHE_MODE_WB };
 	struct worker *w = arg;
 	struct bc_error err = { 0 };
 	struct cache_info info;
@@ -118,7 +120,7 @@ static void *manager(void *arg)
 			break;
 		case 3:
 			cache_get_info(t.r.c, &info);
-			must(info.state != STATE_FAILED && info.state != STATE_DEGRADED, "%s", info.why);
+			must(info.state != CACHE_STATE_FAILED && info.state != CACHE_STATE_DEGRADED, "%s", info.why);
 			break;
 		default:
 			come_and_go(w);
@@ -132,11 +134,11 @@ int main(void)
 	struct worker w[WRITERS + 1] = { 0 };
 	uint64_t seed = engine_seed();
 
-	rig_create(&t.r, 2 * MIB, 8192, CACHE_MIN_RAM, MODE_WT);
+	rig_create(&t.r, 2 * MIB, 8192, CACHE_MIN_RAM, CACHE_MODE_WT);
 	rig_open(&t.r);
 	rig_set(&t.r, "epoch-interval", "10ms"); /* marks are cleared as often */
 	rig_set(&t.r, "clean-after", "5ms");
-	rig_add(&t.r, "", WRITERS * BLOCKS * CACHE_BLOCK, MODE_WT);
+	rig_add(&t.r, "", WRITERS * BLOCKS * CACHE_BLOCK, CACHE_MODE_WT);
 	for (unsigned i = 0; i <= WRITERS; i++) {
 		w[i] = (struct worker){ .number = i, .rng = seed + i, .buf = aligned_alloc(4096, 4 * CACHE_BLOCK) };
 		must(!pthread_create(&w[i].thread, NULL, i < WRITERS ? writer : manager, &w[i]), "pthread_create");

@@ -161,7 +161,8 @@ static inline void t_come_and_go(struct torturer *w)
 	struct volume *v;
 	int rc;
 
-	must(!cache_volume_add(t->r.c, "guest", "malloc:size=2M", (enum cache_mode)rnd(&w->rng, MODE_COUNT), &err),
+	must(!cache_volume_add(t->r.c, "guest", "malloc:size=2M", (enum cache_mode)rnd(&w->rng, CACHE_MODE_COUNT),
+			       &err),
 	     "%s", err.msg);
 	v = cache_volume_get(t->r.c, "guest");
 	must(v, "guest");
@@ -191,7 +192,7 @@ static void *t_manager(void *arg)
 		usleep(1000 * (useconds_t)rnd(&w->rng, 5));
 		switch (rnd(&w->rng, 7)) {
 		case 0:
-			rig_mode(rnd(&w->rng, 2) ? t->own : t->shared, (enum cache_mode)rnd(&w->rng, MODE_COUNT));
+			rig_mode(rnd(&w->rng, 2) ? t->own : t->shared, (enum cache_mode)rnd(&w->rng, CACHE_MODE_COUNT));
 			break;
 		case 1:
 			rig_set(&t->r, "clean-after", rnd(&w->rng, 2) ? "0s" : "5ms");
@@ -273,13 +274,13 @@ static inline void torture_run(uint64_t size, uint32_t line, uint64_t ram, bool 
 	struct cache_info info;
 
 	seconds = (double)env_number("ENGINE_SECONDS", 0) > 0 ? (double)env_number("ENGINE_SECONDS", 0) : seconds;
-	rig_create(&t->r, size, line, ram, MODE_WB);
+	rig_create(&t->r, size, line, ram, CACHE_MODE_WB);
 	rig_open(&t->r);
 	rig_set(&t->r, "clean-after", "5ms");
 	rig_set(&t->r, "epoch-interval", "10ms");
 	rig_set(&t->r, "tidy", "8K"); /* blocks move around under everything else */
-	t->own = rig_add(&t->r, "", T_BLOCKS * CACHE_BLOCK + 6 * MIB, MODE_WB);
-	t->shared = rig_add(&t->r, "", T_SHARED * CACHE_BLOCK, MODE_WB);
+	t->own = rig_add(&t->r, "", T_BLOCKS * CACHE_BLOCK + 6 * MIB, CACHE_MODE_WB);
+	t->shared = rig_add(&t->r, "", T_SHARED * CACHE_BLOCK, CACHE_MODE_WB);
 	for (unsigned i = 0; i < T_WRITERS; i++, n++)
 		t_start(t, &w[n], i, seed + n, t_writer);
 	for (unsigned i = 0; i < T_FIGHTERS; i++, n++)
@@ -296,7 +297,7 @@ static inline void torture_run(uint64_t size, uint32_t line, uint64_t ram, bool 
 		free(w[i].buf);
 	}
 	cache_get_info(t->r.c, &info);
-	must(info.state != STATE_FAILED && info.state != STATE_DEGRADED, "%s", info.why);
+	must(info.state != CACHE_STATE_FAILED && info.state != CACHE_STATE_DEGRADED, "%s", info.why);
 	fprintf(stderr, "%llu requests\n", (unsigned long long)t->ops);
 	must(t->ops > 100, "%llu requests in %g s: stuck?", (unsigned long long)t->ops, seconds);
 	t_verify(t);

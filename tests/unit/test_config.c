@@ -73,7 +73,7 @@ Test(config, every_key_is_taken)
 		     0, "%s", err.msg);
 	cr_assert_eq(cfg.size, 10ull << 30);
 	cr_assert_eq(cfg.line_size, 16384);
-	cr_assert_eq(cfg.mode, MODE_WB);
+	cr_assert_eq(cfg.mode, CACHE_MODE_WB);
 	cr_assert_eq(cfg.ram, 256u << 20);
 	cr_assert_eq(cfg.threads, 64);
 	cr_assert_eq(cfg.max_background, 200);
@@ -87,7 +87,7 @@ Test(config, empty_file_gives_the_defaults)
 	cr_assert_eq(load(""), 0);
 	cr_assert_eq(cfg.size, 0);
 	cr_assert_eq(cfg.line_size, 0);
-	cr_assert_eq(cfg.mode, MODE_WT);
+	cr_assert_eq(cfg.mode, CACHE_MODE_WT);
 	cr_assert_eq(cfg.ram, 0);
 	cr_assert_eq(cfg.threads, 0);
 	cr_assert_eq(cfg.max_background, 0);
@@ -136,13 +136,13 @@ Test(config, missing_file_is_fine_and_the_variable_names_it)
 {
 	setenv(CONFIG_ENV, "/nonexistent/blkcache.conf", 1);
 	cr_assert_eq(config_load(&cfg, &err), 0);
-	cr_assert_eq(cfg.mode, MODE_WT);
+	cr_assert_eq(cfg.mode, CACHE_MODE_WT);
 	cr_assert_eq(config_load_file("/nonexistent/blkcache.conf", &cfg, &err), -ENOENT);
 
 	setenv(CONFIG_ENV, path, 1);
 	cr_assert_eq(load("[cache]\nmode = wo\n"), 0);
 	cr_assert_eq(config_load(&cfg, &err), 0);
-	cr_assert_eq(cfg.mode, MODE_WO);
+	cr_assert_eq(cfg.mode, CACHE_MODE_WO);
 	cr_assert_eq(load("[cache]\nmode = ow\n"), -EINVAL);
 	cr_assert_eq(config_load(&cfg, &err), -EINVAL);
 }
@@ -231,7 +231,7 @@ Test(config, damage_is_refused_or_harmless, .timeout = 60)
 		}
 		taken++;
 		cr_assert(!cfg.line_size || (cfg.line_size >= 4096 && cfg.line_size <= 65536));
-		cr_assert(cfg.mode >= MODE_WT && cfg.mode <= MODE_PT);
+		cr_assert(cfg.mode >= CACHE_MODE_WT && cfg.mode <= CACHE_MODE_PT);
 		cr_assert(cfg.threads <= 4096 && cfg.max_background <= 4096);
 		cr_assert((unsigned)cfg.log_level <= LOG_LEVEL_DEBUG);
 	}

@@ -114,7 +114,7 @@ static void fold_all(void)
 	int more;
 
 	must(!epoch_commit(d.r.c, true), "commit");
-	while ((more = journal_maintain(d.r.c->journal, GET(d.r.c->epoch.data_upto), &err)) > 0)
+	while ((more = journal_maintain(d.r.c->journal, ctr_get(d.r.c->epoch.data_upto), &err)) > 0)
 		;
 	must(!more, "fold: %s", err.msg);
 }
@@ -152,13 +152,13 @@ static void make_template(uint32_t line, bool crashed)
 	journal_wal_reserve = 0;
 	journal_fold_limits.start_epochs = 0;
 	snprintf(where, sizeof where, "template");
-	rig_create(&d.r, MIB, line, CACHE_MIN_RAM, MODE_WB);
+	rig_create(&d.r, MIB, line, CACHE_MIN_RAM, CACHE_MODE_WB);
 	bypass_state_dir = strdup(d.r.top);
 	rig_open(&d.r);
 	rig_set(&d.r, "clean-after", "86400s");
 	rig_set(&d.r, "epoch-interval", "60s");
-	rig_add(&d.r, "", BLOCKS * CACHE_BLOCK, MODE_WB);
-	rig_add(&d.r, "", BLOCKS * CACHE_BLOCK, MODE_WT);
+	rig_add(&d.r, "", BLOCKS * CACHE_BLOCK, CACHE_MODE_WB);
+	rig_add(&d.r, "", BLOCKS * CACHE_BLOCK, CACHE_MODE_WT);
 	for (unsigned vol = 0; vol < 2; vol++)
 		for (unsigned b = 0; b < BLOCKS; b++)
 			d.version[vol][b][0] = STAMP_ZERO;

@@ -69,7 +69,7 @@ static void *child_thread(void *arg)
 			continue;
 		}
 		if (what == 6 && ch->modes) {
-			if (volume_set_mode(v, (enum cache_mode)rnd(&ch->rng, MODE_COUNT), &err))
+			if (volume_set_mode(v, (enum cache_mode)rnd(&ch->rng, CACHE_MODE_COUNT), &err))
 				_exit(4);
 			continue;
 		}
@@ -188,9 +188,9 @@ static void crash_rounds(uint32_t line, bool modes, unsigned rounds)
 	struct rig r;
 
 	rounds = (unsigned)env_number("ENGINE_ROUNDS", rounds);
-	rig_create(&r, 2 * MIB, line, CACHE_MIN_RAM, MODE_WB);
+	rig_create(&r, 2 * MIB, line, CACHE_MIN_RAM, CACHE_MODE_WB);
 	rig_open(&r);
-	rig_add(&r, "", BLOCKS * CACHE_BLOCK, MODE_WB);
+	rig_add(&r, "", BLOCKS * CACHE_BLOCK, CACHE_MODE_WB);
 	rig_close(&r);
 	for (unsigned i = 0; i < rounds; i++) {
 		pid_t pid = fork();
@@ -207,7 +207,7 @@ static void crash_rounds(uint32_t line, bool modes, unsigned rounds)
 		else /* what was answered and is lost must not count as flushed by the next child's flush */
 			for (unsigned b = 0; b < BLOCKS; b++)
 				s->answered[b] = s->flushed[b];
-		rig_mode(r.v[0], rnd(&rng, 2) ? MODE_WB : MODE_WT);
+		rig_mode(r.v[0], rnd(&rng, 2) ? CACHE_MODE_WB : CACHE_MODE_WT);
 		rig_close(&r);
 	}
 	rig_destroy(&r);
@@ -304,9 +304,9 @@ Test(engine_crash, what_survives_is_a_prefix, .timeout = 600) /* P2 */
 		struct rig r;
 		pid_t pid;
 
-		rig_create(&r, 2 * MIB, i & 1 ? 65536 : 4096, CACHE_MIN_RAM, MODE_WB);
+		rig_create(&r, 2 * MIB, i & 1 ? 65536 : 4096, CACHE_MIN_RAM, CACHE_MODE_WB);
 		rig_open(&r);
-		rig_add(&r, "", BLOCKS * CACHE_BLOCK, MODE_WB);
+		rig_add(&r, "", BLOCKS * CACHE_BLOCK, CACHE_MODE_WB);
 		rig_close(&r);
 		pid = fork();
 		must(pid >= 0, "fork");
@@ -363,11 +363,11 @@ static void child_mode(struct rig *r, enum cache_mode mode)
 /* Nothing is committed or cleaned but on request, so that the durable state is exactly the last flush's. */
 static void quiet_rig(struct rig *r)
 {
-	rig_create(r, 2 * MIB, 4096, CACHE_MIN_RAM, MODE_WB);
+	rig_create(r, 2 * MIB, 4096, CACHE_MIN_RAM, CACHE_MODE_WB);
 	rig_open(r);
 	rig_set(r, "epoch-interval", "60s");
 	rig_set(r, "clean-after", "86400s");
-	rig_add(r, "", MIB, MODE_WB);
+	rig_add(r, "", MIB, CACHE_MODE_WB);
 	rig_close(r);
 }
 
@@ -406,17 +406,17 @@ static void overwrite_and_die(enum cache_mode mode)
 
 Test(engine_crash, write_through_over_dirty)
 {
-	overwrite_and_die(MODE_WT);
+	overwrite_and_die(CACHE_MODE_WT);
 }
 
 Test(engine_crash, write_invalidate_over_dirty)
 {
-	overwrite_and_die(MODE_WI);
+	overwrite_and_die(CACHE_MODE_WI);
 }
 
 Test(engine_crash, pass_through_over_dirty)
 {
-	overwrite_and_die(MODE_PT);
+	overwrite_and_die(CACHE_MODE_PT);
 }
 
 static void overwrite_cleaned(struct rig *r)
@@ -425,7 +425,7 @@ static void overwrite_cleaned(struct rig *r)
 	/* cleans, but does not commit that it did */
 	if (cleaner_step(r->c, 100, NULL) < 0)
 		_exit(5);
-	child_mode(r, MODE_WT);
+	child_mode(r, CACHE_MODE_WT);
 	child_write(r, 2, true);
 }
 
@@ -443,7 +443,7 @@ static void zero_cleaned(struct rig *r)
 	child_write(r, 1, true);
 	if (cleaner_step(r->c, 100, NULL) < 0)
 		_exit(5);
-	child_mode(r, MODE_WT);
+	child_mode(r, CACHE_MODE_WT);
 	if (volume_zero(r->v[0], 7 * CACHE_BLOCK, CACHE_BLOCK, true) || volume_flush(r->v[0]))
 		_exit(6);
 }
@@ -463,10 +463,10 @@ Test(engine_crash, snapshot_after_flush)
 	char buf[CACHE_BLOCK], command[3 * PATH_MAX];
 	struct rig r;
 
-	rig_create(&r, 2 * MIB, 8192, CACHE_MIN_RAM, MODE_WB);
+	rig_create(&r, 2 * MIB, 8192, CACHE_MIN_RAM, CACHE_MODE_WB);
 	rig_open(&r);
 	rig_set(&r, "epoch-interval", "60s");
-	rig_add(&r, "", 4 * MIB, MODE_WB);
+	rig_add(&r, "", 4 * MIB, CACHE_MODE_WB);
 	for (uint64_t b = 0; b < 100; b++) {
 		stamp(buf, b, 1);
 		must(!volume_write(r.v[0], buf, CACHE_BLOCK, b * CACHE_BLOCK, false), "write");

@@ -140,7 +140,7 @@ static void nth_fails(const char *op, enum cache_mode mode, uint32_t line)
 		char rule[64], where[96];
 		struct bc_error err = { 0 };
 		struct rig r;
-		struct volume *v = faulty_rig(&r, MODE_WB, line);
+		struct volume *v = faulty_rig(&r, CACHE_MODE_WB, line);
 
 		for (unsigned b = 0; b < BLOCKS; b++)
 			x[b].good = STAMP_ZERO;
@@ -158,9 +158,9 @@ static void nth_fails(const char *op, enum cache_mode mode, uint32_t line)
 		rules(v, "");
 		if (flush && injected) { /* P6: final for this device, until it is opened again */
 			must(volume_flush(v) == -EIO || atomic_load(&v->backing_failed), "%s: a later flush", where);
-			if (GET(v->write_seq) > GET(v->flushed_seq))
+			if (ctr_get(v->write_seq) > ctr_get(v->flushed_seq))
 				must(volume_flush(v) == -EIO, "%s: a later flush succeeds", where);
-			must(volume_state(v) == STATE_DEGRADED, "%s: nobody is told", where);
+			must(volume_state(v) == CACHE_STATE_DEGRADED, "%s: nobody is told", where);
 		} else {
 			must(!cache_write_back(r.c, v, NULL, NULL, &err), "%s: afterwards: %s", where, err.msg);
 			must(!volume_flush(v), "%s: flush afterwards", where);
@@ -179,25 +179,25 @@ static void nth_fails(const char *op, enum cache_mode mode, uint32_t line)
 
 Test(engine_faults, nth_read, .timeout = 60)
 {
-	for (int mode = 0; mode < MODE_COUNT; mode++)
+	for (int mode = 0; mode < CACHE_MODE_COUNT; mode++)
 		nth_fails("read", (enum cache_mode)mode, mode & 1 ? 4096 : 16384);
 }
 
 Test(engine_faults, nth_write, .timeout = 60)
 {
-	for (int mode = 0; mode < MODE_COUNT; mode++)
+	for (int mode = 0; mode < CACHE_MODE_COUNT; mode++)
 		nth_fails("write", (enum cache_mode)mode, mode & 1 ? 16384 : 4096);
 }
 
 Test(engine_faults, nth_flush, .timeout = 60)
 {
-	for (int mode = 0; mode < MODE_COUNT; mode++)
+	for (int mode = 0; mode < CACHE_MODE_COUNT; mode++)
 		nth_fails("flush", (enum cache_mode)mode, 4096);
 }
 
 Test(engine_faults, nth_discard, .timeout = 60)
 {
-	for (int mode = 0; mode < MODE_COUNT; mode++)
+	for (int mode = 0; mode < CACHE_MODE_COUNT; mode++)
 		nth_fails("unmap|zero", (enum cache_mode)mode, 4096);
 }
 
@@ -206,7 +206,7 @@ Test(engine_faults, failed_cleaning_keeps_the_data_dirty)
 	struct bc_error err = { 0 };
 	struct volume_stats s;
 	struct rig r;
-	struct volume *v = faulty_rig(&r, MODE_WB, 8192);
+	struct volume *v = faulty_rig(&r, CACHE_MODE_WB, 8192);
 
 	must(!write_version(v, 0, 9, 1), "write");
 	rules(v, "op=write");
@@ -231,7 +231,7 @@ Test(engine_faults, failed_backing_flush_is_final) /* P6 */
 	struct bc_error err = { 0 };
 	struct volume_stats s;
 	struct rig r;
-	struct volume *v = faulty_rig(&r, MODE_WB, 4096);
+	struct volume *v = faulty_rig(&r, CACHE_MODE_WB, 4096);
 
 	must(!write_version(v, 0, 4, 1), "write");
 	rules(v, "op=flush,count=1");
@@ -240,7 +240,7 @@ Test(engine_faults, failed_backing_flush_is_final) /* P6 */
 	must(s.dirty_bytes == 4 * CACHE_BLOCK, "clean without a flush (P5)");
 	must(cache_write_back(r.c, v, NULL, NULL, &err), "a later flush succeeded");
 	must(volume_flush(v) == -EIO, "a later flush succeeded");
-	must(volume_state(v) == STATE_DEGRADED, "nobody is told");
+	must(volume_state(v) == CACHE_STATE_DEGRADED, "nobody is told");
 	must(read_version(v, 0) == 1, "read");
 	/* opened anew, the device gets another chance */
 	rig_try_close(&r, &err);
@@ -256,7 +256,7 @@ Test(engine_faults, cleaning_goes_on_with_other_volumes)
 	struct bc_error err = { 0 };
 	struct volume_stats s;
 	struct rig r;
-	struct volume *v = faulty_rig(&r, MODE_WB, 4096), *other = rig_add(&r, "", MIB, MODE_WB);
+	struct volume *v = faulty_rig(&r, CACHE_MODE_WB, 4096), *other = rig_add(&r, "", MIB, CACHE_MODE_WB);
 
 	must(!write_version(v, 0, 4, 1) && !write_version(other, 0, 4, 2), "write");
 	rules(v, "op=write");
@@ -290,16 +290,16 @@ Test(engine_faults, nobody_waits_for_writers_without_room, .timeout = 30)
 	pthread_t t;
 	uint64_t before = 1;
 
-	rig_create(&r, MIB, 4096, CACHE_MIN_RAM, MODE_WB);
+	rig_create(&r, MIB, 4096, CACHE_MIN_RAM, CACHE_MODE_WB);
 	rig_open(&r);
-	v = rig_add(&r, "error::", 4 * MIB, MODE_WB);
+	v = rig_add(&r, "error::", 4 * MIB, CACHE_MODE_WB);
 	rules(v, "op=write");
 	must(!pthread_create(&t, NULL, filler, v), "pthread_create");
-	while (before != GET(v->dirty_blocks) || before < 200) { /* until it is stuck */
-		before = GET(v->dirty_blocks);
+	while (before != ctr_get(v->dirty_blocks) || before < 200) { /* until it is stuck */
+		before = ctr_get(v->dirty_blocks);
 		usleep(50000);
 	}
-	rig_mode(v, MODE_WO);
+	rig_mode(v, CACHE_MODE_WO);
 	must(read_version(v, 900) == STAMP_ZERO, "a miss");
 	must(!volume_flush(v), "flush");
 	rules(v, "");
@@ -333,10 +333,10 @@ static void rot(uint32_t line) /* P9 */
 	struct rig r;
 	struct volume *v;
 
-	rig_create(&r, 2 * MIB, line, CACHE_MIN_RAM, MODE_WB);
+	rig_create(&r, 2 * MIB, line, CACHE_MIN_RAM, CACHE_MODE_WB);
 	rig_open(&r);
 	rig_set(&r, "clean-after", "86400s");
-	v = rig_add(&r, "", BLOCKS * CACHE_BLOCK, MODE_WB);
+	v = rig_add(&r, "", BLOCKS * CACHE_BLOCK, CACHE_MODE_WB);
 	must(!write_version(v, 0, 16, 1), "write");
 	rig_write_back(&r, v);
 	must(!write_version(v, 16, 16, 2), "write");
@@ -385,7 +385,7 @@ Test(engine_faults, bad_block_fails_alone) /* P9 */
 	struct rig r;
 	bool dirty;
 
-	v = faulty_rig(&r, MODE_WB, 4096);
+	v = faulty_rig(&r, CACHE_MODE_WB, 4096);
 	must(!write_version(v, 0, 7, 2), "write");
 	must(read_version(v, 7) == STAMP_ZERO, "a miss");
 	must(!epoch_commit(r.c, true), "commit");
@@ -417,10 +417,10 @@ Test(engine_faults, rot_in_large_lines)
 /* Blocks 0..7 clean and cached, version 1; stopped in order. */
 static void stopped_rig(struct rig *r, bool dirty)
 {
-	rig_create(r, 2 * MIB, 4096, CACHE_MIN_RAM, MODE_WB);
+	rig_create(r, 2 * MIB, 4096, CACHE_MIN_RAM, CACHE_MODE_WB);
 	rig_open(r);
 	rig_set(r, "clean-after", "86400s");
-	rig_add(r, "", BLOCKS * CACHE_BLOCK, MODE_WB);
+	rig_add(r, "", BLOCKS * CACHE_BLOCK, CACHE_MODE_WB);
 	must(!write_version(r->v[0], 0, 8, 1), "write");
 	rig_write_back(r, r->v[0]);
 	if (dirty)
@@ -516,9 +516,9 @@ Test(engine_faults, shrunk_after_a_crash)
 	int status;
 	pid_t pid;
 
-	rig_create(&r, 2 * MIB, 4096, CACHE_MIN_RAM, MODE_WT);
+	rig_create(&r, 2 * MIB, 4096, CACHE_MIN_RAM, CACHE_MODE_WT);
 	rig_open(&r);
-	rig_add(&r, "", 256 * MIB, MODE_WT);
+	rig_add(&r, "", 256 * MIB, CACHE_MODE_WT);
 	rig_close(&r);
 	pid = fork();
 	must(pid >= 0, "fork");
@@ -553,7 +553,7 @@ Test(engine_faults, one_owner)
 	snprintf(other, sizeof other, "%.4000s/other", r.top);
 	must(!cache_create(other, &p, &err), "%s", err.msg);
 	must(!cache_open(other, 0, &second, &report, &err), "%s", err.msg);
-	must(cache_volume_add(second, "x", r.path[0], MODE_WT, &err) == -EBUSY, "%s", err.msg);
+	must(cache_volume_add(second, "x", r.path[0], CACHE_MODE_WT, &err) == -EBUSY, "%s", err.msg);
 	must(!cache_close(second, &err), "%s", err.msg);
 	rig_destroy(&r);
 }
@@ -585,10 +585,10 @@ Test(engine_faults, hits_do_not_wait_for_misses, .timeout = 30)
 	struct rig r;
 	struct volume *v;
 
-	rig_create(&r, 8 * MIB, 4096, CACHE_MIN_RAM, MODE_WB);
+	rig_create(&r, 8 * MIB, 4096, CACHE_MIN_RAM, CACHE_MODE_WB);
 	rig_open(&r);
 	rig_set(&r, "clean-after", "86400s");
-	v = rig_add(&r, "delay:read=700ms:", 16 * MIB, MODE_WB);
+	v = rig_add(&r, "delay:read=700ms:", 16 * MIB, CACHE_MODE_WB);
 	for (unsigned b = 0; b < 1024; b += 16) /* four times as many as fit in RAM */
 		must(!write_version(v, b, 16, 1), "write");
 	must(!volume_flush(v), "flush");

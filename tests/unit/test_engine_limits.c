@@ -70,12 +70,12 @@ static void large_discards(enum cache_mode mode)
 
 Test(engine_limits, discard_of_terabytes_written_through, .timeout = 120)
 {
-	large_discards(MODE_WT);
+	large_discards(CACHE_MODE_WT);
 }
 
 Test(engine_limits, discard_of_terabytes_written_back, .timeout = 120)
 {
-	large_discards(MODE_WB);
+	large_discards(CACHE_MODE_WB);
 }
 
 /* The process dies between the discard's record and its end: recovery zeroes 4 TiB on a file that could not hold them.
@@ -86,9 +86,9 @@ Test(engine_limits, a_large_discard_is_repeated, .timeout = 120)
 	int status;
 	pid_t pid;
 
-	rig_create(&r, 8 * MIB, 4096, 2 * MIB, MODE_WB);
+	rig_create(&r, 8 * MIB, 4096, 2 * MIB, CACHE_MODE_WB);
 	rig_open(&r);
-	rig_add(&r, "", 4 * TIB, MODE_WB);
+	rig_add(&r, "", 4 * TIB, CACHE_MODE_WB);
 	put(r.v[0], 5);
 	rig_close(&r);
 	pid = fork();
@@ -107,6 +107,39 @@ Test(engine_limits, a_large_discard_is_repeated, .timeout = 120)
 	must(WIFEXITED(status) && !WEXITSTATUS(status), "child");
 	rig_open(&r);
 	must(get(r.v[0], 5) == STAMP_ZERO, "not repeated");
+	rig_destroy(&r);
+}
+
+/* A block is dirty when a discard drops the clean ones, and clean when it ends: the cleaner had written it before, and
+ * its flush was under way. It must not come up again. */
+static void *clean_it(void *v)
+{
+	struct bc_error err = { 0 };
+
+	must(!cache_write_back(((struct volume *)v)->cache, v, NULL, NULL, &err), "%s", err.msg);
+	return NULL;
+}
+
+Test(engine_limits, a_block_becomes_clean_under_a_discard, .timeout = 60) /* P3 */
+{
+	struct rig r;
+	struct volume *v;
+	pthread_t t;
+
+	rig_create(&r, 8 * MIB, 4096, 2 * MIB, CACHE_MODE_WB);
+	rig_open(&r);
+	rig_set(&r, "clean-after", "86400s");
+	v = rig_add(&r, "delay:flush=500ms:", 64 * MIB, CACHE_MODE_WB);
+	rig_mode(v, CACHE_MODE_WB);
+	put(v, 7);
+	must(!epoch_commit(r.c, true), "commit");
+	pthread_create(&t, NULL, clean_it, v);
+	usleep(200000); /* it is written by now, and being flushed */
+	must(ctr_get(v->dirty_blocks) == 1, "still dirty");
+	must(!volume_zero(v, 0, MIB, true), "discard");
+	must(get(v, 7) == STAMP_ZERO, "it is back");
+	pthread_join(t, NULL);
+	must(get(v, 7) == STAMP_ZERO, "it is back");
 	rig_destroy(&r);
 }
 
@@ -139,7 +172,7 @@ static void without_memory(bool comes_back)
 	int status;
 	pid_t pid;
 
-	rig_create(&r, 128 * MIB, 65536, 4 * MIB, MODE_WB);
+	rig_create(&r, 128 * MIB, 65536, 4 * MIB, CACHE_MODE_WB);
 	pid = fork();
 	if (!pid) {
 		pthread_t t;
@@ -149,7 +182,7 @@ static void without_memory(bool comes_back)
 		rig_open(&r);
 		rig_set(&r, "epoch-interval", "60s");
 		rig_set(&r, "clean-after", "86400s");
-		rig_add(&r, "", 256 * MIB, MODE_WB);
+		rig_add(&r, "", 256 * MIB, CACHE_MODE_WB);
 		must(!volume_write(r.v[0], block_buf, CACHE_BLOCK, 0, false) && !epoch_commit(r.c, false), "write");
 		for (unsigned i = 0; i < 1500; i++)
 			must(!volume_write(r.v[0], block_buf, CACHE_BLOCK, i * UINT64_C(65536), false), "write");
@@ -188,15 +221,15 @@ static void counted(const char *rule, bool in_background)
 	struct bc_error err = { 0 };
 	struct rig r;
 
-	rig_create(&r, 8 * MIB, 4096, 2 * MIB, MODE_WB);
+	rig_create(&r, 8 * MIB, 4096, 2 * MIB, CACHE_MODE_WB);
 	snprintf(spec, sizeof spec, "error::%s/data", r.dir);
 	cache_data_spec = spec;
 	rig_open(&r);
 	rig_set(&r, "epoch-interval", "60s");
 	rig_set(&r, "clean-after", "86400s");
 	usleep(100000);
-	rig_add(&r, "", 16 * MIB, MODE_WB);
-	rig_add(&r, "", 16 * MIB, MODE_WB);
+	rig_add(&r, "", 16 * MIB, CACHE_MODE_WB);
+	rig_add(&r, "", 16 * MIB, CACHE_MODE_WB);
 	for (unsigned i = 0; i < 64; i++)
 		must(!volume_write(r.v[0], block_buf, CACHE_BLOCK, i * 8 * CACHE_BLOCK, false), "write");
 	must(!bdev_error_set(r.c->data, rule, &err), "%s", err.msg);

@@ -129,8 +129,8 @@ static void check_counters(struct model *m)
 		must(s.requests.discards == m->zeros[i], "step %u: discards", where);
 		must(!s.errors.checksum && !s.errors.cache_read && !s.errors.backing_read && !s.errors.backing_write,
 		     "step %u: errors are counted", where);
-		occupied += GET(m->r.v[i]->lines);
-		dirty += GET(m->r.v[i]->dirty_blocks);
+		occupied += ctr_get(m->r.v[i]->lines);
+		dirty += ctr_get(m->r.v[i]->dirty_blocks);
 	}
 	cache_get_totals(m->r.c, &sum);
 	cache_get_info(m->r.c, &info);
@@ -200,7 +200,7 @@ static void one_step(struct model *m)
 	else if (what < 935)
 		do_zero(m, i);
 	else if (what < 970)
-		rig_mode(m->r.v[i], (enum cache_mode)rnd(&m->rng, MODE_COUNT));
+		rig_mode(m->r.v[i], (enum cache_mode)rnd(&m->rng, CACHE_MODE_COUNT));
 	else if (what < 985)
 		do_tunable(m);
 	else if (what < 990)
@@ -218,12 +218,12 @@ static void run(uint64_t cache, uint32_t line, uint64_t ram, unsigned volumes, u
 
 	m->rng = engine_seed();
 	m->buf = malloc(VOLUME_MAX_IO);
-	rig_create(&m->r, cache, line, ram, MODE_WB);
+	rig_create(&m->r, cache, line, ram, CACHE_MODE_WB);
 	rig_open(&m->r);
 	for (unsigned i = 0; i < volumes; i++) {
 		uint64_t size = sizes[(i + 1) % 3];
 
-		rig_add(&m->r, "", size, i ? (enum cache_mode)rnd(&m->rng, MODE_COUNT) : MODE_WB);
+		rig_add(&m->r, "", size, i ? (enum cache_mode)rnd(&m->rng, CACHE_MODE_COUNT) : CACHE_MODE_WB);
 		m->bytes[i] = calloc(1, size);
 	}
 	ops = (unsigned)env_number("ENGINE_OPS", ops);

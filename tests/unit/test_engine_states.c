@@ -41,7 +41,7 @@ static void set_up(struct rig *r, struct volume *v, unsigned bpl)
 				must(!volume_write(v, buf, CACHE_BLOCK, b * CACHE_BLOCK, false), "write");
 		}
 	}
-	rig_mode(v, MODE_WO);
+	rig_mode(v, CACHE_MODE_WO);
 }
 
 static void check_data(unsigned group, uint64_t base, const char *got, uint64_t off, uint64_t len)
@@ -105,17 +105,17 @@ static void states(uint32_t line)
 	struct volume *v;
 
 	/* room for each group's two lines without eviction */
-	rig_create(&r, (uint64_t)GROUPS * 2 * line * 2 + 4 * MIB, line, 4 * MIB, MODE_WB);
+	rig_create(&r, (uint64_t)GROUPS * 2 * line * 2 + 4 * MIB, line, 4 * MIB, CACHE_MODE_WB);
 	rig_open(&r);
 	rig_set(&r, "clean-after", "86400s");
 	rig_set(&r, "epoch-interval", "60s");
-	v = rig_add(&r, "", (uint64_t)GROUPS * STRIDE * CACHE_BLOCK, MODE_WB);
+	v = rig_add(&r, "", (uint64_t)GROUPS * STRIDE * CACHE_BLOCK, CACHE_MODE_WB);
 	set_up(&r, v, bpl);
 	volume_get_stats(v, &s);
 	must(s.dirty_bytes == 108 * CACHE_BLOCK, "%llu bytes dirty", (unsigned long long)s.dirty_bytes);
 	all_ranges(v, bpl); /* from RAM */
-	rig_mode(v, MODE_PT);
-	rig_mode(v, MODE_WO);
+	rig_mode(v, CACHE_MODE_PT);
+	rig_mode(v, CACHE_MODE_WO);
 	rig_destroy(&r);
 }
 
@@ -152,10 +152,10 @@ Test(engine_states, from_the_data_file, .timeout = 30)
 	struct rig r;
 	struct volume *v;
 
-	rig_create(&r, 8 * MIB, 8192, 4 * MIB, MODE_WB);
+	rig_create(&r, 8 * MIB, 8192, 4 * MIB, CACHE_MODE_WB);
 	rig_open(&r);
 	rig_set(&r, "clean-after", "86400s");
-	v = rig_add(&r, "", (uint64_t)GROUPS * STRIDE * CACHE_BLOCK, MODE_WB);
+	v = rig_add(&r, "", (uint64_t)GROUPS * STRIDE * CACHE_BLOCK, CACHE_MODE_WB);
 	/* with dirty data a changed backing is refused: known as it is from here on */
 	for (unsigned g = 0; g < GROUPS; g++)
 		for (unsigned i = 0; i < 4; i++) {
@@ -170,7 +170,7 @@ Test(engine_states, from_the_data_file, .timeout = 30)
 	cache_get_info(r.c, &info);
 	must(!info.dirty_bytes, "dirty");
 	/* absent: write-invalidate drops; clean: stays; dirty: written again */
-	rig_mode(v, MODE_WI);
+	rig_mode(v, CACHE_MODE_WI);
 	for (unsigned g = 0; g < GROUPS; g++)
 		for (unsigned i = 0; i < 4; i++) {
 			static char buf[CACHE_BLOCK];
@@ -180,7 +180,7 @@ Test(engine_states, from_the_data_file, .timeout = 30)
 			if (state_of_block(g, i) == ABSENT)
 				must(!volume_write(v, buf, CACHE_BLOCK, b * CACHE_BLOCK, false), "write");
 		}
-	rig_mode(v, MODE_WO);
+	rig_mode(v, CACHE_MODE_WO);
 	for (unsigned g = 0; g < GROUPS; g++)
 		for (unsigned i = 0; i < 4; i++) {
 			static char buf[CACHE_BLOCK];

@@ -54,10 +54,10 @@ Test(engine_torture, more_writers_than_lines, .timeout = 30)
 	struct torturer w[33];
 	uint64_t seed = engine_seed();
 
-	rig_create(&t->r, MIB, 65536, CACHE_MIN_RAM, MODE_WB);
+	rig_create(&t->r, MIB, 65536, CACHE_MIN_RAM, CACHE_MODE_WB);
 	rig_open(&t->r);
 	rig_set(&t->r, "clean-after", "86400s");
-	t->own = rig_add(&t->r, "", 4 * MIB, MODE_WB);
+	t->own = rig_add(&t->r, "", 4 * MIB, CACHE_MODE_WB);
 	for (unsigned i = 0; i < 33; i++)
 		t_start(t, &w[i], i, seed + i, i < 32 ? crowd_writer : crowd_discarder);
 	for (unsigned i = 0; i < 33; i++) {

@@ -288,7 +288,7 @@ static void life_before(void)
 	rig_set(&fx.r, "clean-after", "86400s");
 	rig_set(&fx.r, "dirty-high", "95");
 	rig_set(&fx.r, "epoch-interval", "50ms");
-	must(!cache_volume_add(fx.r.c, "v0", fx.r.path[0], MODE_WB, &err), "%s", err.msg);
+	must(!cache_volume_add(fx.r.c, "v0", fx.r.path[0], CACHE_MODE_WB, &err), "%s", err.msg);
 	fx.r.n = 1;
 	fx.r.v[0] = cache_volume_get(fx.r.c, "v0");
 	look(0, 0, 16);
@@ -414,7 +414,7 @@ static void some_of_everything(void)
 	ok = fine(volume_write(r->v[0], half, sizeof half, 50 * CACHE_BLOCK + 1024, false), "partial write");
 	add_value(&fx.x[0][50], STAMP_TORN, ok);
 	put(0, 50, 1, 14, false); /* a stamp again */
-	managed(volume_set_mode(r->v[0], fx.mode == MODE_WB ? MODE_WT : MODE_WB, &err), "mode", &err);
+	managed(volume_set_mode(r->v[0], fx.mode == CACHE_MODE_WB ? CACHE_MODE_WT : CACHE_MODE_WB, &err), "mode", &err);
 	put(0, 20, 3, 15, true);
 	put_zero(0, 3, 2);
 	look(0, 0, 24);
@@ -641,39 +641,39 @@ TestSuite(faults, .timeout = 1200);
 
 Test(faults, write_through)
 {
-	all_kinds(MODE_WT, 16384);
+	all_kinds(CACHE_MODE_WT, 16384);
 }
 
 Test(faults, write_back)
 {
-	all_kinds(MODE_WB, 4096);
+	all_kinds(CACHE_MODE_WB, 4096);
 }
 
 Test(faults, write_around)
 {
-	all_kinds(MODE_WA, 4096);
+	all_kinds(CACHE_MODE_WA, 4096);
 }
 
 Test(faults, write_invalidate)
 {
-	all_kinds(MODE_WI, 16384);
+	all_kinds(CACHE_MODE_WI, 16384);
 }
 
 Test(faults, write_only)
 {
-	all_kinds(MODE_WO, 65536);
+	all_kinds(CACHE_MODE_WO, 65536);
 }
 
 Test(faults, pass_through)
 {
-	all_kinds(MODE_PT, 4096);
+	all_kinds(CACHE_MODE_PT, 4096);
 }
 
 /* Clearing the note that a journal is void: if that fails, the cache must not go on as if it were done. */
 Test(faults, void_journal)
 {
 	quiet();
-	make_template(MODE_WB, 4096, true);
+	make_template(CACHE_MODE_WB, 4096, true);
 	fx.voided = true;
 	for (unsigned k = 0; 1u << k <= FAIL_ALL; k++)
 		for (unsigned e = 0; e < 2; e++)
@@ -740,12 +740,12 @@ Test(faults, maintenance_meets_a_full_disk, .timeout = 60)
 	quiet();
 	snprintf(where, sizeof where, "full disk");
 	journal_wal_reserve = 0;
-	rig_create(&r, MIB, 4096, CACHE_MIN_RAM, MODE_WB);
+	rig_create(&r, MIB, 4096, CACHE_MIN_RAM, CACHE_MODE_WB);
 	rig_open(&r);
 	rig_set(&r, "clean-after", "86400s");
 	rig_set(&r, "dirty-high", "95");
 	rig_set(&r, "epoch-interval", "20ms");
-	v = rig_add(&r, "", BLOCKS * CACHE_BLOCK, MODE_WB);
+	v = rig_add(&r, "", BLOCKS * CACHE_BLOCK, CACHE_MODE_WB);
 	put_durably(v, 0, BLOCKS, 1);
 	memset(value, 'x', large);
 	value[large] = 0;
@@ -756,7 +756,7 @@ Test(faults, maintenance_meets_a_full_disk, .timeout = 60)
 	while (!r.c->degraded && !r.c->failed)
 		wait_more(&waited, "nobody is told");
 	cache_get_info(r.c, &info);
-	must(!r.c->failed && info.state == STATE_DEGRADED, "it has failed: %s", info.why);
+	must(!r.c->failed && info.state == CACHE_STATE_DEGRADED, "it has failed: %s", info.why);
 	must(strstr(info.why, "maintained") && strstr(info.why, "no space"), "why: %s", info.why);
 	put_durably(v, 3, 1, 2); /* its data in the journal's row, and not */
 	put_durably(v, 20, 30, 3);
@@ -785,7 +785,7 @@ Test(faults, maintenance_meets_a_full_disk, .timeout = 60)
 		}
 	}
 	cache_get_info(r.c, &info);
-	must(info.state == STATE_RUNNING && !info.why[0], "opened anew: %s", info.why);
+	must(info.state == CACHE_STATE_RUNNING && !info.why[0], "opened anew: %s", info.why);
 	rig_write_back(&r, r.v[0]);
 	rig_destroy(&r);
 }
@@ -795,7 +795,7 @@ Test(faults, maintenance_meets_a_full_disk, .timeout = 60)
 /* A create that fails leaves nothing behind, not in a folder that was there before either, and works the next time. */
 static void create_fails(const char *folder, unsigned kind, int error, bool sticky)
 {
-	struct cache_create_params p = { .size_bytes = MIB, .mode = MODE_WB };
+	struct cache_create_params p = { .size_bytes = MIB, .mode = CACHE_MODE_WB };
 	bool exists = strcmp(folder, "new");
 	char dir[PATH_MAX], paths[3 * PATH_MAX];
 	struct rig r = { 0 };

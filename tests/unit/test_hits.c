@@ -32,9 +32,9 @@ Test(hits, take_no_lock, .timeout = 30)
 		struct volume_stats before, after;
 		pthread_t t;
 
-		rig_create(&r, 8 << 20, line, 4 << 20, MODE_WB);
+		rig_create(&r, 8 << 20, line, 4 << 20, CACHE_MODE_WB);
 		rig_open(&r);
-		rig_add(&r, "", BLOCKS * CACHE_BLOCK, MODE_WB);
+		rig_add(&r, "", BLOCKS * CACHE_BLOCK, CACHE_MODE_WB);
 		rig_set(&r, "epoch-interval", "60s"); /* nobody else at work */
 		for (uint32_t b = 0; b < BLOCKS; b++) {
 			stamp(buf, b, 1);

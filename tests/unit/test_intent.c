@@ -16,7 +16,7 @@ static struct volume *intent_rig(struct rig *r, uint64_t size, enum cache_mode m
 {
 	struct volume *v;
 
-	rig_create(r, 8 * MIB, 4096, 2 * MIB, MODE_WT);
+	rig_create(r, 8 * MIB, 4096, 2 * MIB, CACHE_MODE_WT);
 	rig_open(r);
 	rig_set(r, "epoch-interval", "60s"); /* nobody else at work */
 	rig_set(r, "clean-after", "86400s");
@@ -34,7 +34,7 @@ static bool marked(struct volume *v, unsigned region)
 Test(intent, the_later_epoch_counts) /* P4 */
 {
 	struct rig r;
-	struct volume *v = intent_rig(&r, 16 * MIB, MODE_WT);
+	struct volume *v = intent_rig(&r, 16 * MIB, CACHE_MODE_WT);
 	uint64_t early = epoch_open_id(r.c);
 
 	must(!intent_begin(v, 0, CACHE_BLOCK) && !intent_begin(v, 0, CACHE_BLOCK), "begin");
@@ -91,7 +91,7 @@ static void set_mark(struct volume *v, unsigned region, enum region_mark mark)
 Test(intent, a_write_waits_for_a_mark_that_goes) /* P4 */
 {
 	struct rig r;
-	struct volume *v = intent_rig(&r, 256 * MIB, MODE_WT);
+	struct volume *v = intent_rig(&r, 256 * MIB, CACHE_MODE_WT);
 	struct thread x, y;
 
 	must(!volume_write(v, block_buf, CACHE_BLOCK, 0, false), "write");
@@ -111,7 +111,7 @@ Test(intent, a_write_waits_for_a_mark_that_goes) /* P4 */
 Test(intent, a_marked_region_needs_no_lock) /* P11 */
 {
 	struct rig r;
-	struct volume *v = intent_rig(&r, 16 * MIB, MODE_WT);
+	struct volume *v = intent_rig(&r, 16 * MIB, CACHE_MODE_WT);
 	struct thread x;
 
 	must(!volume_write(v, block_buf, CACHE_BLOCK, 0, false), "write");
@@ -129,7 +129,8 @@ Test(intent, no_write_without_a_mark_when_the_cache_fails) /* P1, P4 */
 {
 	for (unsigned dirty = 0; dirty < 2; dirty++) {
 		struct rig r;
-		struct volume *v = intent_rig(&r, 16 * MIB, MODE_WT), *w = rig_add(&r, "", 16 * MIB, MODE_WB);
+		struct volume *v = intent_rig(&r, 16 * MIB, CACHE_MODE_WT),
+			      *w = rig_add(&r, "", 16 * MIB, CACHE_MODE_WB);
 		static char state[PATH_MAX + 16];
 		char got[CACHE_BLOCK];
 		struct thread x;
@@ -162,7 +163,7 @@ Test(intent, no_write_without_a_mark_when_the_cache_fails) /* P1, P4 */
 Test(intent, a_row_is_not_settled_under_a_holder) /* P10 */
 {
 	struct rig r;
-	struct volume *v = intent_rig(&r, 16 * MIB, MODE_WB);
+	struct volume *v = intent_rig(&r, 16 * MIB, CACHE_MODE_WB);
 
 	must(!intent_hold(v) && v->row_in_use, "hold");
 	must(!intent_settle(v) && v->row_in_use, "settled under a holder");
@@ -176,7 +177,7 @@ Test(intent, a_row_is_not_settled_under_a_holder) /* P10 */
 Test(intent, marks_of_one_request_are_one_commit)
 {
 	struct rig r;
-	struct volume *v = intent_rig(&r, 512 * MIB, MODE_WT);
+	struct volume *v = intent_rig(&r, 512 * MIB, CACHE_MODE_WT);
 	struct journal_stats before, after;
 
 	must(!intent_begin(v, 0, 1), "begin"); /* the row, and the first mark */
@@ -218,7 +219,7 @@ static void *stress_writer(void *arg)
 /* Clears and settles all the time, and looks: an unmarked region that nobody is at has nothing in an open epoch. */
 Test(intent, writers_and_clearing, .timeout = 60)
 {
-	struct volume *v = intent_rig(&stress, (uint64_t)REGIONS << REGION_SHIFT, MODE_WT);
+	struct volume *v = intent_rig(&stress, (uint64_t)REGIONS << REGION_SHIFT, CACHE_MODE_WT);
 	uint64_t end = now_ns() + 2000000000u;
 	pthread_t t[6];
 

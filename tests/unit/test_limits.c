@@ -62,11 +62,13 @@ Test(limits, as_many_slots_as_there_can_be)
 
 Test(limits, held_and_free_slots_are_compared_without_wrapping)
 {
-	cr_expect(slots_mostly_held(3, 1));
-	cr_expect(!slots_mostly_held(2, 1));
-	cr_expect(!slots_mostly_held(70000, 1u << 31), "twice that is 2^32");
-	cr_expect(!slots_mostly_held(70000, UINT32_MAX - 70000));
-	cr_expect(slots_mostly_held(UINT32_MAX, (1u << 31) - 1));
+	static const struct space_limits none;
+
+	cr_expect(space_writer_waits(&none, 1, 3));
+	cr_expect(!space_writer_waits(&none, 1, 2));
+	cr_expect(!space_writer_waits(&none, 1u << 31, 70000), "twice that is 2^32");
+	cr_expect(!space_writer_waits(&none, UINT32_MAX - 70000, 70000));
+	cr_expect(space_writer_waits(&none, (1u << 31) - 1, UINT32_MAX));
 }
 
 Test(limits, memory_for_lines)
@@ -113,7 +115,7 @@ Test(limits, snapshot_of_the_largest_table)
 
 static void try_create(uint64_t size, uint32_t line, int expected)
 {
-	struct cache_create_params p = { .size_bytes = size, .line_size = line, .mode = MODE_WB };
+	struct cache_create_params p = { .size_bytes = size, .line_size = line, .mode = CACHE_MODE_WB };
 	struct bc_error err = { 0 };
 
 	cr_expect_eq(cache_create("/nonexistent/cache", &p, &err), expected, "size %lu, lines of %u: %s", size, line,
@@ -139,9 +141,9 @@ static void least_cache(uint64_t size, uint32_t line)
 	static char data[CACHE_BLOCK], got[CACHE_BLOCK];
 	struct rig r;
 
-	rig_create(&r, size, line, CACHE_MIN_RAM, MODE_WB);
+	rig_create(&r, size, line, CACHE_MIN_RAM, CACHE_MODE_WB);
 	rig_open(&r);
-	rig_add(&r, "", 4 * MIB, MODE_WB);
+	rig_add(&r, "", 4 * MIB, CACHE_MODE_WB);
 	for (uint64_t b = 0; b < 4 * MIB / CACHE_BLOCK; b += 7) {
 		stamp(data, b, 1);
 		must(!volume_write(r.v[0], data, sizeof data, b * CACHE_BLOCK, b % 5 == 0), "write");
@@ -170,7 +172,7 @@ Test(limits, the_least_caches_load)
 static int try_add(struct rig *r, const char *spec, struct bc_error *err)
 {
 	memset(err, 0, sizeof *err);
-	return cache_volume_add(r->c, "huge", spec, MODE_WB, err);
+	return cache_volume_add(r->c, "huge", spec, CACHE_MODE_WB, err);
 }
 
 /* Volumes: 2^40 lines and no more. */
@@ -192,7 +194,7 @@ Test(limits, volumes_of_any_size_are_taken_or_refused)
 		char byte = 'x';
 		struct rig r;
 
-		rig_create(&r, MIB, cases[i].line, CACHE_MIN_RAM, MODE_WB);
+		rig_create(&r, MIB, cases[i].line, CACHE_MIN_RAM, CACHE_MODE_WB);
 		rig_open(&r);
 		cr_assert_eq(!try_add(&r, cases[i].spec, &err), cases[i].taken, "%s: %s", cases[i].spec, err.msg);
 		for (int round = 0; round < 2 && cases[i].taken; round++) {

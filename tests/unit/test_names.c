@@ -119,9 +119,9 @@ Test(names, old_ones_still_work, .timeout = 60)
 	char *text;
 	struct rig r;
 
-	rig_create(&r, 4 << 20, 4096, 1 << 20, MODE_WT);
+	rig_create(&r, 4 << 20, 4096, 1 << 20, CACHE_MODE_WT);
 	rig_open(&r);
-	rig_add(&r, "", 1 << 20, MODE_WT);
+	rig_add(&r, "", 1 << 20, CACHE_MODE_WT);
 	rig_close(&r);
 	give_old_name(&r);
 	cr_assert_eq(cache_open(r.dir, CACHE_OPEN_NO_VOLUMES, &r.c, &r.report, &err), 0, "%s", err.msg);

@@ -28,8 +28,8 @@ static void two_volumes(const char *what)
 	snprintf(rule, sizeof rule, "op=%s,delay=" HANGS, what);
 	rig_open(&r);
 	rig_set(&r, "epoch-interval", "50ms");
-	rig_add(&r, "error::", 64 * MIB, MODE_WB);
-	rig_add(&r, "", 64 * MIB, MODE_WB);
+	rig_add(&r, "error::", 64 * MIB, CACHE_MODE_WB);
+	rig_add(&r, "", 64 * MIB, CACHE_MODE_WB);
 	must(!bdev_error_set(r.v[0]->bdev, rule, &err), "%s", err.msg);
 }
 
@@ -49,7 +49,7 @@ static void in_child(void (*body)(void))
 	int status;
 	pid_t pid;
 
-	rig_create(&r, 2 * MIB, 4096, MIB, MODE_WB);
+	rig_create(&r, 2 * MIB, 4096, MIB, CACHE_MODE_WB);
 	pid = fork();
 	if (!pid) {
 		alarm(LIMIT_S);
@@ -74,12 +74,12 @@ static void until(const char *what, bool (*done)(void))
 
 static bool second_is_clean(void)
 {
-	return !GET(r.v[1]->dirty_blocks);
+	return !ctr_get(r.v[1]->dirty_blocks);
 }
 
 static bool second_has_no_marks(void)
 {
-	return !GET(r.v[1]->intent.nmarked);
+	return !ctr_get(r.v[1]->intent.nmarked);
 }
 
 static int stop_soon(const struct cache_progress *p, void *ctx)
@@ -97,7 +97,7 @@ static void others_go_on(void)
 	hang_cleaner();
 	must(!volume_write(r.v[1], block_buf, 8 * CACHE_BLOCK, 0, false), "write");
 	epoch = epoch_open_id(r.c);
-	while (GET(r.c->epoch.durable_id) < epoch)
+	while (ctr_get(r.c->epoch.durable_id) < epoch)
 		usleep(10000);
 	must(!volume_flush(r.v[1]), "fsync");
 	until("it is not cleaned in the background", second_is_clean);
@@ -105,7 +105,7 @@ static void others_go_on(void)
 	must(!volume_write(r.v[1], block_buf, 8 * CACHE_BLOCK, 0, false), "write");
 	must(!cache_write_back(r.c, r.v[1], NULL, NULL, &err), "flush: %s", err.msg);
 	must(second_is_clean(), "dirty after a flush");
-	rig_mode(r.v[1], MODE_WT);
+	rig_mode(r.v[1], CACHE_MODE_WT);
 	must(!volume_write(r.v[1], block_buf, 8 * CACHE_BLOCK, 0, false), "write");
 	until("its marks are not cleared", second_has_no_marks);
 	/* whoever waits for the volume that hangs is heard */
@@ -146,7 +146,7 @@ static void *fill_main(void *arg)
 
 static bool cache_is_full(void)
 {
-	return GET(r.v[0]->dirty_blocks) > r.c->slots.n - r.c->slots_low;
+	return ctr_get(r.v[0]->dirty_blocks) > r.c->slots.n - r.c->space.low;
 }
 
 static void full_of_dirty(void)
@@ -191,15 +191,15 @@ static void many_hang(void)
 	for (unsigned i = 0; i < MANY; i++) {
 		snprintf(name, sizeof name, "h%u", i);
 		snprintf(spec, sizeof spec, "delay:flush=" HANGS ":malloc:size=%uK", 64 + i);
-		must(!cache_volume_add(many, name, spec, MODE_WT, &err), "%s", err.msg);
+		must(!cache_volume_add(many, name, spec, CACHE_MODE_WT, &err), "%s", err.msg);
 		v = cache_volume_get(many, name);
 		must(!volume_write(v, block_buf, CACHE_BLOCK, 0, false), "write");
 		volume_put(v);
 	}
-	must(!cache_volume_add(many, "well", "malloc:size=1M", MODE_WT, &err), "%s", err.msg);
+	must(!cache_volume_add(many, "well", "malloc:size=1M", CACHE_MODE_WT, &err), "%s", err.msg);
 	v = cache_volume_get(many, "well");
 	must(!volume_write(v, block_buf, CACHE_BLOCK, 0, false), "write");
-	for (int i = 0; GET(v->intent.nmarked); i++) {
+	for (int i = 0; ctr_get(v->intent.nmarked); i++) {
 		must(i < 1500, "its mark stays, with %u threads and %u waiting", many->help.threads, many->help.n);
 		usleep(10000);
 	}

@@ -31,7 +31,7 @@ Test(ram, more_than_a_machine_has_is_not_accepted, .timeout = 60)
 	char dir[PATH_MAX];
 	struct rig r;
 
-	rig_create(&r, 4 * MIB, 4096, MIB, MODE_WB);
+	rig_create(&r, 4 * MIB, 4096, MIB, CACHE_MODE_WB);
 	rig_open(&r);
 	must(cache_set(r.c, NULL, "ram", "1T", NULL, &err) == -EINVAL, "accepted");
 	must(strstr(err.msg, "less"), "no remedy in: %s", err.msg);
@@ -53,9 +53,9 @@ Test(ram, a_setting_that_cannot_be_had_locks_nobody_out, .timeout = 60)
 	struct cache *c;
 	struct rig r;
 
-	rig_create(&r, 4 * MIB, 4096, MIB, MODE_WB);
+	rig_create(&r, 4 * MIB, 4096, MIB, CACHE_MODE_WB);
 	rig_open(&r);
-	rig_add(&r, "", MIB, MODE_WB);
+	rig_add(&r, "", MIB, CACHE_MODE_WB);
 	memset(data, 'x', sizeof data);
 	must(!volume_write(r.v[0], data, sizeof data, 0, false), "write");
 	set_in_journal(&r, "2T");
@@ -91,7 +91,7 @@ Test(ram, who_takes_over_takes_what_there_was, .timeout = 60)
 	struct cache *c;
 	struct rig r;
 
-	rig_create(&r, 4 * MIB, 4096, 2 * MIB, MODE_WB);
+	rig_create(&r, 4 * MIB, 4096, 2 * MIB, CACHE_MODE_WB);
 	must(!cache_open_shared(r.dir, 0, NULL, &shared, &c, NULL, &err), "%s", err.msg);
 	set_in_journal(&(struct rig){ .c = c }, "2T");
 	must(!cache_close(c, &err), "%s", err.msg);

@@ -220,14 +220,14 @@ static void restore(void)
 
 static void prepare(void)
 {
-	rig_create(&r, MIB, 4096, CACHE_MIN_RAM, MODE_WB);
+	rig_create(&r, MIB, 4096, CACHE_MIN_RAM, CACHE_MODE_WB);
 	bypass_state_dir = strdup(r.top);
 	rig_open(&r);
 	rig_set(&r, "clean-after", "86400s");
 	rig_set(&r, "epoch-interval", "60s");
 	rig_set(&r, "tidy", "0");
 	for (unsigned vol = 0; vol < VOLUMES; vol++) {
-		rig_add(&r, "", BLOCKS * CACHE_BLOCK, MODE_WB);
+		rig_add(&r, "", BLOCKS * CACHE_BLOCK, CACHE_MODE_WB);
 		put_on_backing(vol, 0, BLOCKS, 1);
 	}
 	rig_close(&r);

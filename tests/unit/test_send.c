@@ -40,10 +40,10 @@ static void write_blocks(uint32_t first, uint32_t n, uint32_t piece)
 /* No epoch ends of its own accord: room in RAM and in slots, and an interval that outlasts the test. */
 static void start(void)
 {
-	rig_create(&r, 256 << 20, 4096, 128 << 20, MODE_WB);
+	rig_create(&r, 256 << 20, 4096, 128 << 20, CACHE_MODE_WB);
 	rig_open(&r);
 	rig_set(&r, "epoch-interval", "60s");
-	rig_add(&r, "", (uint64_t)BLOCKS * CACHE_BLOCK, MODE_WB);
+	rig_add(&r, "", (uint64_t)BLOCKS * CACHE_BLOCK, CACHE_MODE_WB);
 	usleep(1200000); /* until the interval before is over */
 }
 

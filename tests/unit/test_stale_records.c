@@ -18,7 +18,7 @@ static char data[BLOCKS * CACHE_BLOCK] __attribute__((aligned(4096)));
 static void start(void)
 {
 	journal_wal_reserve = 0;
-	rig_create(&r, MIB, 4096, CACHE_MIN_RAM, MODE_WB);
+	rig_create(&r, MIB, 4096, CACHE_MIN_RAM, CACHE_MODE_WB);
 	bypass_state_dir = strdup(r.top);
 	rig_open(&r);
 	rig_set(&r, "clean-after", "86400s");
@@ -129,7 +129,7 @@ static void replace_volume(struct cache *c)
 
 	snprintf(spec, sizeof spec, "%.4000s/backing1", r.top);
 	must(!cache_volume_remove(c, "v0", true, &err), "%s", err.msg);
-	must(!cache_volume_add(c, "v1", spec, MODE_WB, &err), "%s", err.msg);
+	must(!cache_volume_add(c, "v1", spec, CACHE_MODE_WB, &err), "%s", err.msg);
 }
 
 /* A discard that was broken off, and its volume removed from the stopped cache: the next one with the id stays as it
@@ -138,10 +138,10 @@ Test(stale_records, discard_of_a_removed_volume)
 {
 	unsigned id;
 
-	rig_add(&r, "", BLOCKS * CACHE_BLOCK, MODE_WB);
+	rig_add(&r, "", BLOCKS * CACHE_BLOCK, CACHE_MODE_WB);
 	id = r.v[0]->id;
-	rig_add(&r, "", BLOCKS * CACHE_BLOCK, MODE_WB);
-	must(!volume_set_mode(r.v[1], MODE_PT, NULL), "mode");
+	rig_add(&r, "", BLOCKS * CACHE_BLOCK, CACHE_MODE_WB);
+	must(!volume_set_mode(r.v[1], CACHE_MODE_PT, NULL), "mode");
 	put_on_backing(1, 3);
 	volume_put(r.v[1]);
 	r.v[1] = NULL;
@@ -185,7 +185,7 @@ Test(stale_records, lines_of_a_removed_volume_stay_away)
 	uint8_t byte;
 	int fd;
 
-	rig_add(&r, "", BLOCKS * CACHE_BLOCK, MODE_WB);
+	rig_add(&r, "", BLOCKS * CACHE_BLOCK, CACHE_MODE_WB);
 	put_on_backing(0, 1);
 	rig_close(&r);
 	in_a_crash(flush_remove_and_die);
@@ -199,7 +199,7 @@ Test(stale_records, lines_of_a_removed_volume_stay_away)
 	close(fd);
 	r.n = 0;
 	must(!rig_try_open(&r, &err), "%s", err.msg);
-	must(!cache_volume_add(r.c, "v0", r.path[0], MODE_WB, &err), "%s", err.msg);
+	must(!cache_volume_add(r.c, "v0", r.path[0], CACHE_MODE_WB, &err), "%s", err.msg);
 	r.v[0] = cache_volume_get(r.c, "v0");
 	volume_is(0, BLOCKS, 1);
 	volume_put(r.v[0]);
@@ -244,7 +244,7 @@ static void discard_fail_and_go_on(void)
 
 static void void_one(void)
 {
-	rig_add(&r, "", BLOCKS * CACHE_BLOCK, MODE_WB);
+	rig_add(&r, "", BLOCKS * CACHE_BLOCK, CACHE_MODE_WB);
 	put_on_backing(0, 1);
 	note_paths();
 	rig_close(&r);
@@ -343,7 +343,7 @@ Test(stale_records, notes_of_an_earlier_release)
 {
 	static const char text[] = "The journal of this cache is void: its volumes went on without it.\n";
 
-	rig_add(&r, "", BLOCKS * CACHE_BLOCK, MODE_WB);
+	rig_add(&r, "", BLOCKS * CACHE_BLOCK, CACHE_MODE_WB);
 	put_on_backing(0, 1);
 	rig_close(&r); /* it is known as it is now */
 	rig_open(&r);
@@ -373,7 +373,7 @@ Test(stale_records, notes_of_an_earlier_release)
  */
 Test(stale_records, journal_from_before_the_note)
 {
-	rig_add(&r, "", BLOCKS * CACHE_BLOCK, MODE_WB);
+	rig_add(&r, "", BLOCKS * CACHE_BLOCK, CACHE_MODE_WB);
 	put_on_backing(0, 1);
 	volume_is(0, 8, 1);
 	note_paths();

@@ -223,7 +223,7 @@ static int request(struct client *cl, char *buf)
 	} else if (what < 142) {
 		rc = volume_flush(cl->v);
 	} else if (what < 143 && !cl->index) {
-		static const enum cache_mode modes[] = { MODE_WB, MODE_WT, MODE_WB, MODE_WI };
+		static const enum cache_mode modes[] = { CACHE_MODE_WB, CACHE_MODE_WT, CACHE_MODE_WB, CACHE_MODE_WI };
 
 		rc = volume_set_mode(cl->v, modes[rnd(&cl->rng, 4)], NULL);
 	} else {
@@ -346,17 +346,17 @@ static void kill_again_and_again(uint32_t line, enum cache_mode mode, unsigned k
 
 Test(survive, write_back, .timeout = 120)
 {
-	kill_again_and_again(4096, MODE_WB, (unsigned)env_number("KILLS", 10));
+	kill_again_and_again(4096, CACHE_MODE_WB, (unsigned)env_number("KILLS", 10));
 }
 
 Test(survive, write_back_large_lines, .timeout = 120)
 {
-	kill_again_and_again(65536, MODE_WB, (unsigned)env_number("KILLS", 10));
+	kill_again_and_again(65536, CACHE_MODE_WB, (unsigned)env_number("KILLS", 10));
 }
 
 Test(survive, write_through, .timeout = 120)
 {
-	kill_again_and_again(16384, MODE_WT, (unsigned)env_number("KILLS", 10));
+	kill_again_and_again(16384, CACHE_MODE_WT, (unsigned)env_number("KILLS", 10));
 }
 
 /* P6: what could not be made durable before is not made so by the next process. */
@@ -369,10 +369,10 @@ Test(survive, a_cache_that_had_failed_is_not_taken_over)
 	int status;
 	pid_t pid;
 
-	rig_create(&r, 4 * MIB, 4096, 1 * MIB, MODE_WB);
+	rig_create(&r, 4 * MIB, 4096, 1 * MIB, CACHE_MODE_WB);
 	rig_open(&r);
 	rig_set(&r, "epoch-interval", "60s");
-	rig_add(&r, "", 1 * MIB, MODE_WB);
+	rig_add(&r, "", 1 * MIB, CACHE_MODE_WB);
 	rig_close(&r);
 	stamp(data, 3, 1);
 	pid = fork();

@@ -31,7 +31,7 @@ static unsigned read_all(void)
 
 	for (uint32_t b = 0; b < BLOCKS; b += READ) {
 		must(!volume_pread(r.v[0], buf, READ * CACHE_BLOCK, (uint64_t)b * CACHE_BLOCK), "read");
-		pieces += io_thread_get(r.c)->pieces;
+		pieces += thread_ctx_get(r.c)->pieces;
 		for (uint32_t i = 0; i < READ; i++) {
 			stamp(want, b + i, version[b + i]);
 			must(!memcmp(buf + (size_t)i * CACHE_BLOCK, want, CACHE_BLOCK), "block %u", b + i);
@@ -77,7 +77,7 @@ static void read_and_end(void)
 static void settle(void)
 {
 	must(!epoch_commit(r.c, true), "commit");
-	for (int i = 0; i < 1000 && GET(r.c->compact_wanted); i++)
+	for (int i = 0; i < 1000 && ctr_get(r.c->compact_wanted); i++)
 		usleep(1000);
 }
 
@@ -98,8 +98,8 @@ Test(tidy, reading_in_sequence_brings_order, .timeout = 120)
 		unsigned first, last;
 		uint64_t dirty;
 
-		scatter(line, MODE_WB);
-		dirty = GET(r.c->dirty_blocks);
+		scatter(line, CACHE_MODE_WB);
+		dirty = ctr_get(r.c->dirty_blocks);
 		first = read_all();
 		cr_assert_gt(first, BLOCKS / 4, "it is not scattered: %u", first);
 		for (unsigned pass = 0; pass < 8; pass++) {
@@ -107,7 +107,7 @@ Test(tidy, reading_in_sequence_brings_order, .timeout = 120)
 			settle();
 		}
 		cr_assert_lt(last, first / 4, "%u pieces, then %u", first, last);
-		cr_assert_eq(GET(r.c->dirty_blocks), dirty, "what was dirty is, and nothing else");
+		cr_assert_eq(ctr_get(r.c->dirty_blocks), dirty, "what was dirty is, and nothing else");
 		rig_close(&r);
 		rig_open(&r);
 		cr_assert_lt(read_all(), first / 4, "order outlasts a restart");
@@ -122,16 +122,16 @@ Test(tidy, clean_blocks_stay_clean, .timeout = 120)
 	struct bc_error err = { 0 };
 	unsigned first;
 
-	scatter(4096, MODE_WB);
+	scatter(4096, CACHE_MODE_WB);
 	must(!cache_write_back(r.c, NULL, NULL, NULL, &err), "%s", err.msg);
-	cr_assert_eq(GET(r.c->dirty_blocks), 0);
+	cr_assert_eq(ctr_get(r.c->dirty_blocks), 0);
 	first = read_all();
 	for (unsigned pass = 0; pass < 8; pass++) {
 		read_all();
 		settle();
 	}
 	cr_assert_lt(read_all(), first / 4);
-	cr_assert_eq(GET(r.c->dirty_blocks), 0);
+	cr_assert_eq(ctr_get(r.c->dirty_blocks), 0);
 	rig_close(&r);
 	rig_destroy(&r);
 }
@@ -141,12 +141,12 @@ Test(tidy, can_be_switched_off, .timeout = 120)
 	struct bc_error err = { 0 };
 	uint64_t written;
 
-	scatter(4096, MODE_WB);
+	scatter(4096, CACHE_MODE_WB);
 	must(!cache_set(r.c, NULL, "tidy", "0", NULL, &err), "%s", err.msg);
-	written = GET(r.v[0]->n.cache_written);
+	written = ctr_get(r.v[0]->n.cache_written);
 	read_all();
 	read_all();
-	cr_assert_eq(GET(r.v[0]->n.cache_written), written);
+	cr_assert_eq(ctr_get(r.v[0]->n.cache_written), written);
 	rig_close(&r);
 	rig_destroy(&r);
 }
@@ -155,7 +155,7 @@ Test(tidy, can_be_switched_off, .timeout = 120)
 
 static uint32_t words_free_in_all(void)
 {
-	return slots_free_words(&r.c->slots) * 100 / (GET(r.c->slots.nfree) / 64);
+	return slots_free_words(&r.c->slots) * 100 / (ctr_get(r.c->slots.nfree) / 64);
 }
 
 static bool comes_true(bool (*what)(void))
@@ -175,14 +175,14 @@ Test(idle, free_space_is_put_together, .timeout = 120)
 	for (uint32_t line = 4096; line <= 65536; line *= 16) {
 		uint64_t dirty, written;
 
-		scatter(line, MODE_WB);
-		dirty = GET(r.c->dirty_blocks);
-		written = GET(r.v[0]->n.cache_written);
+		scatter(line, CACHE_MODE_WB);
+		dirty = ctr_get(r.c->dirty_blocks);
+		written = ctr_get(r.v[0]->n.cache_written);
 		cr_assert_lt(words_free_in_all(), 50, "nothing to do");
 		cr_assert(comes_true(compacted), "%u %%", words_free_in_all());
-		cr_assert_lt(GET(r.v[0]->n.cache_written) - written,
+		cr_assert_lt(ctr_get(r.v[0]->n.cache_written) - written,
 			     slots_free_words(&r.c->slots) * 64ull * CACHE_BLOCK, "it moved more than it gained");
-		cr_assert_eq(GET(r.c->dirty_blocks), dirty);
+		cr_assert_eq(ctr_get(r.c->dirty_blocks), dirty);
 		read_and_end();
 	}
 }
@@ -191,7 +191,7 @@ Test(idle, free_space_is_put_together, .timeout = 120)
 static void scatter_by_hand(void)
 {
 	compact_in_background = false;
-	scatter(4096, MODE_WB);
+	scatter(4096, CACHE_MODE_WB);
 }
 
 static void end_by_hand(void)
@@ -215,13 +215,13 @@ Test(idle, readers_find_order_the_next_time, .timeout = 120)
 
 	scatter_by_hand();
 	first = read_all();
-	cr_assert_gt(GET(r.c->idle.nranges), 0, "there was room for all");
+	cr_assert_gt(ctr_get(r.c->idle.nranges), 0, "there was room for all");
 	is_wanted();
 	cr_assert(is_wanted());
 	for (int runs = 0; is_wanted() && runs < 4; runs++)
 		idle_run(r.c);
 	cr_assert_not(is_wanted(), "it has no end");
-	cr_assert_eq(GET(r.c->idle.nranges), 0);
+	cr_assert_eq(ctr_get(r.c->idle.nranges), 0);
 	second = read_all();
 	cr_assert_lt(second, first / 8, "%u pieces, then %u", first, second);
 	end_by_hand();
@@ -235,14 +235,14 @@ Test(idle, requests_come_first, .timeout = 120)
 	is_wanted();
 	cr_assert(is_wanted(), "quiet");
 	read_all();
-	written = GET(r.v[0]->n.cache_written);
+	written = ctr_get(r.v[0]->n.cache_written);
 	idle_run(r.c);
-	cr_assert_eq(GET(r.v[0]->n.cache_written), written, "it is not idle any more");
+	cr_assert_eq(ctr_get(r.v[0]->n.cache_written), written, "it is not idle any more");
 	cr_assert_not(is_wanted(), "nor was it just now");
 	cr_assert_not(is_wanted(), "it was interrupted: this time it waits a little longer");
 	cr_assert(is_wanted());
 	idle_run(r.c);
-	cr_assert_gt(GET(r.v[0]->n.cache_written), written);
+	cr_assert_gt(ctr_get(r.v[0]->n.cache_written), written);
 	end_by_hand();
 }
 
@@ -265,7 +265,7 @@ Test(idle, wears_the_device_in_proportion_to_writes, .timeout = 120)
 	is_wanted();
 	cr_assert(is_wanted());
 	idle_run(r.c);
-	before = GET(r.v[0]->n.cache_written);
+	before = ctr_get(r.v[0]->n.cache_written);
 	for (unsigned round = 0; round < 100; round++) {
 		for (unsigned i = 0; i < 256; i++)
 			write_block((uint32_t)rnd(&rng, BLOCKS));
@@ -275,7 +275,7 @@ Test(idle, wears_the_device_in_proportion_to_writes, .timeout = 120)
 		if (is_wanted())
 			idle_run(r.c);
 	}
-	moved = GET(r.v[0]->n.cache_written) - before - client;
+	moved = ctr_get(r.v[0]->n.cache_written) - before - client;
 	cr_assert_gt(moved, 0);
 	cr_assert_lt(moved, client * 3 / 2, "%.2f blocks moved for each written", (double)moved / (double)client);
 	end_by_hand();
@@ -306,15 +306,15 @@ Test(idle, leaves_ram_as_it_is, .timeout = 120)
 		must(!volume_pread(r.v[0], buf, CACHE_BLOCK, (uint64_t)b * CACHE_BLOCK), "read");
 	is_wanted();
 	cr_assert(is_wanted());
-	written = GET(r.v[0]->n.cache_written);
+	written = ctr_get(r.v[0]->n.cache_written);
 	idle_tidy_later(r.v[0], 2048, BLOCKS - 2048);
 	idle_run(r.c);
-	cr_assert_gt(GET(r.v[0]->n.cache_written) - written, 4u << 20, "it has moved more than RAM holds");
-	ram = GET(r.v[0]->n.ram_read);
+	cr_assert_gt(ctr_get(r.v[0]->n.cache_written) - written, 4u << 20, "it has moved more than RAM holds");
+	ram = ctr_get(r.v[0]->n.ram_read);
 	for (uint32_t b = 100; b < 164; b++)
 		must(!volume_pread(r.v[0], buf, CACHE_BLOCK, (uint64_t)b * CACHE_BLOCK), "read");
-	cr_assert_gt((GET(r.v[0]->n.ram_read) - ram) / CACHE_BLOCK, 56, "%llu of 64 are left",
-		     (unsigned long long)(GET(r.v[0]->n.ram_read) - ram) / CACHE_BLOCK);
+	cr_assert_gt((ctr_get(r.v[0]->n.ram_read) - ram) / CACHE_BLOCK, 56, "%llu of 64 are left",
+		     (unsigned long long)(ctr_get(r.v[0]->n.ram_read) - ram) / CACHE_BLOCK);
 	end_by_hand();
 }
 
@@ -325,17 +325,17 @@ Test(idle, compaction_has_an_end, .timeout = 120)
 
 	scatter_by_hand();
 	for (uint32_t leave = 200; leave < 1200; leave += 50) {
-		uint32_t n = GET(r.c->slots.nfree) > leave ? GET(r.c->slots.nfree) - leave : 0;
-		uint64_t written = GET(r.v[0]->n.cache_written);
+		uint32_t n = ctr_get(r.c->slots.nfree) > leave ? ctr_get(r.c->slots.nfree) - leave : 0;
+		uint64_t written = ctr_get(r.v[0]->n.cache_written);
 
 		must(slots_take(&r.c->slots, taken, n), "take");
 		atomic_store(&r.c->idle.quiet, true);
-		atomic_store(&r.c->idle.bytes, GET(r.v[0]->n.volume_read) + GET(r.v[0]->n.volume_written));
-		atomic_store(&r.c->idle.requests, GET(r.v[0]->n.write_misses) + GET(r.v[0]->n.write_hits));
+		atomic_store(&r.c->idle.bytes, ctr_get(r.v[0]->n.volume_read) + ctr_get(r.v[0]->n.volume_written));
+		atomic_store(&r.c->idle.requests, ctr_get(r.v[0]->n.write_misses) + ctr_get(r.v[0]->n.write_hits));
 		cr_assert(compact_run(r.c, true), "nobody interrupted it");
-		cr_assert_leq((GET(r.v[0]->n.cache_written) - written) / CACHE_BLOCK, 4 * leave,
+		cr_assert_leq((ctr_get(r.v[0]->n.cache_written) - written) / CACHE_BLOCK, 4 * leave,
 			      "%llu blocks moved, %u slots are free",
-			      (unsigned long long)(GET(r.v[0]->n.cache_written) - written) / CACHE_BLOCK, leave);
+			      (unsigned long long)(ctr_get(r.v[0]->n.cache_written) - written) / CACHE_BLOCK, leave);
 		slots_give(&r.c->slots, taken, n);
 	}
 	read_all();
@@ -350,11 +350,11 @@ static void *move_all_the_time(void *arg)
 		atomic_store(&r.c->idle.quiet, true);
 		compact_run(r.c, false);
 		for (uint32_t b = 0; b < BLOCKS; b += READ) {
-			struct cold_slots *cold = calloc(1, sizeof *cold);
+			struct drop_behind *cold = calloc(1, sizeof *cold);
 
 			must(cold != NULL, "no memory");
-			tidy_range(io_thread_get(r.c), r.v[0], b, READ, cold);
-			must(!cold_settle(r.c, cold, true), "settle");
+			tidy_range(thread_ctx_get(r.c), r.v[0], b, READ, cold);
+			must(!drop_behind_settle(r.c, cold, true), "settle");
 			free(cold);
 		}
 	}
@@ -368,7 +368,7 @@ Test(idle, a_flush_beside_it_leaves_nothing_dirty, .timeout = 120)
 	uint64_t rng;
 
 	compact_in_background = false;
-	scatter_in_front_of("delay:write=1ms:", 4096, MODE_WB);
+	scatter_in_front_of("delay:write=1ms:", 4096, CACHE_MODE_WB);
 	rng = engine_seed();
 	rig_set(&r, "clean-after", "86400s");
 	for (unsigned round = 0; round < 3; round++) {
@@ -383,7 +383,8 @@ Test(idle, a_flush_beside_it_leaves_nothing_dirty, .timeout = 120)
 		must(!cache_write_back(r.c, NULL, NULL, NULL, &err), "%s", err.msg);
 		atomic_store(&enough, true);
 		pthread_join(t, NULL);
-		cr_assert_eq(GET(r.c->dirty_blocks), 0, "%llu are dirty", (unsigned long long)GET(r.c->dirty_blocks));
+		cr_assert_eq(ctr_get(r.c->dirty_blocks), 0, "%llu are dirty",
+			     (unsigned long long)ctr_get(r.c->dirty_blocks));
 	}
 	read_all();
 	end_by_hand();
@@ -398,17 +399,17 @@ Test(idle, what_is_to_be_tidied_may_be_gone, .timeout = 120)
 	idle_tidy_later(r.v[0], BLOCKS - 8, 8);
 	for (unsigned i = 0; i < 2 * IDLE_RANGES; i++) /* more than are remembered */
 		idle_tidy_later(r.v[0], (uint64_t)i * 4096, 8);
-	cr_assert_leq(GET(r.c->idle.nranges), IDLE_RANGES);
+	cr_assert_leq(ctr_get(r.c->idle.nranges), IDLE_RANGES);
 	volume_put(r.v[0]);
 	r.v[0] = NULL;
 	must(!cache_write_back(r.c, NULL, NULL, NULL, &err), "%s", err.msg);
 	must(!cache_volume_remove(r.c, "v0", false, &err), "%s", err.msg);
-	for (int looks = 0; GET(r.c->idle.nranges) && looks < 4;
+	for (int looks = 0; ctr_get(r.c->idle.nranges) && looks < 4;
 	     looks++) { /* its requests are gone with it: not quiet */
 		is_wanted();
 		idle_run(r.c);
 	}
-	cr_assert_eq(GET(r.c->idle.nranges), 0);
+	cr_assert_eq(ctr_get(r.c->idle.nranges), 0);
 	end_by_hand();
 }
 
@@ -432,7 +433,7 @@ Test(tidy, what_was_written_after_the_read_stays, .timeout = 120)
 	uint32_t crc;
 	pthread_t t;
 
-	scatter(4096, MODE_WB);
+	scatter(4096, CACHE_MODE_WB);
 	must(!cache_set(r.c, NULL, "epoch-interval", "60s", NULL, &err), "%s", err.msg);
 	for (unsigned pass = 0; pass < 3; pass++) { /* room for tidying comes by asking for it */
 		read_all();
@@ -442,7 +443,7 @@ Test(tidy, what_was_written_after_the_read_stays, .timeout = 120)
 	write_block((uint32_t)block);
 	must(!buffer_write_dirty(r.c->buffers), "write out"); /* clean in RAM: may be moved */
 	must(!volume_read(r.v[0], 0, READ * CACHE_BLOCK, &reply), "read");
-	cr_assert(io_thread_get(r.c)->tidy, "the read is to be tidied");
+	cr_assert(thread_ctx_get(r.c)->tidy, "the read is to be tidied");
 	stamp(buf, block, version[block]);
 	crc = crc32c(buf, CACHE_BLOCK);
 	memcpy(&word, buf + 2048, 8);
@@ -482,7 +483,7 @@ Test(tidy, beside_a_writer, .timeout = 120)
 	pthread_t t[6];
 	uint64_t rng, until;
 
-	scatter(4096, MODE_WB);
+	scatter(4096, CACHE_MODE_WB);
 	rng = engine_seed();
 	atomic_store(&enough, false);
 	for (uintptr_t i = 0; i < 6; i++)

@@ -17,38 +17,38 @@ int backing_flush_on(struct bdev_channel *ch, struct volume *v)
 
 	if (atomic_load(&v->backing_failed))
 		return -EIO;
-	if (GET(v->flushed_seq) >= seq)
+	if (ctr_get(v->flushed_seq) >= seq)
 		return 0;
 	rc = bdev_flush(ch);
 	if (rc) {
 		/* P6: the kernel may have dropped what it could not write, so a second flush would lie */
-		ADD(v->n.err_backing_write, 1);
+		ctr_add(v->n.err_backing_write, 1);
 		atomic_store(&v->backing_failed, true);
-		survive_backing_failed(v->cache, v, true);
+		takeover_log_backing_failed(v->cache, v, true);
 		cache_degrade(v->cache, "volume %s: flushing the backing device failed: %s", v->name, strerror(-rc));
 		return rc;
 	}
 	if (atomic_load(&v->backing_failed)) /* somebody else's flush, meanwhile */
 		return -EIO;
-	was = GET(v->flushed_seq);
+	was = ctr_get(v->flushed_seq);
 	while (was < seq && !atomic_compare_exchange_weak(&v->flushed_seq, &was, seq))
 		;
 	return 0;
 }
 
-int backing_flush(struct io_thread *t, struct volume *v)
+int backing_flush(struct thread_ctx *t, struct volume *v)
 {
 	struct bdev_channel *ch;
 
-	if (!atomic_load(&v->backing_failed) && GET(v->flushed_seq) >= atomic_load(&v->write_seq))
+	if (!atomic_load(&v->backing_failed) && ctr_get(v->flushed_seq) >= atomic_load(&v->write_seq))
 		return 0;
-	ch = io_backing(t, v);
+	ch = thread_ctx_backing(t, v);
 	return ch ? backing_flush_on(ch, v) : -ENOMEM;
 }
 
-int backing_write(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, char **data)
+int backing_write(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n, char **data)
 {
-	struct bdev_channel *ch = io_backing(t, v);
+	struct bdev_channel *ch = thread_ctx_backing(t, v);
 	struct bdev_io io = { .type = BDEV_WRITE, .offset = first * CACHE_BLOCK, .iov = t->iov };
 	int rc;
 
@@ -66,15 +66,15 @@ int backing_write(struct io_thread *t, struct volume *v, uint64_t first, unsigne
 	}
 	rc = bdev_rw_wait(ch, &io, 1);
 	atomic_fetch_add_explicit(&v->write_seq, 1, memory_order_release);
-	ADD(v->n.backing_written, io.length);
+	ctr_add(v->n.backing_written, io.length);
 	if (rc)
-		ADD(v->n.err_backing_write, 1);
+		ctr_add(v->n.err_backing_write, 1);
 	return rc;
 }
 
-int backing_zero(struct io_thread *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
+int backing_zero(struct thread_ctx *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
 {
-	struct bdev_channel *ch = io_backing(t, v);
+	struct bdev_channel *ch = thread_ctx_backing(t, v);
 	struct bdev_io io = { .type = punch ? BDEV_UNMAP : BDEV_WRITE_ZEROES, .offset = off, .length = len };
 	int rc;
 
@@ -83,6 +83,6 @@ int backing_zero(struct io_thread *t, struct volume *v, uint64_t off, uint64_t l
 	rc = bdev_rw_wait(ch, &io, 1);
 	atomic_fetch_add_explicit(&v->write_seq, 1, memory_order_release);
 	if (rc)
-		ADD(v->n.err_backing_write, 1);
+		ctr_add(v->n.err_backing_write, 1);
 	return rc;
 }

@@ -27,7 +27,7 @@ extern const char *bypass_state_dir;
 
 static inline bool cache_bypassed(struct cache *c)
 {
-	return c->failed && !GET(c->dirty_blocks);
+	return c->failed && !ctr_get(c->dirty_blocks);
 }
 
 #define LOADS_KEY "loads" /* setting: how often the cache was loaded */

@@ -9,7 +9,8 @@
 #include "engine/cache.h"
 #include "engine/durable/identity.h"
 
-/* ---- mapping.c: changing a line's state; chain locked, in epoch.gate (shared). Keeps the counters and owes the record.
+/* ---- mapping.c: changing a line's state; chain locked, in epoch.gate (shared). Keeps the counters and owes the
+ * record.
  * ---- */
 
 /* Sets the masks of an entry of volume v and does everything that follows from it. */
@@ -18,6 +19,25 @@ void line_update(struct cache *c, struct volume *v, uint32_t e, uint16_t valid, 
 void line_drop(struct cache *c, struct volume *v, struct line_chain *ch, uint32_t e, uint16_t mask);
 /* Points block b to a new slot (its old one, if valid, goes to the epoch). The masks are the caller's to set. */
 void line_move_block(struct cache *c, uint32_t e, unsigned b, uint32_t slot, uint32_t crc);
+/*
+ * Finds or inserts the line of a block and points the block to a slot. In the gate; takes the chain itself, the block's
+ * range is the caller's. Nobody else does this, so none of what goes with it is forgotten: policy, takeover log,
+ * buffer, counters, the record that is owed.
+ */
+struct mapping {
+	uint64_t block;
+	uint32_t slot, crc;
+	struct buffer *buf; /* has the data, and is published for the slot; NULL: the data is in the slot */
+	enum {
+		MAPPING_FILL, /* clean; not if there is a copy already */
+		MAPPING_CLEAN, /* clean: backing has it; replaces what is there */
+		MAPPING_DIRTY /* replaces what is there; in its own slot if that was given in the open epoch */
+	} as;
+	bool was_cached; /* out */
+};
+/* 1: placed; 0: placed in its own slot, or not at all (MAPPING_FILL): `slot` was not used; -EAGAIN: the table is full.
+ */
+int mapping_place(struct cache *c, struct volume *v, struct mapping *m);
 /* Drops n blocks from `first` on, whatever their state. Takes gate and locks itself; the range is locked by the caller.
  */
 void blocks_drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n);
@@ -28,7 +48,7 @@ int epoch_init(struct epoch *ep, struct cache *c);
 void epoch_destroy(struct epoch *ep);
 void epoch_enter(struct cache *c); /* before changing metadata; waits if the open epoch is full */
 void epoch_leave(struct cache *c);
-void epoch_owe(struct cache *c, uint32_t e); /* in the gate, chain locked, CHANGED just set */
+void epoch_note_change(struct cache *c, uint32_t e); /* in the gate, chain locked, CHANGED just set */
 void epoch_free_slot(struct cache *c, uint32_t slot); /* in the gate */
 int epoch_add_discard(struct cache *c, const struct journal_discard *d); /* in the gate */
 /* The epoch that changes made now belong to; stable while in the gate. */
@@ -40,7 +60,7 @@ static inline uint64_t epoch_open_id(struct cache *c)
  * next third is used up (epoch_enter). */
 static inline bool epoch_holds_much(struct cache *c)
 {
-	return GET(c->epoch.nheld) > GET(c->slots.nfree) / 2;
+	return space_is_pending(ctr_get(c->slots.nfree), ctr_get(c->epoch.npending));
 }
 /* At the rate of the open epoch so far, that will be before its interval is over. */
 bool epoch_ends_early(struct cache *c);
@@ -89,11 +109,11 @@ int volume_record(struct volume *v, bool in_use, struct bc_error *err);
 int volume_record_mode(struct volume *v, enum cache_mode mode, struct bc_error *err);
 
 /* ---- backing.c ---- */
-int backing_flush(struct io_thread *t, struct volume *v); /* if anything was written there since the last */
+int backing_flush(struct thread_ctx *t, struct volume *v); /* if anything was written there since the last */
 int backing_flush_on(struct bdev_channel *ch, struct volume *v); /* likewise, on a channel to its backing device */
 /* Writes n whole blocks, and counts. 0 or -errno: then what they hold is undefined. */
-int backing_write(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, char **data);
+int backing_write(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n, char **data);
 /* Zeroes a range; punch: the device may give the space back. */
-int backing_zero(struct io_thread *t, struct volume *v, uint64_t off, uint64_t len, bool punch);
+int backing_zero(struct thread_ctx *t, struct volume *v, uint64_t off, uint64_t len, bool punch);
 
 #endif

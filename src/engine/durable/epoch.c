@@ -99,11 +99,7 @@ void epoch_destroy(struct epoch *ep)
 	pthread_cond_destroy(&ep->durable_cond);
 }
 
-/*
- * Two thirds of the slots there are for writing are held by epochs that are not durable yet. Whoever goes on would take
- * the rest, which is free in the smallest pieces, only to wait all the longer then. The third that is left alone is
- * what makes large writes possible (slots.h).
- */
+/* Until the slots that are pending come back (space_writer_waits). */
 static void wait_for_slots(struct cache *c)
 {
 	struct epoch *ep = &c->epoch;
@@ -122,20 +118,19 @@ static void wait_for_slots(struct cache *c)
 bool epoch_ends_early(struct cache *c)
 {
 	const struct epoch *ep = &c->epoch;
-	uint64_t third = (GET(ep->nheld) + GET(c->slots.nfree)) / 3, interval = GET(c->tunables.epoch_interval_us);
-	uint64_t age = (now_ns() - GET(ep->opened_ns)) / 1000;
+	uint64_t age = (now_ns() - ctr_get(ep->opened_ns)) / 1000;
 
-	/* one that nothing was changed in stays open however long */
-	return GET(ep->nfreed) * interval > third * (age < interval ? age : interval);
+	return space_ends_early(ctr_get(c->slots.nfree), ctr_get(ep->npending), ctr_get(ep->nfreed), age,
+				ctr_get(c->tunables.epoch_interval_us));
 }
 
 void epoch_enter(struct cache *c)
 {
 	struct epoch *ep = &c->epoch;
 
-	while ((GET(ep->nchanged) > ep->max_changes || survive_full(c)) && !c->failed)
+	while ((ctr_get(ep->nchanged) > ep->max_changes || takeover_log_full(c)) && !c->failed)
 		epoch_commit(c, false);
-	while (slots_mostly_held(GET(ep->nheld), GET(c->slots.nfree)) && GET(ep->nheld) > c->slots_low && !c->failed)
+	while (space_writer_waits(&c->space, ctr_get(c->slots.nfree), ctr_get(ep->npending)) && !c->failed)
 		wait_for_slots(c);
 	if (pthread_rwlock_tryrdlock(&ep->gate)) {
 		about_to_wait(); /* for a seal */
@@ -161,7 +156,7 @@ static void push_or_fail(struct cache *c, struct u32vec *v, _Atomic uint32_t *n,
 		cache_fail(c, "out of memory for metadata changes");
 }
 
-void epoch_owe(struct cache *c, uint32_t e)
+void epoch_note_change(struct cache *c, uint32_t e)
 {
 	push_or_fail(c, &c->epoch.changed, &c->epoch.nchanged, e);
 }
@@ -171,7 +166,7 @@ void epoch_free_slot(struct cache *c, uint32_t slot)
 	if (MUTATE(SLOT_REUSE))
 		slots_give(&c->slots, &slot, 1);
 	else {
-		ADD(c->epoch.nheld, 1);
+		ctr_add(c->epoch.npending, 1);
 		push_or_fail(c, &c->epoch.freed, &c->epoch.nfreed, slot);
 	}
 }
@@ -230,7 +225,7 @@ static int gate_with_room(struct cache *c, size_t stride)
 	struct epoch *ep = &c->epoch;
 
 	for (int tries = 0; tries < MEMORY_TRIES;) {
-		size_t need = (size_t)GET(ep->nchanged) * stride;
+		size_t need = (size_t)ctr_get(ep->nchanged) * stride;
 
 		if (need > ep->records_cap && grow_records(ep, need)) {
 			tries++;
@@ -332,7 +327,7 @@ static int seal(struct cache *c, struct sealed *s, bool full)
 	if (!full && s->nfresh && s->nfresh <= INLINE_MAX_BLOCKS && ep->inline_blocks + s->nfresh <= INLINE_MAX_TOTAL &&
 	    !gather_inlines(c, s, stride))
 		s->ninlines = 0;
-	s->id = GET(ep->open_id);
+	s->id = ctr_get(ep->open_id);
 	if (c->log)
 		writelog_next(c->log, s->id + 1);
 	atomic_store_explicit(&ep->open_id, s->id + 1, memory_order_release);
@@ -359,12 +354,12 @@ static void count_write_error(struct cache *c, const struct volume_set *set)
 
 		if (!v)
 			continue;
-		ADD(v->n.err_cache_write, 1);
+		ctr_add(v->n.err_cache_write, 1);
 		volume_unuse(v);
 		any = true;
 	}
 	if (!any)
-		ADD(c->err_cache_write, 1);
+		ctr_add(c->err_cache_write, 1);
 }
 
 static void count_sealed_error(struct cache *c, const struct sealed *s)
@@ -490,7 +485,7 @@ static int commit_one(struct cache *c, bool full)
 	 * with all the data to write while flushes wait. */
 	if (!full && ((before <= INLINE_MAX_TOTAL / 2 && ep->inline_blocks > INLINE_MAX_TOTAL / 2) ||
 		      journal_fold_wanted(c->journal)))
-		background_kick(c, JOB_MAINTAIN);
+		job_kick(c, JOB_MAINTAIN);
 	if (c->log)
 		writelog_durable(c->log, s.id);
 	/* rule 2: only now may the slots be used again */
@@ -500,8 +495,8 @@ static int commit_one(struct cache *c, bool full)
 		buffer_forget(c->buffers, ep->sealed_freed.v[i], 1);
 	}
 	slots_give(&c->slots, ep->sealed_freed.v, ep->sealed_freed.n);
-	SUB(ep->nheld, ep->sealed_freed.n);
-	ADD(c->slots_given, ep->sealed_freed.n);
+	ctr_sub(ep->npending, ep->sealed_freed.n);
+	ctr_add(c->slots_given, ep->sealed_freed.n);
 	ep->sealed_freed.n = ep->sealed_changed.n = 0;
 	return 0;
 }
@@ -513,7 +508,7 @@ static int commit_until(struct cache *c, uint64_t id, bool full)
 
 	about_to_wait();
 	pthread_mutex_lock(&ep->lock);
-	while (!rc && (GET(ep->durable_id) < id || (full && ep->data_upto < id))) {
+	while (!rc && (ctr_get(ep->durable_id) < id || (full && ep->data_upto < id))) {
 		if (c->failed) {
 			rc = -EIO;
 		} else if (ep->committing) {
@@ -546,7 +541,7 @@ int epoch_commit(struct cache *c, bool full)
 	/* not while one is being sealed: its changes are out of the lists before its id counts as used */
 	pthread_rwlock_rdlock(&ep->gate);
 	pthread_mutex_lock(&ep->lock);
-	id = GET(ep->open_id);
+	id = ctr_get(ep->open_id);
 	if (!ep->changed.n && !ep->freed.n && !ep->ndiscards)
 		id--;
 	pthread_mutex_unlock(&ep->lock);
@@ -560,8 +555,8 @@ uint64_t epoch_durable_upto(struct cache *c)
 	uint64_t id, open;
 
 	pthread_mutex_lock(&ep->lock);
-	id = GET(ep->durable_id);
-	open = GET(ep->open_id);
+	id = ctr_get(ep->durable_id);
+	open = ctr_get(ep->open_id);
 	if (id == open - 1 && !ep->committing && !ep->changed.n && !ep->freed.n && !ep->ndiscards)
 		id = open;
 	pthread_mutex_unlock(&ep->lock);

@@ -75,7 +75,7 @@ void identity_put(struct volume *v, struct journal_volume *jv)
 	if (!k->there)
 		return;
 	jv->label = k->label;
-	jv->noted_ns = GET(k->noted_ns);
+	jv->noted_ns = ctr_get(k->noted_ns);
 	jv->witness = k->row;
 	jv->nwitness = witness_copy(k, k->row);
 }
@@ -84,7 +84,7 @@ bool identity_is_old(const struct volume *v)
 {
 	int64_t age;
 
-	if (!GET(v->known.local_clock))
+	if (!ctr_get(v->known.local_clock))
 		return false;
 	age = realtime() - atomic_load_explicit((_Atomic int64_t *)(uintptr_t)&v->known.noted_ns, memory_order_relaxed);
 	return age > NOTE_AGE_S * SECOND || age < 0;

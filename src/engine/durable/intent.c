@@ -64,7 +64,7 @@ bool intent_is_marked(const struct volume *v, uint64_t block)
 
 static void cannot_write(struct volume *v, const struct bc_error *err)
 {
-	ADD(v->n.err_cache_write, 1);
+	ctr_add(v->n.err_cache_write, 1);
 	cache_fail(v->cache, "the journal cannot be written: %s", err->msg);
 }
 
@@ -92,7 +92,7 @@ static int write_row_locked(struct volume *v, bool in_use, struct bc_error *err)
 	return rc;
 }
 
-/* On a channel of its own, since a helper has no other use for what io_thread_get() makes. */
+/* On a channel of its own, since a helper has no other use for what thread_ctx_get() makes. */
 static int flush_backing(struct volume *v)
 {
 	struct bdev_channel *ch;
@@ -112,11 +112,11 @@ int intent_settle(struct volume *v)
 	struct bc_error err = { 0 };
 	int rc = 0;
 
-	if (!GET(v->row_in_use) || v->cache->failed || GET(in->nmarked))
+	if (!ctr_get(v->row_in_use) || v->cache->failed || ctr_get(in->nmarked))
 		return 0;
-	if (GET(in->holders) && !MUTATE(SETTLE_HELD))
+	if (ctr_get(in->holders) && !MUTATE(SETTLE_HELD))
 		return 0;
-	if (GET(v->flushed_seq) < GET(v->write_seq) && flush_backing(v))
+	if (ctr_get(v->flushed_seq) < ctr_get(v->write_seq) && flush_backing(v))
 		return 0;
 	/* here too, since it may take long: who wants to write waits for the row then. On failure the row just stays
 	 * inexact */
@@ -127,7 +127,7 @@ int intent_settle(struct volume *v)
 		goto out;
 	atomic_store(&in->row_busy, true);
 	/* looked at with row_busy set: whoever comes now waits, and whoever has gone has left his write_seq */
-	if (GET(in->nmarked) || (atomic_load(&in->holders) && !MUTATE(SETTLE_HELD)) ||
+	if (ctr_get(in->nmarked) || (atomic_load(&in->holders) && !MUTATE(SETTLE_HELD)) ||
 	    atomic_load(&v->flushed_seq) < atomic_load(&v->write_seq)) {
 		end_row_locked(in);
 		goto out;
@@ -164,7 +164,7 @@ static uint32_t claim_unmarked_locked(struct volume *v, uint64_t a, uint64_t b, 
 			*wait = true;
 		}
 	}
-	ADD(in->nmarked, n);
+	ctr_add(in->nmarked, n);
 	return n;
 }
 
@@ -174,7 +174,7 @@ static void end_claim_locked(struct intent *in, const struct journal_mark *marks
 	for (uint32_t i = 0; i < n; i++)
 		atomic_store(&in->region[marks[i].region].marked, (uint8_t)state);
 	if (state == REGION_UNMARKED)
-		SUB(in->nmarked, n);
+		ctr_sub(in->nmarked, n);
 	if (n)
 		pthread_cond_broadcast(&in->changed);
 }
@@ -269,7 +269,7 @@ int intent_begin(struct volume *v, uint64_t off, uint64_t len)
 
 static void raise_to(counter *n, uint64_t to)
 {
-	uint64_t was = GET(*n);
+	uint64_t was = ctr_get(*n);
 
 	while (was < to && !atomic_compare_exchange_weak(n, &was, to))
 		;
@@ -327,14 +327,14 @@ void intent_release(struct volume *v)
 
 static bool may_clear(const struct region *reg, uint64_t durable, uint64_t flushed)
 {
-	return !atomic_load(&reg->in_flight) && (GET(reg->last_epoch) <= durable || MUTATE(INTENT_EPOCH)) &&
-	       (GET(reg->last_seq) <= flushed || MUTATE(INTENT_CLEAR));
+	return !atomic_load(&reg->in_flight) && (ctr_get(reg->last_epoch) <= durable || MUTATE(INTENT_EPOCH)) &&
+	       (ctr_get(reg->last_seq) <= flushed || MUTATE(INTENT_CLEAR));
 }
 
 /* Makes regions from *r on CLEARING that look as if they could be cleared; at most CLEAR_BATCH. */
 static uint32_t claim_idle(struct volume *v, uint32_t *r, struct journal_mark *marks)
 {
-	uint64_t durable = epoch_durable_upto(v->cache), flushed = GET(v->flushed_seq);
+	uint64_t durable = epoch_durable_upto(v->cache), flushed = ctr_get(v->flushed_seq);
 	struct intent *in = &v->intent;
 	uint32_t n = 0;
 
@@ -390,9 +390,9 @@ int intent_clear_idle(struct volume *v, bool all)
 	int rc = 0;
 
 	/* a failed cache keeps its marks: that is the safe side */
-	if (!GET(in->nmarked) || v->cache->failed)
+	if (!ctr_get(in->nmarked) || v->cache->failed)
 		return 0;
-	if (all || GET(v->flushed_seq) < GET(v->write_seq))
+	if (all || ctr_get(v->flushed_seq) < ctr_get(v->write_seq))
 		rc = MUTATE(INTENT_CLEAR) ? 0 : flush_backing(v);
 	if (rc)
 		return rc;

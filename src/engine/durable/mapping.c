@@ -8,6 +8,8 @@
 
 #include "engine/durable/takeover_log.h"
 
+#include <errno.h>
+
 void line_update(struct cache *c, struct volume *v, uint32_t e, uint16_t valid, uint16_t dirty, uint16_t fresh)
 {
 	struct lines *l = &c->lines;
@@ -18,29 +20,29 @@ void line_update(struct cache *c, struct volume *v, uint32_t e, uint16_t valid, 
 	if (!was_valid != !valid) {
 		uint64_t d = valid ? 1 : UINT64_MAX;
 
-		ADD(v->lines, d);
-		ADD(region_of_line(v, line_key_line(lines_word(l, e)))->lines, (uint32_t)d);
+		ctr_add(v->lines, d);
+		ctr_add(region_of_line(v, line_key_line(lines_word(l, e)))->lines, (uint32_t)d);
 	}
 	if (!was_dirty != !dirty) {
 		uint64_t d = dirty ? 1 : UINT64_MAX;
 
-		ADD(v->dirty_lines, d);
-		ADD(c->dirty_lines, d);
+		ctr_add(v->dirty_lines, d);
+		ctr_add(c->dirty_lines, d);
 	}
 	if (blocks) {
-		ADD(v->dirty_blocks, (uint64_t)(int64_t)blocks);
-		ADD(c->dirty_blocks, (uint64_t)(int64_t)blocks);
+		ctr_add(v->dirty_blocks, (uint64_t)(int64_t)blocks);
+		ctr_add(c->dirty_blocks, (uint64_t)(int64_t)blocks);
 	}
 	/* P1: to recovery a block is dirty until this epoch is durable, and would win over what is written to the
 	 * backing device from now on; so a flush of that has to cover it. In the gate all see the same id. */
-	survive_clean(c, v, e, was_dirty & ~dirty);
+	takeover_log_clean(c, v, e, was_dirty & ~dirty);
 	if (was_dirty & ~dirty)
 		atomic_store_explicit(&v->last_epoch, epoch_open_id(c), memory_order_release);
 	line_set_masks(l, e, valid, dirty, fresh);
 	w = lines_word(l, e);
 	lines_set_word(l, e, (w | LINE_CHANGED) & ~LINE_CLEANING);
 	if (!(w & LINE_CHANGED))
-		epoch_owe(c, e);
+		epoch_note_change(c, e);
 }
 
 void line_drop(struct cache *c, struct volume *v, struct line_chain *ch, uint32_t e, uint16_t mask)
@@ -66,6 +68,52 @@ void line_move_block(struct cache *c, uint32_t e, unsigned b, uint32_t slot, uin
 		epoch_free_slot(c, blk->slot);
 	__atomic_store_n(&blk->slot, slot, __ATOMIC_RELAXED); /* looked at without the lock */
 	blk->crc = crc;
+}
+
+int mapping_place(struct cache *c, struct volume *v, struct mapping *m)
+{
+	struct lines *l = &c->lines;
+	unsigned b = m->block & (l->bpl - 1);
+	uint16_t bit = (uint16_t)(1u << b), dirty;
+	struct line_chain ch = lines_lock(l, line_key(v->id, m->block >> l->bpl_shift));
+	uint32_t e = lines_find(&ch), slot = m->slot;
+	int used = 1;
+
+	if (e == LINE_NONE) {
+		e = lines_insert(&ch);
+		if (e == LINE_NONE) {
+			used = -EAGAIN;
+			goto out;
+		}
+		c->policy.ops->inserted(&c->policy, l, e);
+	} else if (m->as == MAPPING_DIRTY) {
+		c->policy.ops->hit(&c->policy, l, e);
+	}
+	dirty = line_dirty(l, e);
+	m->was_cached = line_valid(l, e) & bit;
+	if (m->as == MAPPING_FILL && m->was_cached) { /* two readers of one block may both have missed */
+		used = 0;
+		goto out;
+	}
+	if (m->as == MAPPING_DIRTY && (MUTATE(FRESH_KEPT) ? dirty : line_fresh(l, e)) & bit) {
+		slot = line_block(l, e, b)->slot; /* rule 1: it was given in this same epoch */
+		line_block(l, e, b)->crc = m->crc;
+		used = 0;
+	} else {
+		line_move_block(c, e, b, slot, m->crc);
+	}
+	if (m->as == MAPPING_DIRTY) {
+		takeover_log_dirty(c, v, m->block, slot, m->crc, m->buf);
+		dirty |= bit;
+	} else if (m->as == MAPPING_CLEAN) {
+		dirty &= (uint16_t)~bit;
+	}
+	if (m->buf)
+		buffer_publish(m->buf, slot, true);
+	line_update(c, v, e, line_valid(l, e) | bit, dirty, line_fresh(l, e) | bit);
+out:
+	lines_unlock(&ch);
+	return used;
 }
 
 /* Those of the entry's blocks that lie in [first, last]. */
@@ -101,7 +149,7 @@ static void drop_each(struct cache *c, struct volume *v, uint64_t line0, uint64_
 		for (unsigned i = 0; i < DROP_BATCH && at <= line1; i++)
 			drop_line(c, v, at++, first, last, dirty_too);
 		epoch_leave(c);
-		background_fold(c);
+		jobs_fold_journal(c);
 	}
 }
 
@@ -120,7 +168,7 @@ static void drop_found(struct cache *c, struct volume *v, uint64_t line0, uint64
 				drop_line(c, v, line_key_line(key), first, last, dirty_too);
 		}
 		epoch_leave(c);
-		background_fold(c);
+		jobs_fold_journal(c);
 	}
 }
 
@@ -135,21 +183,20 @@ static void drop(struct cache *c, struct volume *v, uint64_t first, uint64_t n, 
 	unsigned shift = REGION_SHIFT - CACHE_BLOCK_SHIFT - l->bpl_shift;
 	uint64_t r0 = line0 >> shift, r1 = line1 >> shift;
 
-	if (!n || !GET(v->lines))
+	if (!n || !ctr_get(v->lines))
 		return;
 	for (uint64_t r = r0; r <= r1; r++)
-		used += GET(region_of_line(v, r << shift)->lines) != 0;
+		used += ctr_get(region_of_line(v, r << shift)->lines) != 0;
 	if (used && ((used - 1) << shift) + 1 > l->n / LOOKUP_COST) {
 		drop_found(c, v, line0, line1, first, last, dirty_too);
 		return;
 	}
-	for (uint64_t r = r0; r <= r1 && used; r++) {
+	/* not until `used` have been seen: beside the range others insert lines, into regions that had none */
+	for (uint64_t r = r0; r <= r1; r++) {
 		uint64_t a = r << shift, b = a + (1ull << shift) - 1;
 
-		if (!GET(region_of_line(v, a)->lines))
-			continue;
-		drop_each(c, v, a > line0 ? a : line0, b < line1 ? b : line1, first, last, dirty_too);
-		used--;
+		if (ctr_get(region_of_line(v, a)->lines))
+			drop_each(c, v, a > line0 ? a : line0, b < line1 ? b : line1, first, last, dirty_too);
 	}
 }
 

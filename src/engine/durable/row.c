@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * row.c - the volume's row in the journal: its name, mode and backing device, whether that may be written to, and what it
- * is known by (identity.c). Rows are written under row_lock, so that the last one written is the one that holds.
+ * row.c - the volume's row in the journal: its name, mode and backing device, whether that may be written to, and what
+ * it is known by (identity.c). Rows are written under row_lock, so that the last one written is the one that holds.
  */
 #include "engine/durable/durable.h"
 
@@ -18,7 +18,7 @@ int row_put_locked(struct volume *v, struct bc_error *err)
 
 	identity_put(v, &jv);
 	memcpy(jv.name, v->name, sizeof jv.name);
-	snprintf(jv.mode, sizeof jv.mode, "%s", cache_mode_name((enum cache_mode)GET(v->mode)));
+	snprintf(jv.mode, sizeof jv.mode, "%s", cache_mode_name((enum cache_mode)ctr_get(v->mode)));
 	return journal_volume_put(v->cache->journal, &jv, err);
 }
 

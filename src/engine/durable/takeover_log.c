@@ -4,8 +4,8 @@
 
 #include "engine/durable/takeover_log.h"
 
-void __survive_dirty(struct cache *c, struct volume *v, uint64_t block, uint32_t slot, uint32_t crc,
-		     const struct buffer *buf)
+void takeover_log_append_dirty(struct cache *c, struct volume *v, uint64_t block, uint32_t slot, uint32_t crc,
+			       const struct buffer *buf)
 {
 	const struct writelog_record r = { .block = block,
 					   .slot = slot,
@@ -17,7 +17,7 @@ void __survive_dirty(struct cache *c, struct volume *v, uint64_t block, uint32_t
 	writelog_append(c->log, epoch_open_id(c), &r);
 }
 
-void __survive_clean(struct cache *c, struct volume *v, uint32_t e, uint16_t mask)
+void takeover_log_append_clean(struct cache *c, struct volume *v, uint32_t e, uint16_t mask)
 {
 	const struct lines *l = &c->lines;
 	uint64_t first = line_key_line(lines_word(l, e)) << l->bpl_shift;
@@ -30,13 +30,13 @@ void __survive_clean(struct cache *c, struct volume *v, uint32_t e, uint16_t mas
 	}
 }
 
-void survive_cache_failed(struct cache *c)
+void takeover_log_cache_failed(struct cache *c)
 {
 	if (c->log)
 		atomic_store(&c->log->h->failed, true);
 }
 
-void survive_backing_failed(struct cache *c, struct volume *v, bool failed)
+void takeover_log_backing_failed(struct cache *c, struct volume *v, bool failed)
 {
 	if (c->log)
 		atomic_store(&c->log->h->backing_failed[v->id], failed);

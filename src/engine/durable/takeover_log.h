@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * takeover_log.h - what the engine does so that another process can go on in its place (life/takeover.c). Off unless the cache was
- * opened with memory to share; then cache->log is NULL, and each of these is a branch that is never taken.
+ * takeover_log.h - what the engine does so that another process can go on in its place (life/takeover.c). Off unless
+ * the cache was opened with memory to share; then cache->log is NULL, and each of these is a branch that is never
+ * taken.
  */
 #ifndef ENGINE_SURVIVE_H
 #define ENGINE_SURVIVE_H
@@ -11,39 +12,39 @@
 
 /* ---- as things happen; in the gate and with the chain locked, unless said otherwise ---- */
 
-void __survive_dirty(struct cache *c, struct volume *v, uint64_t block, uint32_t slot, uint32_t crc,
-		     const struct buffer *buf);
-void __survive_clean(struct cache *c, struct volume *v, uint32_t e, uint16_t mask);
+void takeover_log_append_dirty(struct cache *c, struct volume *v, uint64_t block, uint32_t slot, uint32_t crc,
+			       const struct buffer *buf);
+void takeover_log_append_clean(struct cache *c, struct volume *v, uint32_t e, uint16_t mask);
 
 /* Before `buf`, which has the data, is published for the slot. */
-static inline void survive_dirty(struct cache *c, struct volume *v, uint64_t block, uint32_t slot, uint32_t crc,
-				 const struct buffer *buf)
+static inline void takeover_log_dirty(struct cache *c, struct volume *v, uint64_t block, uint32_t slot, uint32_t crc,
+				      const struct buffer *buf)
 {
 	if (c->log)
-		__survive_dirty(c, v, block, slot, crc, buf);
+		takeover_log_append_dirty(c, v, block, slot, crc, buf);
 }
 
 /* The blocks of `mask` of the entry are not dirty any more, before it loses its key. */
-static inline void survive_clean(struct cache *c, struct volume *v, uint32_t e, uint16_t mask)
+static inline void takeover_log_clean(struct cache *c, struct volume *v, uint32_t e, uint16_t mask)
 {
 	if (c->log && mask)
-		__survive_clean(c, v, e, mask);
+		takeover_log_append_clean(c, v, e, mask);
 }
 
 /* No lock: has the open epoch so many records that it should be committed first? */
-static inline bool survive_full(struct cache *c)
+static inline bool takeover_log_full(struct cache *c)
 {
 	return c->log && writelog_full(c->log, epoch_open_id(c));
 }
 
 /* Any thread, no lock. */
-void survive_cache_failed(struct cache *c);
-void survive_backing_failed(struct cache *c, struct volume *v, bool failed);
+void takeover_log_cache_failed(struct cache *c);
+void takeover_log_backing_failed(struct cache *c, struct volume *v, bool failed);
 
 /* ---- at cache_open; one thread ---- */
 
 /* After recover(): replays what a predecessor left, if `takeover`, and begins to log. */
-int survive_begin(struct cache *c, const struct cache_shared *shared, struct bc_error *err);
-void survive_end(struct cache *c);
+int takeover_begin(struct cache *c, const struct cache_shared *shared, struct bc_error *err);
+void takeover_end(struct cache *c);
 
 #endif

@@ -24,7 +24,7 @@
 /* Keeps them ascending. */
 static void insert(struct known *k, uint64_t block, uint32_t crc)
 {
-	uint32_t n = GET(k->nwitness), i = n;
+	uint32_t n = ctr_get(k->nwitness), i = n;
 
 	if (n == JOURNAL_MAX_WITNESSES)
 		return;
@@ -100,9 +100,9 @@ void witness_refill(struct volume *v)
 	/* the row may be written for another mode meanwhile */
 	pthread_mutex_lock(&v->row_lock);
 	atomic_store(&k->nwitness, witness_copy(k, k->witness));
-	if (GET(k->nwitness) >= FEW || !v->identity.id[0] || !GET(v->lines))
+	if (ctr_get(k->nwitness) >= FEW || !v->identity.id[0] || !ctr_get(v->lines))
 		goto out;
-	for (unsigned i = 0; i < TRIES && GET(k->nwitness) < JOURNAL_MAX_WITNESSES; i++) {
+	for (unsigned i = 0; i < TRIES && ctr_get(k->nwitness) < JOURNAL_MAX_WITNESSES; i++) {
 		uint32_t e = (uint32_t)((at += UINT64_C(0x9e3779b97f4a7c15)) >> 32) % l->n;
 		uint64_t key = lines_word(l, e) & LINE_KEY_MASK;
 		struct line_chain ch;
@@ -130,7 +130,7 @@ bool witness_in(const struct volume *v, uint64_t first, uint64_t n)
 {
 	const struct known *k = &v->known;
 
-	for (uint32_t i = 0; i < GET(k->nwitness); i++)
+	for (uint32_t i = 0; i < ctr_get(k->nwitness); i++)
 		if (__atomic_load_n(&k->witness[i].block, __ATOMIC_RELAXED) - first < n)
 			return true;
 	return false;
@@ -143,7 +143,7 @@ bool witness_drop(struct volume *v, uint64_t first, uint64_t n)
 
 	if (MUTATE(WITNESS_DROP))
 		return false;
-	for (uint32_t i = 0; i < GET(k->nwitness); i++) {
+	for (uint32_t i = 0; i < ctr_get(k->nwitness); i++) {
 		if (__atomic_load_n(&k->witness[i].block, __ATOMIC_RELAXED) - first >= n)
 			continue;
 		/* in its place: others look without a lock */
@@ -157,7 +157,7 @@ uint32_t witness_copy(const struct known *k, struct journal_witness *out)
 {
 	uint32_t n = 0;
 
-	for (uint32_t i = 0; i < GET(k->nwitness); i++) {
+	for (uint32_t i = 0; i < ctr_get(k->nwitness); i++) {
 		out[n].crc = k->witness[i].crc;
 		out[n].block = __atomic_load_n(&k->witness[i].block, __ATOMIC_RELAXED);
 		n += out[n].block != NO_WITNESS;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * life.h - a cache and its volumes from their making to their end: create, open, recover, check, take over, add, remove,
- * settings, statistics.
+ * life.h - a cache and its volumes from their making to their end: create, open, recover, check, take over, add,
+ * remove, settings, statistics.
  */
 #ifndef LIFE_LIFE_H
 #define LIFE_LIFE_H

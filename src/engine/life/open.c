@@ -14,8 +14,8 @@
 
 #include "blkcache/units.h"
 #include "engine/durable/bypass.h"
-#include "engine/life/recover.h"
 #include "engine/durable/takeover_log.h"
+#include "engine/life/recover.h"
 #include "util/cow.h"
 #include "util/limits.h"
 
@@ -101,25 +101,6 @@ static int open_data(struct cache *c, struct bc_error *err)
 	return check_file_size_limit(c, err);
 }
 
-/* How much is kept free, and how much a write may take at once, in terms of what there is. */
-static void set_limits(struct cache *c, uint64_t frames)
-{
-	uint32_t n = c->geo.nslots, piece = MAX_BLOCKS - 1;
-
-	if (piece > n / 16)
-		piece = n / 16;
-	if (piece > frames / 8)
-		piece = (uint32_t)(frames / 8);
-	if (!piece)
-		piece = 1;
-	c->write_piece = piece;
-	c->alloc_max = frames / 4 < MAX_BLOCKS ? (uint32_t)(frames / 4) : MAX_BLOCKS;
-	c->slots_low = n / 64 > 2 * piece ? n / 64 : 2 * piece;
-	if (c->slots_low > 65536)
-		c->slots_low = 65536;
-	c->slots_high = 2 * c->slots_low;
-}
-
 static uint64_t metadata_bytes(const struct journal_geometry *geo)
 {
 	return lines_bytes(geo->nlines, geo->blocks_per_line) + slots_bytes(geo->nslots);
@@ -158,7 +139,7 @@ int cache_setup_buffers(struct cache *c, struct bc_error *err)
 	if (!rc)
 		rc = buffer_client_create(c->pool, c->data, &c->buffers, err);
 	if (!rc)
-		set_limits(c, c->ram_bytes / CACHE_BLOCK);
+		space_limits_init(&c->space, c->geo.nslots, c->ram_bytes / CACHE_BLOCK, MAX_BLOCKS);
 	return rc;
 }
 
@@ -166,8 +147,8 @@ static void free_cache(struct cache *c)
 {
 	readahead_stop(c);
 	readahead_pool_destroy(&c->readahead);
-	io_destroy(c);
-	survive_end(c);
+	thread_ctx_destroy(c);
+	takeover_end(c);
 	idle_destroy(c);
 	cleaner_destroy(c);
 	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES; i++)
@@ -243,7 +224,7 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 	c->accepted = accepted;
 	c->shared = shared;
 	c->policy.ops = &policy_clock;
-	c->on_failed = survive_cache_failed;
+	c->on_failed = takeover_log_cache_failed;
 	c->after_read = tidy_after_read;
 	c->given_in_vain = UINT64_MAX;
 	pthread_mutex_init(&c->why_lock, NULL);
@@ -271,7 +252,7 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 		free(c);
 		return rc;
 	}
-	rc = io_init(c);
+	rc = thread_ctx_init(c);
 	if (!rc)
 		rc = cache_lock_dir(c->dir, flags & CACHE_OPEN_NO_VOLUMES, shared ? shared->lock_fd : 0, &c->dir_fd,
 				    &c->lock_fd, err);
@@ -289,7 +270,7 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 	if (!rc)
 		rc = recover(c, report ? report : &dummy, err);
 	if (!rc && shared)
-		rc = survive_begin(c, shared, err);
+		rc = takeover_begin(c, shared, err);
 	if (!rc && !(flags & CACHE_OPEN_NO_VOLUMES)) {
 		rc = cache_volume_foreach(c, clear_first_marks, NULL);
 		if (rc)
@@ -298,7 +279,7 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 			rc = count_load(c, err);
 		if (!rc)
 			rc = journal_setting_put(c->journal, CLEAN_STOP_KEY, "no", err);
-		if (!rc && GET(c->tunables.read_ahead) && (rc = readahead_start(c)))
+		if (!rc && ctr_get(c->tunables.read_ahead) && (rc = readahead_start(c)))
 			bc_fail(err, rc, "cache %s: threads cannot be started: %s", c->dir, strerror(-rc));
 		if (!rc && (rc = threads_start(c)))
 			bc_fail(err, rc, "cache %s: background threads cannot be started: %s", c->dir, strerror(-rc));
@@ -317,7 +298,7 @@ fail:
 /* Everything is durable and the marks are gone: the row says that the backing device is as we left it. */
 static int mark_stopped(struct volume *v, void *ctx)
 {
-	if (!v->bdev || GET(v->intent.nmarked) || !v->row_in_use)
+	if (!v->bdev || ctr_get(v->intent.nmarked) || !v->row_in_use)
 		return 0;
 	witness_refill(v);
 	return volume_record(v, false, ctx);
@@ -325,7 +306,7 @@ static int mark_stopped(struct volume *v, void *ctx)
 
 static int flush_backing(struct volume *v, void *ctx)
 {
-	struct io_thread *t = io_thread_get(v->cache);
+	struct thread_ctx *t = thread_ctx_get(v->cache);
 
 	(void)ctx;
 	return !v->bdev ? 0 : t ? backing_flush(t, v) : -ENOMEM;
@@ -379,7 +360,7 @@ int cache_close_telling(struct cache *c, _Atomic bool *durable, struct bc_error 
 	/* with everything in the data file, what goes bad there later is damage of single blocks, not an unfinished
 	 * epoch */
 	if (!rc)
-		rc = journal_note_durable(c->journal, GET(c->epoch.data_upto), &own);
+		rc = journal_note_durable(c->journal, ctr_get(c->epoch.data_upto), &own);
 	if (!rc && !(c->open_flags & CACHE_OPEN_NO_VOLUMES)) {
 		rc = cache_volume_foreach(c, clear_all_marks, NULL);
 		if (!rc)

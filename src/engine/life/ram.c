@@ -58,7 +58,7 @@ static uint64_t inherited(const struct cache *c)
 
 uint64_t ram_to_take(struct cache *c)
 {
-	uint64_t want = GET(c->tunables.ram_bytes), metadata = c->lines.bytes + c->slots.bytes, all, limit, now;
+	uint64_t want = ctr_get(c->tunables.ram_bytes), metadata = c->lines.bytes + c->slots.bytes, all, limit, now;
 	const char *what;
 
 	if (inherited(c))

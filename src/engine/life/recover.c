@@ -303,7 +303,7 @@ static int check_line(struct recovery *r, struct volume *v, const struct journal
 /* Nobody else is here yet: no need for a locked instruction. */
 static void bump(counter *n, uint64_t by)
 {
-	atomic_store_explicit(n, GET(*n) + by, memory_order_relaxed);
+	atomic_store_explicit(n, ctr_get(*n) + by, memory_order_relaxed);
 }
 
 static int load_line(struct recovery *r, const struct journal_line *jl, struct line_chain *ch)
@@ -332,7 +332,7 @@ static int load_line(struct recovery *r, const struct journal_line *jl, struct l
 	lines_insert_at(ch, jl->entry);
 	line_set_masks(l, jl->entry, jl->valid, jl->dirty, 0);
 	bump(&v->lines, 1);
-	ADD(region_of_line(v, jl->line)->lines, 1);
+	ctr_add(region_of_line(v, jl->line)->lines, 1);
 	if (dirty) {
 		bump(&v->dirty_lines, 1);
 		bump(&c->dirty_lines, 1);
@@ -384,10 +384,10 @@ static int drop_untrusted(struct recovery *r)
 		for (uint32_t i = 0; i < DROP_BATCH && i < recover_piece && e < l->n; i++)
 			drop_entry(r, e++);
 		epoch_leave(c);
-		if (GET(c->epoch.nchanged) < recover_piece)
+		if (ctr_get(c->epoch.nchanged) < recover_piece)
 			continue;
 		rc = epoch_commit(c, true);
-		background_fold(c);
+		jobs_fold_journal(c);
 	}
 	return rc;
 }
@@ -544,10 +544,10 @@ static int compare_data(struct recovery *r)
 			break;
 		}
 		changed(r, v, text);
-		if (!r->accepted[v->id] && GET(v->dirty_blocks))
+		if (!r->accepted[v->id] && ctr_get(v->dirty_blocks))
 			rc = refuse_changed(r, v);
 		r->drops = true;
-		r->report->dropped_clean_lines += GET(v->lines) - GET(v->dirty_lines);
+		r->report->dropped_clean_lines += ctr_get(v->lines) - ctr_get(v->dirty_lines);
 	}
 	free(s);
 	return rc;
@@ -567,7 +567,7 @@ static int write_down_changed(struct recovery *r)
 	int rc = 0;
 
 	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES && !rc && !MUTATE(CHANGED_NOTE); i++) {
-		if (!r->changed[i] || r->written_down[i] || !GET(r->c->volume[i]->lines))
+		if (!r->changed[i] || r->written_down[i] || !ctr_get(r->c->volume[i]->lines))
 			continue;
 		rc = put_changed(r, i, r->changed[i]);
 		r->written_down[i] = !rc;
@@ -608,7 +608,7 @@ static int check_accepted(struct cache *c, struct bc_error *err)
 
 static void note_less_ram(const struct cache *c, struct cache_open_report *report)
 {
-	uint64_t set = GET(c->tunables.ram_bytes);
+	uint64_t set = ctr_get(c->tunables.ram_bytes);
 	char a[32], b[32];
 
 	if (c->ram_bytes >= set || c->open_flags & (CACHE_OPEN_NO_VOLUMES | CACHE_OPEN_BRIEF) ||

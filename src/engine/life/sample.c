@@ -169,7 +169,7 @@ static void read_witnesses(struct reader *r)
 	struct wanted w[JOURNAL_MAX_WITNESSES];
 	uint32_t n = 0;
 
-	for (uint32_t i = 0; i < GET(k->nwitness); i++)
+	for (uint32_t i = 0; i < ctr_get(k->nwitness); i++)
 		if (k->witness[i].block < r->s->v->nblocks)
 			w[n++] = (struct wanted){ k->witness[i].block, k->witness[i].crc };
 	read_blocks(r, w, n, true);

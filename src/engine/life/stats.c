@@ -9,21 +9,21 @@
 
 static void usage(struct volume *v, struct volume_stats *s)
 {
-	s->usage.occupied_lines = GET(v->lines);
-	s->usage.dirty_lines = GET(v->dirty_lines);
+	s->usage.occupied_lines = ctr_get(v->lines);
+	s->usage.dirty_lines = ctr_get(v->dirty_lines);
 	if (s->usage.dirty_lines > s->usage.occupied_lines)
 		s->usage.dirty_lines = s->usage.occupied_lines; /* read one after the other */
 	s->usage.clean_lines = s->usage.occupied_lines - s->usage.dirty_lines;
-	s->dirty_bytes = GET(v->dirty_blocks) * CACHE_BLOCK;
+	s->dirty_bytes = ctr_get(v->dirty_blocks) * CACHE_BLOCK;
 }
 
 static void add_counts(struct volume *v, struct volume_stats *s)
 {
 	struct volume_counters *n = &v->n;
 
-#define ADD_REQUESTS(name, help) s->requests.name += GET(n->name);
-#define ADD_BYTES(name, help) s->bytes.name += GET(n->name);
-#define ADD_ERRORS(name, help) s->errors.name += GET(n->err_##name);
+#define ADD_REQUESTS(name, help) s->requests.name += ctr_get(n->name);
+#define ADD_BYTES(name, help) s->bytes.name += ctr_get(n->name);
+#define ADD_ERRORS(name, help) s->errors.name += ctr_get(n->err_##name);
 	REQUEST_COUNTERS(ADD_REQUESTS)
 	BYTE_COUNTERS(ADD_BYTES)
 	ERROR_COUNTERS(ADD_ERRORS)
@@ -34,7 +34,7 @@ static struct latency_summary summary(const struct hist *h)
 	struct latency_summary s = {
 		.p50 = (double)hist_quantile(h, 0.5) / 1000,
 		.p99 = (double)hist_quantile(h, 0.99) / 1000,
-		.max = (double)GET(((struct hist *)(uintptr_t)h)->max) / 1000,
+		.max = (double)ctr_get(((struct hist *)(uintptr_t)h)->max) / 1000,
 		.sum = hist_sum(h) / 1000,
 	};
 
@@ -46,7 +46,7 @@ static struct latency_summary summary(const struct hist *h)
 
 uint64_t volume_changes(struct volume *v)
 {
-	return GET(v->n.volume_written) + GET(v->n.discards);
+	return ctr_get(v->n.volume_written) + ctr_get(v->n.discards);
 }
 
 void volume_get_stats(struct volume *v, struct volume_stats *s)
@@ -88,7 +88,7 @@ void cache_get_totals(struct cache *c, struct volume_stats *s)
 		return;
 	t->s = s;
 	cache_volume_foreach(c, add_volume, t);
-	s->errors.cache_write += GET(c->err_cache_write);
+	s->errors.cache_write += ctr_get(c->err_cache_write);
 #define SUMMARY_OF_ALL(name, help) s->latency.name = summary(&t->name);
 	LATENCY_HISTOGRAMS(SUMMARY_OF_ALL)
 	free(t);
@@ -103,7 +103,7 @@ static int find_lost(struct volume *v, void *ctx)
 {
 	const struct lost_name *l = ctx;
 
-	if (!GET(v->known.name_lost))
+	if (!ctr_get(v->known.name_lost))
 		return 0;
 	snprintf(l->why, l->len, "volume %s: its backing file was moved or deleted; 'blkcache flush' says what to do",
 		 v->name);
@@ -115,7 +115,7 @@ static bool name_lost(struct cache *c, char *why, size_t len)
 {
 	struct lost_name l = { why, len };
 
-	if (GET(c->deleted)) {
+	if (ctr_get(c->deleted)) {
 		snprintf(why, len, "its data file was deleted while it is loaded; flush it");
 		return true;
 	}
@@ -125,20 +125,20 @@ static bool name_lost(struct cache *c, char *why, size_t len)
 static enum cache_state state_of(struct cache *c)
 {
 	if (c->failed && !cache_bypassed(c))
-		return STATE_FAILED;
+		return CACHE_STATE_FAILED;
 	if (c->stopping)
-		return STATE_STOPPING;
-	if (c->flushing)
-		return STATE_FLUSHING;
-	return c->degraded || c->failed ? STATE_DEGRADED : STATE_RUNNING;
+		return CACHE_STATE_STOPPING;
+	if (c->writing_back)
+		return CACHE_STATE_FLUSHING;
+	return c->degraded || c->failed ? CACHE_STATE_DEGRADED : CACHE_STATE_RUNNING;
 }
 
 enum cache_state volume_state(struct volume *v)
 {
 	enum cache_state s = state_of(v->cache);
 
-	if (s == STATE_RUNNING && (atomic_load(&v->backing_failed) || GET(v->known.name_lost)))
-		s = STATE_DEGRADED;
+	if (s == CACHE_STATE_RUNNING && (atomic_load(&v->backing_failed) || ctr_get(v->known.name_lost)))
+		s = CACHE_STATE_DEGRADED;
 	return s;
 }
 
@@ -154,24 +154,24 @@ void cache_get_info(struct cache *c, struct cache_info *info)
 	pthread_mutex_lock(&c->why_lock);
 	memcpy(info->why, c->why, sizeof info->why);
 	pthread_mutex_unlock(&c->why_lock);
-	if ((!info->why[0] || info->state == STATE_RUNNING) && name_lost(c, info->why, sizeof info->why) &&
-	    info->state == STATE_RUNNING)
-		info->state = STATE_DEGRADED;
-	info->default_mode = (enum cache_mode)GET(c->default_mode);
+	if ((!info->why[0] || info->state == CACHE_STATE_RUNNING) && name_lost(c, info->why, sizeof info->why) &&
+	    info->state == CACHE_STATE_RUNNING)
+		info->state = CACHE_STATE_DEGRADED;
+	info->default_mode = (enum cache_mode)ctr_get(c->default_mode);
 	info->size_bytes = c->geo.size_bytes;
 	info->line_size = c->geo.line_size;
 	info->lines = c->geo.nlines;
-	info->ram_set_bytes = GET(c->tunables.ram_bytes);
+	info->ram_set_bytes = ctr_get(c->tunables.ram_bytes);
 	/* of a stopped cache: what a load would take */
 	info->ram_bytes =
 		c->open_flags & (CACHE_OPEN_NO_VOLUMES | CACHE_OPEN_BRIEF) ? info->ram_set_bytes : c->ram_bytes;
 	info->metadata_bytes = c->lines.bytes + c->slots.bytes;
-	info->occupied_lines = info->lines - GET(c->lines.nfree);
-	info->dirty_lines = GET(c->dirty_lines);
+	info->occupied_lines = info->lines - ctr_get(c->lines.nfree);
+	info->dirty_lines = ctr_get(c->dirty_lines);
 	if (info->dirty_lines > info->occupied_lines)
 		info->dirty_lines = info->occupied_lines;
 	info->clean_lines = info->occupied_lines - info->dirty_lines;
 	info->free_lines = info->lines - info->occupied_lines;
-	info->dirty_bytes = GET(c->dirty_blocks) * CACHE_BLOCK;
+	info->dirty_bytes = ctr_get(c->dirty_blocks) * CACHE_BLOCK;
 	info->volumes = c->nvolumes;
 }

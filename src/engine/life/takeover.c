@@ -210,34 +210,15 @@ static bool drop_a_clean_line(struct replay *r)
 	return done;
 }
 
-/* In the gate: the map says what the record says. */
+/* In the gate: the map says what the record says. The data is in the slot. */
 static int adopt(struct replay *r, const struct writelog_record *rec)
 {
-	struct cache *c = r->c;
-	struct lines *l = &c->lines;
-	struct volume *v = c->volume[rec->volume];
-	unsigned b = rec->block & (l->bpl - 1);
-	uint16_t bit = (uint16_t)(1u << b);
+	struct mapping m = { rec->block, rec->slot, rec->crc, NULL, MAPPING_DIRTY };
 
-	for (;;) {
-		struct line_chain ch = lines_lock(l, line_key(v->id, rec->block >> l->bpl_shift));
-		uint32_t e = lines_find(&ch);
-
-		if (e == LINE_NONE) {
-			e = lines_insert(&ch);
-			if (e != LINE_NONE)
-				c->policy.ops->inserted(&c->policy, l, e);
-		}
-		if (e != LINE_NONE) {
-			line_move_block(c, e, b, rec->slot, rec->crc);
-			line_update(c, v, e, line_valid(l, e) | bit, line_dirty(l, e) | bit, line_fresh(l, e) | bit);
-			lines_unlock(&ch);
-			return 0;
-		}
-		lines_unlock(&ch);
+	while (mapping_place(r->c, r->c->volume[rec->volume], &m) < 0)
 		if (!drop_a_clean_line(r))
 			return impossible(r, rec, "there is no room for it");
-	}
+	return 0;
 }
 
 static int replay_records(struct replay *r)
@@ -304,7 +285,7 @@ static int take_over(struct cache *c, const struct writelog *log, int frames_fd,
 	return rc;
 }
 
-int survive_begin(struct cache *c, const struct cache_shared *shared, struct bc_error *err)
+int takeover_begin(struct cache *c, const struct cache_shared *shared, struct bc_error *err)
 {
 	struct writelog *log = calloc(1, sizeof *log);
 	int rc = log ? writelog_open(log, shared->log_fd) : -ENOMEM;
@@ -325,7 +306,7 @@ int survive_begin(struct cache *c, const struct cache_shared *shared, struct bc_
 	return 0;
 }
 
-void survive_end(struct cache *c)
+void takeover_end(struct cache *c)
 {
 	if (!c->log)
 		return;

@@ -46,7 +46,7 @@ void tunables_init(struct cache *c)
 {
 	for (size_t i = 0; i < NTUNABLES; i++)
 		*value_of(c, &table[i]) = table[i].initial;
-	c->default_mode = MODE_WT;
+	c->default_mode = CACHE_MODE_WT;
 }
 
 static const struct tunable *find(const char *key)
@@ -181,7 +181,7 @@ int cache_set(struct cache *c, struct volume *v, const char *key, const char *va
 	atomic_store(value_of(c, t), x);
 	*note = t->note;
 	for (int i = 0; i < JOBS && c->background.started; i++)
-		background_kick(c, (enum background_job)i);
+		job_kick(c, (enum background_job)i);
 	return 0;
 }
 
@@ -194,9 +194,10 @@ void cache_get_tunables(struct cache *c, struct volume *v,
 		fn("mode", cache_mode_name(volume_mode(v)), "wt, wb, wa, wi, wo or pt", ctx);
 		return;
 	}
-	fn("mode", cache_mode_name((enum cache_mode)GET(c->default_mode)), "mode of volumes added without one", ctx);
+	fn("mode", cache_mode_name((enum cache_mode)ctr_get(c->default_mode)), "mode of volumes added without one",
+	   ctx);
 	for (size_t i = 0; i < NTUNABLES; i++) {
-		format(&table[i], GET(*value_of(c, &table[i])), buf, sizeof buf);
+		format(&table[i], ctr_get(*value_of(c, &table[i])), buf, sizeof buf);
 		fn(table[i].key, buf, table[i].help, ctx);
 	}
 }

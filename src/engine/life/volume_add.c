@@ -152,7 +152,7 @@ struct adding {
 	const char *name, *spec;
 };
 
-static int __check_duplicates(struct cache *c, const char *name, const char *backing, struct bc_error *err)
+static int check_duplicates_locked(struct cache *c, const char *name, const char *backing, struct bc_error *err)
 {
 	if (volume_find_locked(c, name))
 		return bc_fail(err, -EEXIST, "volume %s exists already in %s; choose another name or remove it first",
@@ -169,7 +169,7 @@ static int __check_duplicates(struct cache *c, const char *name, const char *bac
 	return 0;
 }
 
-static bool __id_is_free(const struct cache *c, unsigned id)
+static bool id_is_free_locked(const struct cache *c, unsigned id)
 {
 	const struct adding *a = c->adding;
 
@@ -183,9 +183,9 @@ static int reserve(struct cache *c, struct adding *a, struct bc_error *err)
 	int rc;
 
 	pthread_rwlock_wrlock(&c->volumes_lock);
-	rc = __check_duplicates(c, a->name, a->spec, err);
+	rc = check_duplicates_locked(c, a->name, a->spec, err);
 	a->id = 1;
-	while (!rc && a->id <= CACHE_MAX_VOLUMES && !__id_is_free(c, a->id))
+	while (!rc && a->id <= CACHE_MAX_VOLUMES && !id_is_free_locked(c, a->id))
 		a->id++;
 	if (!rc && a->id > CACHE_MAX_VOLUMES)
 		rc = bc_fail(err, -ENOSPC, "%s has %d volumes already, the most there can be", c->dir,
@@ -211,7 +211,7 @@ static void end_reservation(struct cache *c, struct adding *a, struct volume *v)
 		__atomic_store_n(&c->volume[v->id], v,
 				 __ATOMIC_RELAXED); /* cache_volume_foreach looks without the lock */
 		c->nvolumes++;
-		survive_backing_failed(c, v, false); /* that was another volume with this id */
+		takeover_log_backing_failed(c, v, false); /* that was another volume with this id */
 	}
 	pthread_rwlock_unlock(&c->volumes_lock);
 }
@@ -288,7 +288,7 @@ static int open_new(struct cache *c, const struct adding *a, enum cache_mode mod
 
 	snprintf(jv.name, sizeof jv.name, "%s", a->name);
 	snprintf(jv.mode, sizeof jv.mode, "%s",
-		 cache_mode_name(mode == MODE_COUNT ? (enum cache_mode)GET(c->default_mode) : mode));
+		 cache_mode_name(mode == CACHE_MODE_COUNT ? (enum cache_mode)ctr_get(c->default_mode) : mode));
 	rc = bdev_open_patiently(a->spec, BDEV_OPEN_CLAIM, patience, &bdev, err);
 	if (rc) {
 		bc_fail_prefix(err, "volume %s", a->name);

@@ -57,7 +57,7 @@ static int forget_lines(struct cache *c, struct volume *v, struct bc_error *err)
 			       c->why);
 	/* from now on no recovery drops the epochs that freed them, whatever becomes of their data: the lines would
 	 * come back, and under the next volume with this id */
-	rc = journal_note_durable(c->journal, GET(c->epoch.data_upto), err);
+	rc = journal_note_durable(c->journal, ctr_get(c->epoch.data_upto), err);
 	return rc ? rc : journal_volume_delete(c->journal, (uint16_t)v->id, err);
 }
 
@@ -72,7 +72,7 @@ static void sleep_ms(void)
 static bool in_use(struct volume *v)
 {
 	for (int ms = 0; ms <= USER_GRACE_MS; ms++) {
-		if (GET(v->refs) % INTERNAL_REF <= 1)
+		if (ctr_get(v->refs) % INTERNAL_REF <= 1)
 			return false;
 		sleep_ms();
 	}
@@ -114,7 +114,7 @@ static void put_back(struct volume *v)
 /* What was written through, and not flushed since, becomes durable: once the volume is gone, nobody can ask for it. */
 static int flush_written(struct cache *c, struct volume *v, bool anyway, struct bc_error *err)
 {
-	struct io_thread *t = io_thread_get(c);
+	struct thread_ctx *t = thread_ctx_get(c);
 	int rc = !v->bdev ? 0 : t ? backing_flush(t, v) : -ENOMEM;
 
 	if (!rc && !anyway && identity_check_name(v, NAME_PATIENCE_MS, err))
@@ -143,7 +143,7 @@ struct leaving {
 static int leaving_progress(const struct cache_progress *p, void *ctx)
 {
 	(void)p;
-	return GET(((struct leaving *)ctx)->enough);
+	return ctr_get(((struct leaving *)ctx)->enough);
 }
 
 static void write_out(void *arg)
@@ -151,8 +151,9 @@ static void write_out(void *arg)
 	struct leaving *l = arg;
 	struct volume *v = l->v;
 
-	l->rc = GET(v->dirty_blocks) && !l->discard_dirty ? cache_write_back(v->cache, v, leaving_progress, l, &l->err)
-							  : 0;
+	l->rc = ctr_get(v->dirty_blocks) && !l->discard_dirty
+			? cache_write_back(v->cache, v, leaving_progress, l, &l->err)
+			: 0;
 	if (!l->rc)
 		l->rc = flush_written(v->cache, v, l->discard_dirty, &l->err);
 }
@@ -191,10 +192,10 @@ static int make_leave(struct volume *v, bool discard_dirty, const struct patienc
 	int rc;
 
 	if (!v->bdev) {
-		if (GET(v->dirty_blocks) && !discard_dirty)
+		if (ctr_get(v->dirty_blocks) && !discard_dirty)
 			return bc_fail(err, -EBUSY,
 				       "volume %s holds %llu bytes of dirty data and its backing device is not open",
-				       v->name, (unsigned long long)GET(v->dirty_blocks) * CACHE_BLOCK);
+				       v->name, (unsigned long long)ctr_get(v->dirty_blocks) * CACHE_BLOCK);
 		return 0;
 	}
 	l = calloc(1, sizeof *l);
@@ -235,7 +236,8 @@ static int try_remove(struct cache *c, struct volume *v, bool discard_dirty, con
 		rc = take_out(v, patience, err);
 		if (rc)
 			return rc;
-		if (discard_dirty || !v->bdev || (!GET(v->dirty_blocks) && GET(v->flushed_seq) >= GET(v->write_seq)))
+		if (discard_dirty || !v->bdev ||
+		    (!ctr_get(v->dirty_blocks) && ctr_get(v->flushed_seq) >= ctr_get(v->write_seq)))
 			break;
 		put_back(v);
 		if (tries == LEAVE_TRIES)
@@ -270,7 +272,7 @@ int cache_volume_remove_patiently(struct cache *c, const char *name, bool discar
 	__atomic_store_n(&c->volume[v->id], NULL, __ATOMIC_RELAXED);
 	c->nvolumes--;
 	pthread_rwlock_unlock(&c->volumes_lock);
-	io_forget_volume(c, v);
+	thread_ctx_forget_volume(c, v);
 	volume_let_go(v, patience);
 	return 0;
 }

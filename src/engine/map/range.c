@@ -43,7 +43,7 @@ static bool conflict(const struct range_part *a, const struct range_part *b)
 	return a->volume == b->volume && a->first <= b->last && b->first <= a->last && !compatible[a->mode][b->mode];
 }
 
-static bool __blocked(const struct range_stripe *s, const struct range_part *p)
+static bool blocked_locked(const struct range_stripe *s, const struct range_part *p)
 {
 	for (const struct range_part *q = s->head; q != p; q = q->next)
 		if (conflict(q, p))
@@ -51,7 +51,7 @@ static bool __blocked(const struct range_stripe *s, const struct range_part *p)
 	return false;
 }
 
-static void __append(struct range_stripe *s, struct range_part *p)
+static void append_locked(struct range_stripe *s, struct range_part *p)
 {
 	p->next = NULL;
 	p->prev = s->tail;
@@ -62,7 +62,7 @@ static void __append(struct range_stripe *s, struct range_part *p)
 	s->tail = p;
 }
 
-static void __remove(struct range_stripe *s, struct range_part *p)
+static void remove_locked(struct range_stripe *s, struct range_part *p)
 {
 	if (p->prev)
 		p->prev->next = p->next;
@@ -81,10 +81,10 @@ static bool stripe_lock(struct range_stripe *s, struct range_part *p, bool wait)
 	bool ok = true;
 
 	pthread_mutex_lock(&s->lock);
-	__append(s, p);
-	while (__blocked(s, p)) {
+	append_locked(s, p);
+	while (blocked_locked(s, p)) {
 		if (!wait) {
-			__remove(s, p);
+			remove_locked(s, p);
 			ok = false;
 			break;
 		}
@@ -105,7 +105,7 @@ static bool part_lock(struct range_table *t, struct range_part *p, bool wait)
 static void stripe_unlock(struct range_stripe *s, struct range_part *p)
 {
 	pthread_mutex_lock(&s->lock);
-	__remove(s, p);
+	remove_locked(s, p);
 	pthread_mutex_unlock(&s->lock);
 }
 

@@ -161,7 +161,7 @@ static void set_held(struct slots *s, uint32_t i, uint64_t bits)
 	__atomic_store_n(&s->held[i], bits, __ATOMIC_RELAXED);
 }
 
-static void __unhold(struct slots *s)
+static void unhold_locked(struct slots *s)
 {
 	for (uint32_t i = 0; s->nheld && i < s->map_words; i++) {
 		for (uint64_t w = s->held[i]; w; w &= w - 1) {
@@ -173,7 +173,7 @@ static void __unhold(struct slots *s)
 }
 
 /* lock held, nfree >= n */
-static void __take(struct slots *s, uint32_t *out, uint32_t n)
+static void take_locked(struct slots *s, uint32_t *out, uint32_t n)
 {
 	for (uint32_t got = 0; got < n;) {
 		got += take_from(s, s->hand, out + got, n - got);
@@ -183,7 +183,7 @@ static void __take(struct slots *s, uint32_t *out, uint32_t n)
 
 			s->run_hand = UINT32_MAX;
 			class_put_back(s, run);
-			__unhold(s);
+			unhold_locked(s);
 		}
 	}
 	atomic_fetch_sub_explicit(&s->nfree, n, memory_order_relaxed);
@@ -196,7 +196,7 @@ bool slots_take(struct slots *s, uint32_t *out, uint32_t n)
 	pthread_mutex_lock(&s->lock);
 	ok = s->nfree >= n;
 	if (ok)
-		__take(s, out, n);
+		take_locked(s, out, n);
 	pthread_mutex_unlock(&s->lock);
 	return ok;
 }
@@ -209,14 +209,14 @@ uint32_t slots_take_some(struct slots *s, uint32_t *out, uint32_t n, uint32_t ke
 	have = s->nfree > keep ? s->nfree - keep : 0;
 	if (n > have)
 		n = have;
-	__take(s, out, n);
+	take_locked(s, out, n);
 	pthread_mutex_unlock(&s->lock);
 	return n;
 }
 
 #define RUN_RESERVE 16u /* free words that slots_take_run leaves to writers, in all but small caches */
 
-static bool __has_run(const struct slots *s, uint32_t n)
+static bool has_run_locked(const struct slots *s, uint32_t n)
 {
 	return s->count[0] > n / 64 + (s->n / 64 / 64 < RUN_RESERVE ? s->n / 64 / 64 : RUN_RESERVE);
 }
@@ -226,7 +226,7 @@ bool slots_has_run(struct slots *s, uint32_t n)
 	bool ok;
 
 	pthread_mutex_lock(&s->lock);
-	ok = __has_run(s, n);
+	ok = has_run_locked(s, n);
 	pthread_mutex_unlock(&s->lock);
 	return ok;
 }
@@ -237,7 +237,7 @@ bool slots_take_run(struct slots *s, uint32_t *out, uint32_t n)
 	bool ok;
 
 	pthread_mutex_lock(&s->lock);
-	ok = __has_run(s, n);
+	ok = has_run_locked(s, n);
 	while (ok && got < n) {
 		if (s->run_hand == UINT32_MAX || !s->free[s->run_hand]) {
 			uint32_t word = class_next(s, 0, s->run_hand == UINT32_MAX ? 0 : s->run_hand);
@@ -281,7 +281,7 @@ bool slots_is_held(const struct slots *s, uint32_t slot)
 void slots_unhold(struct slots *s)
 {
 	pthread_mutex_lock(&s->lock);
-	__unhold(s);
+	unhold_locked(s);
 	pthread_mutex_unlock(&s->lock);
 }
 

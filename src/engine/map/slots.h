@@ -38,11 +38,6 @@ struct slots {
 
 int slots_init(struct slots *s, uint32_t n); /* all free; any n */
 uint64_t slots_bytes(uint32_t n); /* of RAM that slots_init takes */
-/* Those held by epochs are more than two thirds of all that are not in use. Both may be near 2^32. */
-static inline bool slots_mostly_held(uint32_t held, uint32_t nfree)
-{
-	return held > 2ull * nfree;
-}
 void slots_destroy(struct slots *s);
 /* Takes n slots, ascending, all or none. */
 bool slots_take(struct slots *s, uint32_t *out, uint32_t n);

@@ -56,12 +56,12 @@ static int prepare(struct cache *c, const struct journal_discard *d, bool ordere
 }
 
 /* Whole blocks (or up to the volume's odd end); nobody else is on them. */
-static int zero_locked(struct io_thread *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
+static int zero_locked(struct thread_ctx *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
 {
 	struct cache *c = v->cache;
 	/* looked at once: the steps below would each fail, not be left out, if the cache failed in between */
 	bool failed = c->failed;
-	bool ordered = !failed && (mode_writes_back(GET(v->mode)) || GET(v->dirty_blocks));
+	bool ordered = !failed && (mode_writes_back(ctr_get(v->mode)) || ctr_get(v->dirty_blocks));
 	bool marked = !ordered && len <= zero_marked_max;
 	uint64_t first = off / CACHE_BLOCK, n = (len + CACHE_BLOCK - 1) / CACHE_BLOCK;
 	struct journal_discard d = { .volume = (uint16_t)v->id, .offset = off, .length = len };
@@ -70,7 +70,7 @@ static int zero_locked(struct io_thread *t, struct volume *v, uint64_t off, uint
 	if (rc)
 		return rc;
 	if (ordered)
-		d.id = GET(c->epoch.open_id) << 20 | (ADD(c->discard_seq, 1) & 0xfffff);
+		d.id = ctr_get(c->epoch.open_id) << 20 | (ctr_add(c->discard_seq, 1) & 0xfffff);
 	if (!marked) {
 		blocks_drop_clean(c, v, first, n);
 		rc = failed ? 0 : intent_forget(v, first, n);
@@ -84,7 +84,10 @@ static int zero_locked(struct io_thread *t, struct volume *v, uint64_t off, uint
 		rc = backing_flush(t, v);
 	if (rc)
 		blocks_drop_clean(c, v, first, n);
-	else if (marked || GET(v->dirty_blocks))
+	else if (marked || ordered || failed)
+		/* Also if nothing is dirty any more: a block that was when the clean ones were dropped may have become
+		 * clean since. The cleaner, which wrote it before the range was locked, marks it when the flush is
+		 * over. */
 		blocks_drop(c, v, first, n);
 	if (ordered) {
 		/* also after an error: a discard that failed must not be repeated over later writes */
@@ -102,7 +105,7 @@ out:
 	return rc;
 }
 
-static int zero_piece(struct io_thread *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
+static int zero_piece(struct thread_ctx *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
 {
 	struct range_table *ranges = &v->cache->ranges;
 	struct range_wide lock;
@@ -125,7 +128,7 @@ static bool zeroes_natively(struct volume *v, bool punch)
 	       bdev_io_type_supported(v->bdev, BDEV_WRITE_ZEROES);
 }
 
-static int zero_whole_blocks(struct io_thread *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
+static int zero_whole_blocks(struct thread_ctx *t, struct volume *v, uint64_t off, uint64_t len, bool punch)
 {
 	uint64_t piece = len < PIECE ? len : PIECE;
 	int rc = zero_piece(t, v, off, piece, punch);
@@ -141,7 +144,7 @@ static int zero_whole_blocks(struct io_thread *t, struct volume *v, uint64_t off
 int volume_zero(struct volume *v, uint64_t off, uint64_t len, bool punch)
 {
 	static const char zeros[CACHE_BLOCK];
-	struct io_thread *t = io_thread_get(v->cache);
+	struct thread_ctx *t = thread_ctx_get(v->cache);
 	uint32_t head, tail;
 	int rc = 0;
 
@@ -151,7 +154,7 @@ int volume_zero(struct volume *v, uint64_t off, uint64_t len, bool punch)
 		return -EINVAL;
 	if (!len)
 		return 0;
-	ADD(v->n.discards, 1);
+	ctr_add(v->n.discards, 1);
 	head = off % CACHE_BLOCK ? CACHE_BLOCK - off % CACHE_BLOCK : 0;
 	if (head > len)
 		head = (uint32_t)len;

@@ -19,7 +19,7 @@ static void plan_drop(struct block_plan *p, unsigned n)
 	}
 }
 
-void plan_release(struct io_thread *t, unsigned n)
+void plan_release(struct thread_ctx *t, unsigned n)
 {
 	plan_drop(t->plan, n);
 }
@@ -93,7 +93,7 @@ static bool pin_line(struct cache *c, struct block_plan *p, uint64_t key, unsign
 	return pin_locked(c, p, key, b, n);
 }
 
-bool plan_from_ram(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+bool plan_from_ram(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n)
 {
 	struct lines *l = &v->cache->lines;
 
@@ -112,7 +112,7 @@ bool plan_from_ram(struct io_thread *t, struct volume *v, uint64_t first, unsign
 	return true;
 }
 
-unsigned plan_lookup(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+unsigned plan_lookup(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n)
 {
 	struct cache *c = v->cache;
 	struct lines *l = &c->lines;
@@ -165,21 +165,21 @@ static bool needs_place(const struct block_plan *p)
 	return !p->data && p->source != NOT_WANTED;
 }
 
-static bool wants_buffer(const struct io_thread *t, const struct block_plan *p)
+static bool wants_buffer(const struct thread_ctx *t, const struct block_plan *p)
 {
 	return needs_place(p) && !(t->no_promotion && p->source == FROM_SLOT);
 }
 
 /* Gives every block that has to be read a place: RAM buffers as far as there are any, else the thread's bounce memory.
  */
-static void plan_places(struct io_thread *t, unsigned n)
+static void plan_places(struct thread_ctx *t, unsigned n)
 {
 	unsigned need = 0, have = 0, k = 0;
 
 	for (unsigned i = 0; i < n; i++)
 		need += wants_buffer(t, &t->plan[i]);
 	while (have < need) {
-		unsigned some = need - have < t->cache->alloc_max ? need - have : t->cache->alloc_max;
+		unsigned some = need - have < t->cache->space.alloc_max ? need - have : t->cache->space.alloc_max;
 
 		if (buffer_alloc(t->cache->buffers, t->bufs + have, some, false))
 			break;
@@ -194,14 +194,14 @@ static void plan_places(struct io_thread *t, unsigned n)
 			p->buf = t->bufs[k++];
 			p->data = buffer_data(p->buf);
 		} else {
-			p->data = io_bounce(t, n) + (size_t)i * CACHE_BLOCK;
+			p->data = thread_ctx_bounce(t, n) + (size_t)i * CACHE_BLOCK;
 		}
 	}
 }
 
 /* Builds the reads of one source, neighbours merged, from t->ios[at] and t->iov[*iov_at] on. Returns how many. */
-static unsigned build_reads(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, enum block_source source,
-			    unsigned at, unsigned *iov_at)
+static unsigned build_reads(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n,
+			    enum block_source source, unsigned at, unsigned *iov_at)
 {
 	struct bdev_io *io = NULL;
 	unsigned count = 0;
@@ -245,9 +245,9 @@ static unsigned build_reads(struct io_thread *t, struct volume *v, uint64_t firs
 }
 
 /* Reads again, from backing, the blocks whose copy in the cache turned out bad. */
-static int read_backing(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+static int read_backing(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n)
 {
-	struct bdev_channel *ch = io_backing(t, v);
+	struct bdev_channel *ch = thread_ctx_backing(t, v);
 	unsigned iov = 0, ios;
 	uint64_t bytes = 0;
 	int rc;
@@ -258,9 +258,9 @@ static int read_backing(struct io_thread *t, struct volume *v, uint64_t first, u
 	rc = bdev_rw_wait(ch, t->ios, ios);
 	for (unsigned i = 0; i < ios; i++)
 		bytes += t->ios[i].length;
-	ADD(v->n.backing_read, bytes);
+	ctr_add(v->n.backing_read, bytes);
 	if (rc)
-		ADD(v->n.err_backing_read, 1);
+		ctr_add(v->n.err_backing_read, 1);
 	return rc;
 }
 
@@ -288,7 +288,7 @@ static void drop_bad(struct volume *v, uint64_t block, uint32_t slot)
 	range_unlock(&c->ranges, &rl);
 }
 
-void plan_repair(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+void plan_repair(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++)
 		if (t->plan[i].source == FROM_BACKING && t->plan[i].cached)
@@ -302,7 +302,7 @@ void plan_repair(struct io_thread *t, struct volume *v, uint64_t first, unsigned
  */
 #define NO_IO UINT16_MAX
 
-static void find_unreadable(struct io_thread *t, struct volume *v, unsigned n, unsigned ios)
+static void find_unreadable(struct thread_ctx *t, struct volume *v, unsigned n, unsigned ios)
 {
 	bool retried[MAX_BLOCKS] = { false };
 	unsigned again = 0, good = 0;
@@ -339,7 +339,7 @@ static void find_unreadable(struct io_thread *t, struct volume *v, unsigned n, u
 	if (!again)
 		return;
 	if (!bdev_rw_wait(t->data_ch, t->ios, again))
-		ADD(v->n.err_cache_read, 1); /* of what failed together none did alone */
+		ctr_add(v->n.err_cache_read, 1); /* of what failed together none did alone */
 	for (unsigned i = 0; i < n; i++)
 		if (retried[i] && t->ios[t->plan[i].io].result)
 			t->plan[i].io = NO_IO;
@@ -350,7 +350,7 @@ static void find_unreadable(struct io_thread *t, struct volume *v, unsigned n, u
  * from backing (its `cached` stays true, by which plan_repair finds it). A dirty one has no other copy: -EIO for this
  * request.
  */
-static int check_slots(struct io_thread *t, struct volume *v, unsigned n, unsigned ios)
+static int check_slots(struct thread_ctx *t, struct volume *v, unsigned n, unsigned ios)
 {
 	int rc = 0;
 
@@ -365,9 +365,9 @@ static int check_slots(struct io_thread *t, struct volume *v, unsigned n, unsign
 		if (!io_failed && crc32c(p->data, CACHE_BLOCK) == p->crc)
 			continue;
 		if (io_failed)
-			ADD(v->n.err_cache_read, 1);
+			ctr_add(v->n.err_cache_read, 1);
 		else
-			ADD(v->n.err_checksum, 1);
+			ctr_add(v->n.err_checksum, 1);
 		if (p->dirty) {
 			log_error("volume %s: a dirty block in slot %u %s: its data is lost", v->name, p->slot,
 				  io_failed ? "cannot be read" : "fails its checksum");
@@ -378,7 +378,7 @@ static int check_slots(struct io_thread *t, struct volume *v, unsigned n, unsign
 	return rc;
 }
 
-int plan_read(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+int plan_read(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n)
 {
 	struct bdev_channel *ch = NULL;
 	unsigned iov = 0, nslot = 0, nback = 0, ios_slot, ios_back, bad = 0;
@@ -393,7 +393,7 @@ int plan_read(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
 	if (!nslot && !nback)
 		return 0;
 	plan_places(t, n);
-	if (nback && !(ch = io_backing(t, v)))
+	if (nback && !(ch = thread_ctx_backing(t, v)))
 		return -ENOMEM;
 	ios_slot = build_reads(t, v, first, n, FROM_SLOT, 0, &iov);
 	t->pieces = ios_slot;
@@ -408,9 +408,9 @@ int plan_read(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
 		rc = bdev_rw_wait(ch, t->ios + ios_slot, ios_back);
 		for (unsigned i = 0; i < ios_back; i++)
 			back_bytes += t->ios[ios_slot + i].length;
-		ADD(v->n.backing_read, back_bytes);
+		ctr_add(v->n.backing_read, back_bytes);
 		if (rc)
-			ADD(v->n.err_backing_read, 1);
+			ctr_add(v->n.err_backing_read, 1);
 	}
 	if (ios_slot) {
 		if (ios_back)
@@ -418,7 +418,7 @@ int plan_read(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
 				bdev_poll(t->data_ch, 1);
 		else
 			bdev_rw_wait(t->data_ch, t->ios, ios_slot);
-		ADD(v->n.cache_read, (uint64_t)nslot * CACHE_BLOCK);
+		ctr_add(v->n.cache_read, (uint64_t)nslot * CACHE_BLOCK);
 		for (unsigned i = 0; i < n; i++)
 			if (t->plan[i].source == FROM_BACKING)
 				t->plan[i].source = FROM_BACKING_DONE;
@@ -436,7 +436,7 @@ int plan_read(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
 }
 
 /* Copies the present contents of a block to dst, for a write that covers only part of it. Range locked. */
-static int load_block(struct io_thread *t, struct volume *v, uint64_t block, char *dst)
+static int load_block(struct thread_ctx *t, struct volume *v, uint64_t block, char *dst)
 {
 	int rc;
 
@@ -450,7 +450,7 @@ static int load_block(struct io_thread *t, struct volume *v, uint64_t block, cha
 	return rc;
 }
 
-int plan_gather(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, char **block_data)
+int plan_gather(struct thread_ctx *t, struct volume *v, const char *src, uint64_t off, uint32_t len, char **block_data)
 {
 	uint64_t first = off / CACHE_BLOCK, end = off + len, last = (end - 1) / CACHE_BLOCK;
 	uint32_t head = off % CACHE_BLOCK, tail = end % CACHE_BLOCK;

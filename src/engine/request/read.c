@@ -16,35 +16,8 @@
 #include <errno.h>
 #include <string.h>
 
-/* In the gate. False: the line table is full. */
-static bool fill_block(struct cache *c, struct volume *v, uint64_t block, struct buffer *buf, uint32_t slot,
-		       uint32_t crc, bool *used)
-{
-	struct lines *l = &c->lines;
-	unsigned b = block & (l->bpl - 1);
-	uint16_t bit = (uint16_t)(1u << b);
-	struct line_chain ch = lines_lock(l, line_key(v->id, block >> l->bpl_shift));
-	uint32_t e = lines_find(&ch);
-
-	*used = false;
-	if (e == LINE_NONE) {
-		e = lines_insert(&ch);
-		if (e != LINE_NONE)
-			c->policy.ops->inserted(&c->policy, l, e);
-	}
-	/* two readers of one block may both have missed */
-	if (e != LINE_NONE && !(line_valid(l, e) & bit)) {
-		line_move_block(c, e, b, slot, crc);
-		buffer_publish(buf, slot, true);
-		line_update(c, v, e, line_valid(l, e) | bit, line_dirty(l, e), line_fresh(l, e) | bit);
-		*used = true;
-	}
-	lines_unlock(&ch);
-	return e != LINE_NONE;
-}
-
 /* The blocks of the plan that came from backing go into the cache, as far as there is room. */
-static void fill(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+static void fill(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n)
 {
 	struct cache *c = v->cache;
 	uint32_t crc[MAX_BLOCKS];
@@ -60,31 +33,31 @@ static void fill(struct io_thread *t, struct volume *v, uint64_t first, unsigned
 	}
 	if (!want || c->failed)
 		return;
-	/* half of what reclaim keeps free is for writes, which must have a slot */
-	got = slots_take_some(&c->slots, t->slots, want, c->slots_low / 2);
-	if (got < want || GET(c->slots.nfree) < c->slots_low ||
-	    GET(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
-		background_kick(c, JOB_RECLAIM);
+	got = slots_take_some(&c->slots, t->slots, want, space_kept_for_writes(&c->space));
+	if (got < want || cache_room_is_low(c))
+		job_kick(c, JOB_RECLAIM);
 	if (!got)
 		return;
 	epoch_enter(c);
 	for (unsigned i = 0; i < n && k < got; i++) {
 		struct block_plan *p = &t->plan[i];
-		bool used;
+		struct mapping m = { first + i, t->slots[k], crc[i], p->buf, MAPPING_FILL };
+		int used;
 
 		if (p->source != FROM_BACKING || p->cached || !p->buf)
 			continue;
-		if (!fill_block(c, v, first + i, p->buf, t->slots[k], crc[i], &used))
+		used = mapping_place(c, v, &m);
+		if (used < 0)
 			break;
-		k += used;
+		k += (unsigned)used;
 	}
 	epoch_leave(c);
 	slots_give(&c->slots, t->slots + k, got - k);
-	ADD(v->n.cache_written, (uint64_t)k * CACHE_BLOCK);
+	ctr_add(v->n.cache_written, (uint64_t)k * CACHE_BLOCK);
 }
 
 /* Hands the plan's blocks out as pieces for [off, off + len). */
-static void make_reply(struct io_thread *t, uint64_t off, uint32_t len, struct volume_reply *reply)
+static void make_reply(struct thread_ctx *t, uint64_t off, uint32_t len, struct volume_reply *reply)
 {
 	uint32_t skip = off % CACHE_BLOCK;
 	struct iovec *last = NULL;
@@ -109,15 +82,15 @@ static void count_read(struct volume *v, unsigned n, unsigned cached, uint32_t l
 {
 	uint64_t took = now_ns() - start;
 
-	ADD(v->n.volume_read, len);
+	ctr_add(v->n.volume_read, len);
 	if (through)
-		ADD(v->n.pass_through_reads, 1);
+		ctr_add(v->n.pass_through_reads, 1);
 	else if (cached == n)
-		ADD(v->n.read_hits, 1);
+		ctr_add(v->n.read_hits, 1);
 	else if (cached)
-		ADD(v->n.read_partial_misses, 1);
+		ctr_add(v->n.read_partial_misses, 1);
 	else
-		ADD(v->n.read_misses, 1);
+		ctr_add(v->n.read_misses, 1);
 	hist_add(cached == n ? &v->n.read_hit : &v->n.read_miss, took);
 }
 
@@ -133,22 +106,23 @@ static void count_read(struct volume *v, unsigned n, unsigned cached, uint32_t l
 static bool promotes(struct volume *v)
 {
 	struct promotion *p = &v->promotion;
-	uint64_t n = ADD(p->reads, 1);
+	uint64_t n = ctr_add(p->reads, 1);
 
 	if (n % PROMOTE_WINDOW == PROMOTE_WINDOW - 1) {
-		uint64_t blocks = GET(p->blocks), hits = GET(v->n.ram_read) / CACHE_BLOCK;
+		uint64_t blocks = ctr_get(p->blocks), hits = ctr_get(v->n.ram_read) / CACHE_BLOCK;
 
-		atomic_store(&p->sampled, (hits - GET(p->seen_hits)) * PROMOTE_PAYS < blocks - GET(p->seen_blocks));
+		atomic_store(&p->sampled,
+			     (hits - ctr_get(p->seen_hits)) * PROMOTE_PAYS < blocks - ctr_get(p->seen_blocks));
 		atomic_store(&p->seen_blocks, blocks);
 		atomic_store(&p->seen_hits, hits);
 	}
-	return !GET(p->sampled) || n % PROMOTE_SAMPLE == 0 || buffer_pool_unused(v->cache->pool) > MAX_BLOCKS;
+	return !ctr_get(p->sampled) || n % PROMOTE_SAMPLE == 0 || buffer_pool_unused(v->cache->pool) > MAX_BLOCKS;
 }
 
 /* Sets t->tidy if the blocks, which took `pieces` reads from slots, should be moved together. */
-static void tidy_note(struct io_thread *t, unsigned n, unsigned pieces)
+static void tidy_note(struct thread_ctx *t, unsigned n, unsigned pieces)
 {
-	uint64_t min = GET(t->cache->tunables.tidy_bytes);
+	uint64_t min = ctr_get(t->cache->tunables.tidy_bytes);
 
 	t->tidy = min && (uint64_t)n * CACHE_BLOCK >= min && plan_is_scattered(n, pieces);
 }
@@ -156,7 +130,7 @@ static void tidy_note(struct io_thread *t, unsigned n, unsigned pieces)
 int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_reply *reply)
 {
 	struct cache *c = v->cache;
-	struct io_thread *t = io_thread_get(c);
+	struct thread_ctx *t = thread_ctx_get(c);
 	uint64_t first = off / CACHE_BLOCK, start = now_ns();
 	struct range_lock rl;
 	unsigned n, cached, ram = 0, promoted = 0;
@@ -174,11 +148,11 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 		return 0;
 	n = (unsigned)((off + len - 1) / CACHE_BLOCK - first + 1);
 
-	mode = GET(v->mode);
-	if (mode != MODE_PT && !c->failed && plan_from_ram(t, v, first, n)) {
+	mode = ctr_get(v->mode);
+	if (mode != CACHE_MODE_PT && !c->failed && plan_from_ram(t, v, first, n)) {
 		t->nplan = n;
 		make_reply(t, off, len, reply);
-		ADD(v->n.ram_read, (uint64_t)n * CACHE_BLOCK);
+		ctr_add(v->n.ram_read, (uint64_t)n * CACHE_BLOCK);
 		count_read(v, n, n, len, false, start);
 		readahead_note(v, off, len, false);
 		return 0;
@@ -187,7 +161,7 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 	t->tidy_first = first;
 	t->tidy_epoch = epoch_open_id(c);
 	cached = plan_lookup(t, v, first, n);
-	if (mode == MODE_PT || c->failed) {
+	if (mode == CACHE_MODE_PT || c->failed) {
 		/* the backing device answers, but for what only the cache has */
 		for (unsigned i = 0; i < n; i++) {
 			struct block_plan *p = &t->plan[i];
@@ -214,7 +188,7 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 			bad |= p->source == FROM_BACKING && p->cached;
 		}
 		if (promoted)
-			ADD(v->promotion.blocks, promoted);
+			ctr_add(v->promotion.blocks, promoted);
 		if (mode_fills(mode))
 			fill(t, v, first, n);
 		if (mode_fills(mode) && cached == n && !bad)
@@ -234,15 +208,15 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 	for (unsigned i = 0; i < n; i++)
 		ram += t->plan[i].source == FROM_RAM;
 	if (ram)
-		ADD(v->n.ram_read, (uint64_t)ram * CACHE_BLOCK);
-	count_read(v, n, cached, len, mode == MODE_PT, start);
+		ctr_add(v->n.ram_read, (uint64_t)ram * CACHE_BLOCK);
+	count_read(v, n, cached, len, mode == CACHE_MODE_PT, start);
 	readahead_note(v, off, len, cached < n);
 	return 0;
 }
 
 void volume_read_done(struct volume *v, struct volume_reply *reply)
 {
-	struct io_thread *t = reply->priv;
+	struct thread_ctx *t = reply->priv;
 
 	if (t->tidy) {
 		v->cache->after_read(t, v);
@@ -255,7 +229,7 @@ void volume_read_done(struct volume *v, struct volume_reply *reply)
 int volume_fill(struct volume *v, uint64_t off, uint32_t len)
 {
 	struct cache *c = v->cache;
-	struct io_thread *t = io_thread_get(c);
+	struct thread_ctx *t = thread_ctx_get(c);
 	uint64_t first = off / CACHE_BLOCK;
 	unsigned n = (unsigned)((off + len - 1) / CACHE_BLOCK - first + 1), missing = 0;
 	struct range_lock rl;
@@ -271,7 +245,7 @@ int volume_fill(struct volume *v, uint64_t off, uint32_t len)
 		else if (t->plan[i].source == FROM_SLOT)
 			t->plan[i].source = NOT_WANTED;
 	}
-	if (missing && mode_fills(GET(v->mode)) && !c->failed) {
+	if (missing && mode_fills(ctr_get(v->mode)) && !c->failed) {
 		rc = plan_read(t, v, first, n);
 		if (!rc)
 			fill(t, v, first, n);

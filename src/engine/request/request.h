@@ -12,25 +12,25 @@
 /* If all n blocks are in RAM: pins them in t->plan, without a lock unless something is changing there (lines_peek).
  * Needs no range lock: the map and the buffers change together under the chain's lock, and a buffer in memory is never
  * changed in place. */
-bool plan_from_ram(struct io_thread *t, struct volume *v, uint64_t first, unsigned n);
+bool plan_from_ram(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n);
 /* Looks up n blocks from `first` on into t->plan: source RAM (pinned), SLOT or BACKING. Range locked. Returns how many
  * are cached. */
-unsigned plan_lookup(struct io_thread *t, struct volume *v, uint64_t first, unsigned n);
+unsigned plan_lookup(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n);
 /* Reads what is not in RAM to plan[].data, checks crcs; a clean block that is bad is dropped and read from backing
  * (P9). */
-int plan_read(struct io_thread *t, struct volume *v, uint64_t first, unsigned n);
+int plan_read(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n);
 /* After the range was unlocked: drops the clean blocks that plan_read found bad. */
-void plan_repair(struct io_thread *t, struct volume *v, uint64_t first, unsigned n);
-void plan_release(struct io_thread *t, unsigned n); /* unpins all buffers of the plan */
+void plan_repair(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n);
+void plan_release(struct thread_ctx *t, unsigned n); /* unpins all buffers of the plan */
 /* Puts the n whole blocks that a write of [off, off + len) results in into block_data[]: src, and at the edges what is
  * there now. Range locked; uses t->plan. */
-int plan_gather(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, char **block_data);
+int plan_gather(struct thread_ctx *t, struct volume *v, const char *src, uint64_t off, uint32_t len, char **block_data);
 /* Do n blocks that took so many reads from slots lie scattered? */
 bool plan_is_scattered(unsigned n, unsigned pieces);
 
 /* ---- write_to_backing.c ---- */
 /* *hits: blocks that were cached before, added to. */
-int write_through_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, int mode,
+int write_through_blocks(struct thread_ctx *t, struct volume *v, const char *src, uint64_t off, uint32_t len, int mode,
 			 unsigned *hits);
 
 /* ---- discard.c ---- */

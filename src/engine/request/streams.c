@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* streams.c - tells sequential readers from others (readahead.h). Streams are guarded by the volume's readahead lock. */
+/* streams.c - tells sequential readers from others (readahead.h). Streams are guarded by the volume's readahead lock.
+ */
 #include "engine/request/request.h"
 
 #include <string.h>
@@ -52,7 +53,7 @@ static void extend(struct volume *v, struct readahead_stream *s)
 		from += len;
 	}
 	s->ahead = from;
-	s->window = s->window * 2 <= GET(v->cache->tunables.read_ahead) ? s->window * 2 : s->window;
+	s->window = s->window * 2 <= ctr_get(v->cache->tunables.read_ahead) ? s->window * 2 : s->window;
 }
 
 static struct readahead_stream *find(struct readahead *ra, uint64_t off)
@@ -87,7 +88,8 @@ void readahead_note(struct volume *v, uint64_t off, uint32_t len, bool missed)
 	struct readahead_stream *s;
 
 	/* several readers of one volume may meet here; none waits for another */
-	if (!GET(v->cache->tunables.read_ahead) || (!missed && !GET(ra->active)) || pthread_mutex_trylock(&ra->lock))
+	if (!ctr_get(v->cache->tunables.read_ahead) || (!missed && !ctr_get(ra->active)) ||
+	    pthread_mutex_trylock(&ra->lock))
 		return;
 	s = find(ra, off);
 	if (s) {

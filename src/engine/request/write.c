@@ -15,45 +15,6 @@
 #include <errno.h>
 #include <string.h>
 
-/*
- * In the gate: puts one dirty block into the map. Returns 1 if the slot was used, 0 if the block had one of this epoch,
- * -EAGAIN if the line table is full. *hit: it was cached before.
- */
-static int put_dirty(struct cache *c, struct volume *v, uint64_t block, struct buffer *buf, uint32_t slot, uint32_t crc,
-		     bool *hit)
-{
-	struct lines *l = &c->lines;
-	unsigned b = block & (l->bpl - 1);
-	uint16_t bit = (uint16_t)(1u << b);
-	struct line_chain ch = lines_lock(l, line_key(v->id, block >> l->bpl_shift));
-	uint32_t e = lines_find(&ch);
-	int used = 1;
-
-	if (e == LINE_NONE) {
-		e = lines_insert(&ch);
-		if (e == LINE_NONE) {
-			lines_unlock(&ch);
-			return -EAGAIN;
-		}
-		c->policy.ops->inserted(&c->policy, l, e);
-	} else {
-		c->policy.ops->hit(&c->policy, l, e);
-	}
-	*hit = line_valid(l, e) & bit;
-	if ((MUTATE(FRESH_KEPT) ? line_dirty(l, e) : line_fresh(l, e)) & bit) {
-		slot = line_block(l, e, b)->slot;
-		line_block(l, e, b)->crc = crc;
-		used = 0;
-	} else {
-		line_move_block(c, e, b, slot, crc);
-	}
-	survive_dirty(c, v, block, slot, crc, buf);
-	buffer_publish(buf, slot, true);
-	line_update(c, v, e, line_valid(l, e) | bit, line_dirty(l, e) | bit, line_fresh(l, e) | bit);
-	lines_unlock(&ch);
-	return used;
-}
-
 #define NO_ROOM 1
 /*
  * When the writer is sent before the epoch ends: after so many slots were taken, by
@@ -67,7 +28,7 @@ static int put_dirty(struct cache *c, struct volume *v, uint64_t block, struct b
 
 static void send_writer(struct cache *c, uint32_t n, uint32_t slots)
 {
-	uint64_t more = (uint64_t)(n - slots) << 32 | slots, now = ADD(c->unsent, more) + more;
+	uint64_t more = (uint64_t)(n - slots) << 32 | slots, now = ctr_add(c->unsent, more) + more;
 
 	if ((uint32_t)now < SEND_SLOTS || (uint32_t)now < now >> 32 ||
 	    !atomic_compare_exchange_strong(&c->unsent, &now, 0))
@@ -77,7 +38,7 @@ static void send_writer(struct cache *c, uint32_t n, uint32_t slots)
 }
 
 /* Puts blocks into the map. 0, -errno, or NO_ROOM for all of them. *done: how many were put. */
-static int put_all(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, const uint32_t *crc,
+static int put_all(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n, const uint32_t *crc,
 		   unsigned *done, unsigned *hits)
 {
 	struct cache *c = v->cache;
@@ -92,24 +53,24 @@ static int put_all(struct io_thread *t, struct volume *v, uint64_t first, unsign
 	if (c->failed)
 		put = -EIO;
 	while (*done < n && put >= 0) {
-		bool hit;
+		struct mapping m = { first + *done, t->slots[k], crc[*done], t->bufs[*done], MAPPING_DIRTY };
 
-		put = put_dirty(c, v, first + *done, t->bufs[*done], t->slots[k], crc[*done], &hit);
+		put = mapping_place(c, v, &m);
 		if (put < 0)
 			break;
 		k += (unsigned)put;
-		*hits += hit;
+		*hits += m.was_cached;
 		++*done;
 	}
 	atomic_store_explicit(&v->last_epoch, epoch_open_id(c), memory_order_release);
 	epoch_leave(c);
 	slots_give(&c->slots, t->slots + k, n - k);
-	ADD(v->n.cache_written, (uint64_t)*done * CACHE_BLOCK);
+	ctr_add(v->n.cache_written, (uint64_t)*done * CACHE_BLOCK);
 	send_writer(c, *done, k);
-	if (GET(c->slots.nfree) < c->slots_low || GET(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
-		background_kick(c, JOB_RECLAIM);
-	if (epoch_holds_much(c) && GET(c->epoch.nfreed) > c->slots_low / 2)
-		background_kick(c, JOB_MAINTAIN);
+	if (cache_room_is_low(c))
+		job_kick(c, JOB_RECLAIM);
+	if (epoch_holds_much(c) && space_commit_pays(&c->space, ctr_get(c->epoch.nfreed)))
+		job_kick(c, JOB_MAINTAIN);
 	return put == -EAGAIN ? NO_ROOM : put < 0 ? put : 0;
 }
 
@@ -118,7 +79,7 @@ static int put_all(struct io_thread *t, struct volume *v, uint64_t first, unsign
  * let go before anybody waits for room: what has to be cleaned or evicted may lie in this very range, or in one that
  * somebody has locked who waits for this one; and many writers waiting could hold all there is.
  */
-static int write_back_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len,
+static int write_back_blocks(struct thread_ctx *t, struct volume *v, const char *src, uint64_t off, uint32_t len,
 			     uint32_t *moved, unsigned *hits)
 {
 	struct cache *c = v->cache;
@@ -160,7 +121,7 @@ static int durable_without_cache(struct volume *v, uint64_t epoch)
 {
 	struct cache *c = v->cache;
 
-	if (GET(v->dirty_blocks))
+	if (ctr_get(v->dirty_blocks))
 		return -EIO; /* P6 */
 	if (atomic_load_explicit(&c->epoch.durable_id, memory_order_acquire) >= epoch)
 		return 0;
@@ -168,7 +129,7 @@ static int durable_without_cache(struct volume *v, uint64_t epoch)
 }
 
 /* P1 for this volume. */
-static int make_durable(struct io_thread *t, struct volume *v)
+static int make_durable(struct thread_ctx *t, struct volume *v)
 {
 	uint64_t epoch = atomic_load_explicit(&v->last_epoch, memory_order_acquire);
 	int rc = MUTATE(BACKING_FLUSH) ? 0 : backing_flush(t, v), rc2 = 0;
@@ -182,11 +143,12 @@ static int make_durable(struct io_thread *t, struct volume *v)
 }
 
 /* One piece, of a volume that writes back, to its backing device: there is no room in the cache. */
-static int write_past(struct io_thread *t, struct volume *v, const char **src, uint64_t *off, uint32_t *left,
+static int write_past(struct thread_ctx *t, struct volume *v, const char **src, uint64_t *off, uint32_t *left,
 		      unsigned *hits, unsigned *blocks)
 {
-	uint32_t room = v->cache->write_piece * CACHE_BLOCK - *off % CACHE_BLOCK, piece = *left < room ? *left : room;
-	int rc = write_through_blocks(t, v, *src, *off, piece, MODE_WI, hits);
+	uint32_t room = v->cache->space.write_piece * CACHE_BLOCK - *off % CACHE_BLOCK,
+		 piece = *left < room ? *left : room;
+	int rc = write_through_blocks(t, v, *src, *off, piece, CACHE_MODE_WI, hits);
 
 	if (rc)
 		return rc;
@@ -199,20 +161,20 @@ static int write_past(struct io_thread *t, struct volume *v, const char **src, u
 
 static void count_write(struct volume *v, int mode, unsigned hits, unsigned blocks)
 {
-	if (mode == MODE_PT)
-		ADD(v->n.pass_through_writes, 1);
+	if (mode == CACHE_MODE_PT)
+		ctr_add(v->n.pass_through_writes, 1);
 	else if (hits == blocks)
-		ADD(v->n.write_hits, 1);
+		ctr_add(v->n.write_hits, 1);
 	else if (hits)
-		ADD(v->n.write_partial_misses, 1);
+		ctr_add(v->n.write_partial_misses, 1);
 	else
-		ADD(v->n.write_misses, 1);
+		ctr_add(v->n.write_misses, 1);
 }
 
 int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, bool durable)
 {
 	struct cache *c = v->cache;
-	struct io_thread *t = io_thread_get(c);
+	struct thread_ctx *t = thread_ctx_get(c);
 	uint64_t start = now_ns();
 	const char *src = buf;
 	uint32_t left = len;
@@ -225,15 +187,15 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 		return -ENOMEM;
 	if (off > v->size || len > v->size - off || len > VOLUME_MAX_IO)
 		return -EINVAL;
-	mode = GET(v->mode);
+	mode = ctr_get(v->mode);
 	failed = c->failed;
 	if (failed) {
-		mode = MODE_PT;
+		mode = CACHE_MODE_PT;
 		rc = cache_bypassed(c) ? 0 : -EIO;
 	}
 	while (left && !rc) {
-		uint32_t room = c->write_piece * CACHE_BLOCK - off % CACHE_BLOCK, piece = left < room ? left : room,
-			 moved = piece;
+		uint32_t room = c->space.write_piece * CACHE_BLOCK - off % CACHE_BLOCK,
+			 piece = left < room ? left : room, moved = piece;
 
 		if (mode_writes_back(mode))
 			rc = write_back_blocks(t, v, src, off, piece, &moved, &hits);
@@ -242,7 +204,7 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 		if (rc && !failed && cache_bypassed(c)) {
 			/* this write met the loss of the cache: once more, without it (P7) */
 			failed = true;
-			mode = MODE_PT;
+			mode = CACHE_MODE_PT;
 			rc = 0;
 			continue;
 		}
@@ -252,21 +214,22 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 		off += moved;
 		left -= moved;
 		if (rc == NO_ROOM) {
-			rc = room_wait_for(v, (uint32_t)((off % CACHE_BLOCK + piece - moved + CACHE_BLOCK - 1) / CACHE_BLOCK),
-					  &room_wait);
+			rc = room_wait_for(
+				v, (uint32_t)((off % CACHE_BLOCK + piece - moved + CACHE_BLOCK - 1) / CACHE_BLOCK),
+				&room_wait);
 			/* that may have taken a minute: the rest is written in the mode of now */
-			mode = failed ? MODE_PT : GET(v->mode);
+			mode = failed ? CACHE_MODE_PT : ctr_get(v->mode);
 			if (rc == ROOM_ELSEWHERE)
 				rc = write_past(t, v, &src, &off, &left, &hits, &blocks);
 		}
 	}
 	if (!rc && durable && len)
 		rc = make_durable(t, v);
-	if (mode_writes_back(mode) && GET(v->mode) != mode)
+	if (mode_writes_back(mode) && ctr_get(v->mode) != mode)
 		volume_clean_soon(v); /* the switch that came meanwhile did not know of this write */
 	if (!rc && len) {
 		count_write(v, mode, hits, blocks);
-		ADD(v->n.volume_written, len);
+		ctr_add(v->n.volume_written, len);
 		hist_add(&v->n.write, now_ns() - start);
 	}
 	return rc;
@@ -274,14 +237,14 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 
 int volume_flush(struct volume *v)
 {
-	struct io_thread *t = io_thread_get(v->cache);
+	struct thread_ctx *t = thread_ctx_get(v->cache);
 	uint64_t start = now_ns();
 	int rc;
 
 	if (!t)
 		return -ENOMEM;
 	rc = make_durable(t, v);
-	ADD(v->n.flushes, 1);
+	ctr_add(v->n.flushes, 1);
 	if (!rc)
 		hist_add(&v->n.flush, now_ns() - start);
 	return rc;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * write_to_backing.c - writes that go to the backing device: write-through, write-around, write-invalidate, pass-through.
+ * write_to_backing.c - writes that go to the backing device: write-through, write-around, write-invalidate,
+ * pass-through.
  *
  * - Range locked THROUGH: no reader, writer or cleaner is on these blocks.
  * - Write-intent mark durable (intent.c): from now on a crash makes recovery distrust clean lines here (P4).
@@ -18,52 +19,32 @@
 #include <errno.h>
 #include <string.h>
 
-/* In the gate: the cached copy of a block that was written to backing becomes `buf`, clean. */
-static bool put_clean(struct cache *c, struct volume *v, uint64_t block, struct buffer *buf, uint32_t slot,
-		      uint32_t crc)
-{
-	struct lines *l = &c->lines;
-	unsigned b = block & (l->bpl - 1);
-	uint16_t bit = (uint16_t)(1u << b);
-	struct line_chain ch = lines_lock(l, line_key(v->id, block >> l->bpl_shift));
-	uint32_t e = lines_find(&ch);
-
-	if (e == LINE_NONE) {
-		e = lines_insert(&ch);
-		if (e != LINE_NONE)
-			c->policy.ops->inserted(&c->policy, l, e);
-	}
-	if (e != LINE_NONE) {
-		line_move_block(c, e, b, slot, crc);
-		buffer_publish(buf, slot, true);
-		line_update(c, v, e, line_valid(l, e) | bit, line_dirty(l, e) & ~bit, line_fresh(l, e) | bit);
-	}
-	lines_unlock(&ch);
-	return e != LINE_NONE;
-}
-
 /* Replaces the cached copies as far as slots can be had without waiting; drops the others. */
-static void update_cache(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, struct buffer **bufs,
+static void update_cache(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n, struct buffer **bufs,
 			 const uint32_t *crc)
 {
 	struct cache *c = v->cache;
-	unsigned got = slots_take_some(&c->slots, t->slots, n, c->slots_low / 2), put = 0;
+	unsigned got = slots_take_some(&c->slots, t->slots, n, space_kept_for_writes(&c->space)), put = 0;
 
-	if (got < n || GET(c->slots.nfree) < c->slots_low || GET(c->lines.nfree) < c->slots_low >> c->lines.bpl_shift)
-		background_kick(c, JOB_RECLAIM);
+	if (got < n || cache_room_is_low(c))
+		job_kick(c, JOB_RECLAIM);
 	if (got) {
 		epoch_enter(c);
-		while (put < got && put_clean(c, v, first + put, bufs[put], t->slots[put], crc[put]))
-			put++;
+		for (; put < got; put++) {
+			struct mapping m = { first + put, t->slots[put], crc[put], bufs[put], MAPPING_CLEAN };
+
+			if (mapping_place(c, v, &m) < 0)
+				break;
+		}
 		epoch_leave(c);
 	}
 	slots_give(&c->slots, t->slots + put, got - put);
-	ADD(v->n.cache_written, (uint64_t)put * CACHE_BLOCK);
+	ctr_add(v->n.cache_written, (uint64_t)put * CACHE_BLOCK);
 	blocks_drop(c, v, first + put, n - put);
 }
 
 /* What the cache has of the range. */
-static void look(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, unsigned *cached, unsigned *dirty)
+static void look(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n, unsigned *cached, unsigned *dirty)
 {
 	*cached = plan_lookup(t, v, first, n);
 	*dirty = 0;
@@ -73,14 +54,14 @@ static void look(struct io_thread *t, struct volume *v, uint64_t first, unsigned
 }
 
 /* Drops the blocks of the last lookup that are clean; range locked THROUGH. */
-static void drop_clean(struct io_thread *t, struct volume *v, uint64_t first, unsigned n)
+static void drop_clean(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++)
 		if (t->plan[i].cached && !t->plan[i].dirty)
 			blocks_drop(v->cache, v, first + i, 1);
 }
 
-int write_through_blocks(struct io_thread *t, struct volume *v, const char *src, uint64_t off, uint32_t len, int mode,
+int write_through_blocks(struct thread_ctx *t, struct volume *v, const char *src, uint64_t off, uint32_t len, int mode,
 			 unsigned *hits)
 {
 	struct cache *c = v->cache;
@@ -89,7 +70,7 @@ int write_through_blocks(struct io_thread *t, struct volume *v, const char *src,
 	struct range_lock rl;
 	uint32_t crc[MAX_BLOCKS];
 	char *data[MAX_BLOCKS];
-	bool keep = mode == MODE_WT;
+	bool keep = mode == CACHE_MODE_WT;
 	struct buffer *bufs[MAX_BLOCKS];
 	int rc;
 
@@ -99,12 +80,12 @@ int write_through_blocks(struct io_thread *t, struct volume *v, const char *src,
 		goto unlock;
 	look(t, v, first, n, &cached, &dirty);
 	hit = cached;
-	if (mode == MODE_WA)
+	if (mode == CACHE_MODE_WA)
 		keep = cached == n;
 	if (keep && (c->failed || buffer_alloc(c->buffers, bufs, n, true)))
 		keep = false; /* the data file is in trouble: the backing device has the data, that is enough */
 	for (unsigned i = 0; i < n; i++)
-		data[i] = keep ? buffer_data(bufs[i]) : io_bounce(t, n) + (size_t)i * CACHE_BLOCK;
+		data[i] = keep ? buffer_data(bufs[i]) : thread_ctx_bounce(t, n) + (size_t)i * CACHE_BLOCK;
 	rc = plan_gather(t, v, src, off, len, data);
 	if (rc)
 		goto release;

@@ -135,7 +135,7 @@ static bool capture(struct cache *c, struct clean_batch *w, uint32_t index)
 static void lose_block(struct cache *c, struct volume *v, struct clean_batch *w, struct clean_block *b, const char *why)
 {
 	b->skip = true;
-	ADD(v->lost_blocks, 1);
+	ctr_add(v->lost_blocks, 1);
 	w->line[b->line].mask &= (uint16_t) ~(1u << (b->block & (c->lines.bpl - 1)));
 	cache_degrade(c, "volume %s: the dirty block at byte %llu %s, so it cannot be written to the backing device",
 		      v->name, (unsigned long long)b->block * CACHE_BLOCK, why);
@@ -166,7 +166,7 @@ static void load_wave(struct cache *c, struct volume *v, struct clean_batch *w)
 		struct clean_block *b = &w->block[w->io_first[k]];
 
 		if (w->io[k].result) {
-			ADD(v->n.err_cache_read, 1);
+			ctr_add(v->n.err_cache_read, 1);
 			lose_block(c, v, w, b, "cannot be read from the cache");
 		}
 	}
@@ -191,7 +191,7 @@ static void verify_wave(struct cache *c, struct volume *v, struct clean_batch *w
 		/* a buffer's data never left memory since its crc was taken */
 		if (b->skip || b->buf || crc32c(b->data, CACHE_BLOCK) == b->crc)
 			continue;
-		ADD(v->n.err_checksum, 1);
+		ctr_add(v->n.err_checksum, 1);
 		lose_block(c, v, w, b, "fails its checksum");
 	}
 }
@@ -231,7 +231,7 @@ static int write_wave(struct cache *c, struct volume *v, struct clean_batch *w)
 		unsigned left = (unsigned)w->io[k].iovcnt;
 
 		if (w->io[k].result) {
-			ADD(v->n.err_backing_write, 1);
+			ctr_add(v->n.err_backing_write, 1);
 			cache_degrade(c, "volume %s: the backing device cannot be written at byte %llu: %s", v->name,
 				      (unsigned long long)w->io[k].offset, strerror(-w->io[k].result));
 			continue;
@@ -246,7 +246,7 @@ static int write_wave(struct cache *c, struct volume *v, struct clean_batch *w)
 			left--;
 		}
 	}
-	ADD(v->n.backing_written, bytes);
+	ctr_add(v->n.backing_written, bytes);
 	return rc;
 }
 
@@ -503,7 +503,7 @@ static int step_volume(struct volume *v, void *ctx)
 	uint64_t blocks;
 	long n;
 
-	if (!s->budget || !GET(v->dirty_lines))
+	if (!s->budget || !ctr_get(v->dirty_lines))
 		return 0;
 	n = clean_volume(v->cache, v, s->budget, &blocks);
 	if (n < 0 && !s->lines)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* clean_batch.h - lines that are cleaned together: shared by the cleaner (clean.c) and write-back runs (write_back.c). */
+/* clean_batch.h - lines that are cleaned together: shared by the cleaner (clean.c) and write-back runs (write_back.c).
+ */
 #ifndef WORK_CLEAN_BATCH_H
 #define WORK_CLEAN_BATCH_H
 

@@ -35,12 +35,12 @@ struct found {
 
 struct mover {
 	struct cache *c;
-	struct io_thread *t;
+	struct thread_ctx *t;
 	struct found *found; /* budget */
 	uint32_t budget;
 	bool idle; /* stops when requests come */
 	bool interrupted;
-	struct cold_slots cold;
+	struct drop_behind cold;
 	struct range_lock range[BATCH];
 	struct volume *v[BATCH];
 	uint64_t block[BATCH];
@@ -60,7 +60,7 @@ static int by_slot(const void *a, const void *b)
 
 static bool goes_on(struct mover *m)
 {
-	m->interrupted |= m->c->failed || GET(m->c->stopping) || (m->idle && idle_over(m->c));
+	m->interrupted |= m->c->failed || ctr_get(m->c->stopping) || (m->idle && idle_over(m->c));
 	return !m->interrupted;
 }
 
@@ -138,7 +138,7 @@ static void release(struct mover *m)
  * its own sake deals with that (P9). */
 static void read_all(struct mover *m)
 {
-	struct io_thread *t = m->t;
+	struct thread_ctx *t = m->t;
 	struct bdev_io *io = NULL;
 	struct iovec *iov = m->iov;
 	unsigned ios = 0, io_of[BATCH];
@@ -152,7 +152,7 @@ static void read_all(struct mover *m)
 			p->data = buffer_data(p->buf);
 			continue;
 		}
-		p->data = io_bounce(t, m->n) + (size_t)i * CACHE_BLOCK;
+		p->data = thread_ctx_bounce(t, m->n) + (size_t)i * CACHE_BLOCK;
 		if (io && off - (io->offset + io->length) <= GAP * CACHE_BLOCK &&
 		    off + CACHE_BLOCK - io->offset <= BATCH * CACHE_BLOCK) {
 			if (off > io->offset + io->length) {
@@ -184,8 +184,8 @@ static void read_all(struct mover *m)
 static bool move_all(struct mover *m)
 {
 	struct cache *c = m->c;
-	struct io_thread *t = m->t;
-	uint32_t got = slots_take_full(&c->slots, t->slots, m->n, c->slots_low);
+	struct thread_ctx *t = m->t;
+	uint32_t got = slots_take_full(&c->slots, t->slots, m->n, c->space.low);
 	unsigned used = 0;
 
 	if (got < m->n) {
@@ -200,8 +200,8 @@ static bool move_all(struct mover *m)
 		if (t->plan[i].source == NOT_WANTED)
 			continue;
 		if (block_move(c, m->v[i], m->block[i], &t->plan[i], t->bufs[i], t->slots[used])) {
-			ADD(m->v[i]->n.cache_written, CACHE_BLOCK);
-			cold_add(&m->cold, t->slots[used++], t->plan[i].source == FROM_RAM);
+			ctr_add(m->v[i]->n.cache_written, CACHE_BLOCK);
+			drop_behind_add(&m->cold, t->slots[used++], t->plan[i].source == FROM_RAM);
 		}
 	}
 	epoch_leave(c);
@@ -214,9 +214,8 @@ static bool compact_once(struct mover *m)
 {
 	struct cache *c = m->c;
 	/* not all that one may take of the pool: writers wait for buffers, too */
-	unsigned batch = BATCH < c->alloc_max / 2 ? BATCH : c->alloc_max / 2;
-	/* their places have to be elsewhere */
-	uint32_t most = GET(c->slots.nfree) / 3 < m->budget ? GET(c->slots.nfree) / 3 : m->budget, n;
+	unsigned batch = BATCH < c->space.alloc_max / 2 ? BATCH : c->space.alloc_max / 2;
+	uint32_t most = space_compact_most(ctr_get(c->slots.nfree), m->budget), n;
 	uint32_t words = slots_free_words(&c->slots);
 	bool room = true;
 
@@ -239,29 +238,21 @@ static bool compact_once(struct mover *m)
 		release(m);
 		pthread_rwlock_unlock(&c->volumes_lock);
 		buffer_release_many(m->t->bufs, batch);
-		if (cold_settle(c, &m->cold, false))
+		if (drop_behind_settle(c, &m->cold, false))
 			room = false;
 	}
 	/* their slots come free with the epoch; until then the words must not be used again */
-	if (cold_settle(c, &m->cold, true))
+	if (drop_behind_settle(c, &m->cold, true))
 		room = false;
 	slots_unhold(&c->slots);
 	return room && slots_free_words(&c->slots) > words;
-}
-
-/* Free words that are enough: a quarter of what is free, or as much as can be had with some effort. */
-static uint32_t enough(const struct mover *m)
-{
-	uint32_t words = GET(m->c->slots.nfree) / 64;
-
-	return 1 + (m->idle ? words - words / 8 : words / 4);
 }
 
 void compact_ask(struct cache *c)
 {
 	atomic_store(&c->compact_wanted, true);
 	if (compact_in_background)
-		background_kick(c, JOB_COMPACT);
+		job_kick(c, JOB_COMPACT);
 }
 
 bool compact_run(struct cache *c, bool idle)
@@ -277,11 +268,12 @@ bool compact_run(struct cache *c, bool idle)
 			m->budget = BUDGET_MIN;
 		if (m->budget > BUDGET_MAX)
 			m->budget = BUDGET_MAX;
-		m->t = io_thread_get(c);
+		m->t = thread_ctx_get(c);
 		m->found = malloc(m->budget * sizeof m->found[0]);
 		m->junk = aligned_alloc(CACHE_BLOCK, GAP * CACHE_BLOCK);
 	}
-	while (m && m->t && m->found && m->junk && goes_on(m) && slots_free_words(&c->slots) < enough(m))
+	while (m && m->t && m->found && m->junk && goes_on(m) &&
+	       slots_free_words(&c->slots) < space_words_enough(ctr_get(c->slots.nfree), idle))
 		if (!compact_once(m))
 			break;
 	if (m) {

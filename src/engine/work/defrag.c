@@ -33,7 +33,8 @@ static bool movable(const struct block_plan *p)
 }
 
 /* Range locked. */
-static enum tidied move_all(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, struct cold_slots *cold)
+static enum tidied move_all(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n,
+			    struct drop_behind *cold)
 {
 	struct cache *c = v->cache;
 	unsigned want = 0, used = 0;
@@ -44,14 +45,14 @@ static enum tidied move_all(struct io_thread *t, struct volume *v, uint64_t firs
 			which[want++] = (uint16_t)i;
 	if (!want)
 		return TIDIED;
-	if (want > c->alloc_max)
+	if (want > c->space.alloc_max)
 		return TIDY_NO_BUFFERS;
 	/* all or nothing, and not where writers are short of slots */
-	if (GET(c->epoch.nheld) > GET(c->slots.nfree) / 2)
-		background_kick(c, JOB_MAINTAIN);
-	if (GET(c->epoch.nheld) > GET(c->slots.nfree))
+	if (epoch_holds_much(c))
+		job_kick(c, JOB_MAINTAIN);
+	if (!space_is_settled(ctr_get(c->slots.nfree), ctr_get(c->epoch.npending)))
 		return TIDY_IN_USE;
-	if (GET(c->slots.nfree) < want + c->slots_low)
+	if (!space_may_move(&c->space, ctr_get(c->slots.nfree), want))
 		return TIDY_FULL;
 	if (!slots_take_run(&c->slots, t->slots, want))
 		return TIDY_NO_RUN;
@@ -69,18 +70,18 @@ static enum tidied move_all(struct io_thread *t, struct volume *v, uint64_t firs
 			if (!block_move(c, v, first + which[k], p, t->bufs[k], t->slots[used]))
 				continue;
 			if (cold)
-				cold_add(cold, t->slots[used], p->source == FROM_RAM);
+				drop_behind_add(cold, t->slots[used], p->source == FROM_RAM);
 			used++;
 		}
 	epoch_leave(c);
 	slots_give(&c->slots, t->slots + used, want - used);
 	buffer_release_many(t->bufs, want);
-	ADD(v->n.cache_written, (uint64_t)used * CACHE_BLOCK);
+	ctr_add(v->n.cache_written, (uint64_t)used * CACHE_BLOCK);
 	return used == want ? TIDIED : TIDY_IN_USE;
 }
 
 /* The blocks of t's plan, if nobody else wants them at the moment. */
-static enum tidied move_plan(struct io_thread *t, struct volume *v, struct cold_slots *cold)
+static enum tidied move_plan(struct thread_ctx *t, struct volume *v, struct drop_behind *cold)
 {
 	struct cache *c = v->cache;
 	enum tidied done = TIDY_IN_USE;
@@ -97,7 +98,7 @@ static enum tidied move_plan(struct io_thread *t, struct volume *v, struct cold_
 	return done;
 }
 
-void tidy_after_read(struct io_thread *t, struct volume *v)
+void tidy_after_read(struct thread_ctx *t, struct volume *v)
 {
 	enum tidied done = move_plan(t, v, NULL);
 
@@ -108,7 +109,7 @@ void tidy_after_read(struct io_thread *t, struct volume *v)
 }
 
 /* Only what lies in slots, only if that is most of it, and only if they are scattered. */
-static bool worth_reading(struct io_thread *t, unsigned n)
+static bool worth_reading(struct thread_ctx *t, unsigned n)
 {
 	const struct block_plan *last = NULL;
 	unsigned pieces = 0, have = 0;
@@ -125,7 +126,7 @@ static bool worth_reading(struct io_thread *t, unsigned n)
 	return have >= n / 2 && plan_is_scattered(have, pieces);
 }
 
-enum tidied tidy_range(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, struct cold_slots *cold)
+enum tidied tidy_range(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n, struct drop_behind *cold)
 {
 	struct cache *c = v->cache;
 	struct range_lock rl;
@@ -133,7 +134,7 @@ enum tidied tidy_range(struct io_thread *t, struct volume *v, uint64_t first, un
 	bool go;
 
 	/* before anything is read */
-	if (GET(c->slots.nfree) < n + c->slots_low)
+	if (!space_may_move(&c->space, ctr_get(c->slots.nfree), n))
 		return TIDY_FULL;
 	if (!slots_has_run(&c->slots, n))
 		return TIDY_NO_RUN;
@@ -142,7 +143,7 @@ enum tidied tidy_range(struct io_thread *t, struct volume *v, uint64_t first, un
 	t->tidy_epoch = epoch_open_id(c);
 	t->nplan = n;
 	plan_lookup(t, v, first, n);
-	go = mode_fills(GET(v->mode)) && !c->failed && worth_reading(t, n);
+	go = mode_fills(ctr_get(v->mode)) && !c->failed && worth_reading(t, n);
 	if (go) {
 		t->no_promotion = true;
 		go = !plan_read(t, v, first, n);

@@ -37,10 +37,8 @@ void idle_destroy(struct cache *c)
 
 static bool fragmented(struct cache *c, const struct activity *a)
 {
-	uint32_t nfree = GET(c->slots.nfree);
-
-	return slots_free_words(&c->slots) < nfree / 64 / 2 &&
-	       (a->written - GET(c->idle.compacted)) / CACHE_BLOCK > nfree / 4;
+	return space_is_fragmented(ctr_get(c->slots.nfree), slots_free_words(&c->slots),
+				   (a->written - ctr_get(c->idle.compacted)) / CACHE_BLOCK);
 }
 
 void idle_look(struct cache *c, uint64_t ns)
@@ -53,12 +51,13 @@ void idle_look(struct cache *c, uint64_t ns)
 	atomic_store(&idle->requests, a.requests);
 	atomic_store(&idle->quiet, quiet);
 	idle->looks = quiet ? idle->looks + 1 : 0;
-	if (idle->looks < GET(idle->patience) || !idle_is_wanted(c) || !(fragmented(c, &a) || GET(idle->nranges)))
+	if (idle->looks < ctr_get(idle->patience) || !idle_is_wanted(c) ||
+	    !(fragmented(c, &a) || ctr_get(idle->nranges)))
 		return;
 	idle->looks = 0;
 	atomic_store(&idle->wanted, true);
 	if (compact_in_background)
-		background_kick(c, JOB_COMPACT);
+		job_kick(c, JOB_COMPACT);
 }
 
 void idle_tidy_later(struct volume *v, uint64_t first, unsigned n)
@@ -87,7 +86,7 @@ void idle_tidy_later(struct volume *v, uint64_t first, unsigned n)
 static bool take_piece(struct cache *c, struct idle_range *out)
 {
 	struct idle *idle = &c->idle;
-	uint64_t most = PIECE < c->alloc_max ? PIECE : c->alloc_max;
+	uint64_t most = PIECE < c->space.alloc_max ? PIECE : c->space.alloc_max;
 	bool any;
 
 	pthread_mutex_lock(&idle->lock);
@@ -112,7 +111,8 @@ static void forget_all(struct cache *c)
 	pthread_mutex_unlock(&c->idle.lock);
 }
 
-static enum tidied tidy_piece(struct cache *c, struct io_thread *t, const struct idle_range *r, struct cold_slots *cold)
+static enum tidied tidy_piece(struct cache *c, struct thread_ctx *t, const struct idle_range *r,
+			      struct drop_behind *cold)
 {
 	struct volume *v = volume_use(c, r->volume);
 	enum tidied done = TIDIED;
@@ -147,7 +147,7 @@ static bool compact_all(struct cache *c)
 }
 
 /* False: interrupted. */
-static bool tidy_all(struct cache *c, struct io_thread *t, struct cold_slots *cold)
+static bool tidy_all(struct cache *c, struct thread_ctx *t, struct drop_behind *cold)
 {
 	struct idle_range r;
 
@@ -159,7 +159,7 @@ static bool tidy_all(struct cache *c, struct io_thread *t, struct cold_slots *co
 		done = tidy_piece(c, t, &r, cold);
 		if (done == TIDY_NO_BUFFERS && !epoch_write_data(c)) {
 			done = tidy_piece(c, t, &r, cold);
-		} else if (done == TIDY_NO_RUN && !cold_settle(c, cold, true)) {
+		} else if (done == TIDY_NO_RUN && !drop_behind_settle(c, cold, true)) {
 			/* what was moved so far has given slots back */
 			if (!compact_all(c)) {
 				put_back(c, &r);
@@ -171,7 +171,7 @@ static bool tidy_all(struct cache *c, struct io_thread *t, struct cold_slots *co
 			forget_all(c);
 			return true;
 		}
-		if (cold_settle(c, cold, false))
+		if (drop_behind_settle(c, cold, false))
 			return false;
 	}
 	return false;
@@ -179,16 +179,16 @@ static bool tidy_all(struct cache *c, struct io_thread *t, struct cold_slots *co
 
 void idle_run(struct cache *c)
 {
-	struct io_thread *t = io_thread_get(c);
-	struct cold_slots *cold = malloc(sizeof *cold);
+	struct thread_ctx *t = thread_ctx_get(c);
+	struct drop_behind *cold = malloc(sizeof *cold);
 	struct activity a = activity_of(c);
-	unsigned patience = GET(c->idle.patience);
+	unsigned patience = ctr_get(c->idle.patience);
 	bool done = true;
 
 	if (t && cold) {
 		cold->n = cold->moved = 0;
 		done = (!fragmented(c, &a) || compact_all(c)) && tidy_all(c, t, cold);
-		cold_settle(c, cold, true);
+		drop_behind_settle(c, cold, true);
 	}
 	free(cold);
 	atomic_store(&c->idle.patience, done ? 1 : patience < PATIENCE_MAX ? patience * 2 : patience);

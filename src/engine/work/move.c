@@ -20,7 +20,7 @@ bool block_move(struct cache *c, struct volume *v, uint64_t block, const struct 
 
 		line_move_block(c, e, b, slot, p->crc);
 		if (dirty & bit)
-			survive_dirty(c, v, block, slot, p->crc, buf);
+			takeover_log_dirty(c, v, block, slot, p->crc, buf);
 		buffer_publish(buf, slot, true);
 		line_update(c, v, e, line_valid(l, e), dirty, line_fresh(l, e) | bit);
 	}

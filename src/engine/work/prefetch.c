@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * prefetch.c - threads that read ahead of the streams that request/streams.c has found (readahead.h). The queue is guarded
- * by the pool's lock.
+ * prefetch.c - threads that read ahead of the streams that request/streams.c has found (readahead.h). The queue is
+ * guarded by the pool's lock.
  */
 #include "engine/readahead.h"
 

@@ -36,7 +36,7 @@ static unsigned evict_line(struct cache *c, uint32_t e)
 
 static bool stock_low(struct cache *c, uint32_t level)
 {
-	return GET(c->slots.nfree) < level || GET(c->lines.nfree) < level >> c->lines.bpl_shift;
+	return space_below(level, ctr_get(c->slots.nfree), ctr_get(c->lines.nfree), c->lines.bpl_shift);
 }
 
 /* Evicts until the stock, counting what an epoch will give back, is at the high mark. Returns how many lines went. */
@@ -44,10 +44,10 @@ static uint32_t evict_some(struct cache *c)
 {
 	struct lines *l = &c->lines;
 	uint32_t evicted = 0, blocks = 0, tries = 0;
-	uint32_t want = c->slots_high > GET(c->slots.nfree) ? c->slots_high - GET(c->slots.nfree) : 0;
-	uint32_t want_lines = c->slots_high >> l->bpl_shift;
+	uint32_t want = c->space.high > ctr_get(c->slots.nfree) ? c->space.high - ctr_get(c->slots.nfree) : 0;
+	uint32_t want_lines = space_entries(c->space.high, l->bpl_shift);
 
-	want_lines = want_lines > GET(c->lines.nfree) ? want_lines - GET(c->lines.nfree) : 0;
+	want_lines = want_lines > ctr_get(c->lines.nfree) ? want_lines - ctr_get(c->lines.nfree) : 0;
 	while ((blocks < want || evicted < want_lines) && tries < l->n / 256 + 64) {
 		epoch_enter(c);
 		for (unsigned i = 0; i < 64 && (blocks < want || evicted < want_lines); i++) {
@@ -72,19 +72,19 @@ static uint32_t evict_some(struct cache *c)
 
 void reclaim_run(struct cache *c)
 {
-	for (int round = 0; stock_low(c, c->slots_low) && round < 16 && !c->failed; round++) {
+	for (int round = 0; stock_low(c, c->space.low) && round < 16 && !c->failed; round++) {
 		uint32_t evicted;
 
 		/* what earlier evictions gave up may be all that is needed */
-		if (GET(c->epoch.nfreed) > c->slots_high / 2 && epoch_commit(c, false))
+		if (space_commit_is_enough(&c->space, ctr_get(c->epoch.nfreed)) && epoch_commit(c, false))
 			return;
 		pthread_rwlock_rdlock(&c->volumes_lock);
 		evicted = evict_some(c);
 		pthread_rwlock_unlock(&c->volumes_lock);
 		if (epoch_commit(c, false))
 			return;
-		if (!evicted && stock_low(c, c->slots_low)) {
-			background_kick(c, JOB_CLEAN);
+		if (!evicted && stock_low(c, c->space.low)) {
+			job_kick(c, JOB_CLEAN);
 			return; /* the cleaner kicks us when it has cleaned some */
 		}
 	}

@@ -15,7 +15,7 @@
 static int ask_to_settle(struct volume *v, void *ctx)
 {
 	(void)ctx;
-	if (v->bdev && (GET(v->intent.nmarked) || GET(v->row_in_use)))
+	if (v->bdev && (ctr_get(v->intent.nmarked) || ctr_get(v->row_in_use)))
 		helper_ask(v->cache, v->id, HELP_SETTLE);
 	return 0;
 }
@@ -28,7 +28,7 @@ static void *maintain_main(void *arg)
 	struct cache *c = arg;
 	uint64_t looked = now_ns();
 
-	while (job_wait(c, JOB_MAINTAIN, GET(c->tunables.epoch_interval_us))) {
+	while (job_wait(c, JOB_MAINTAIN, ctr_get(c->tunables.epoch_interval_us))) {
 		struct bc_error err;
 		int rc = 1;
 
@@ -42,11 +42,11 @@ static void *maintain_main(void *arg)
 			looked = now_ns();
 		}
 		/* in turns with commits that slots depend on, some steps at least, or the journal would grow */
-		for (int n = 0; rc == 1 && !background_stopping(c) && !c->failed && (n < MAINTAIN_STEPS || !epoch_holds_much(c));
-		     n++)
-			rc = journal_maintain(c->journal, GET(c->epoch.data_upto), &err);
+		for (int n = 0;
+		     rc == 1 && !jobs_stopping(c) && !c->failed && (n < MAINTAIN_STEPS || !epoch_holds_much(c)); n++)
+			rc = journal_maintain(c->journal, ctr_get(c->epoch.data_upto), &err);
 		if (rc < 0 && !c->failed)
-			ADD(c->err_cache_write, 1);
+			ctr_add(c->err_cache_write, 1);
 		if (rc == -ENOSPC) /* nothing was promised of it, and commits have room of their own */
 			cache_degrade(c, "the journal cannot be maintained: %s", err.msg);
 		else if (rc < 0 && !c->failed)
@@ -79,14 +79,14 @@ static void *compact_main(void *arg)
 
 static bool too_dirty(struct cache *c)
 {
-	return GET(c->dirty_lines) * 100 > (uint64_t)c->lines.n * GET(c->tunables.dirty_high_percent) ||
-	       GET(c->dirty_blocks) * 100 > (uint64_t)c->slots.n * GET(c->tunables.dirty_high_percent) ||
-	       GET(c->slots.nfree) < c->slots_low;
+	return space_too_dirty(ctr_get(c->dirty_lines), c->lines.n, ctr_get(c->dirty_blocks), c->slots.n,
+			       ctr_get(c->tunables.dirty_high_percent)) ||
+	       ctr_get(c->slots.nfree) < c->space.low;
 }
 
 static int ask_to_clean(struct volume *v, void *ctx)
 {
-	if (GET(v->dirty_lines))
+	if (ctr_get(v->dirty_lines))
 		helper_ask(v->cache, v->id, *(const unsigned *)ctx);
 	return 0;
 }
@@ -107,7 +107,7 @@ static void *clean_main(void *arg)
 	while (job_wait(c, JOB_CLEAN, 500000)) {
 		unsigned what = HELP_CLEAN_ROOM;
 
-		if (now_ns() - last >= GET(c->tunables.clean_after_us) * 1000) {
+		if (now_ns() - last >= ctr_get(c->tunables.clean_after_us) * 1000) {
 			last = now_ns();
 			clean_all_soon(c);
 		} else if (too_dirty(c)) {
@@ -128,7 +128,7 @@ static void help_clean(struct cache *c, unsigned id, bool all)
 {
 	uint64_t pause = 0, left = UINT64_MAX;
 
-	while (!background_stopping(c) && !c->failed) {
+	while (!jobs_stopping(c) && !c->failed) {
 		struct volume *v = volume_use(c, id);
 		uint64_t blocks;
 		long n;
@@ -136,8 +136,8 @@ static void help_clean(struct cache *c, unsigned id, bool all)
 		if (!v)
 			return;
 		if (left == UINT64_MAX)
-			left = all ? GET(v->dirty_lines) : 0;
-		if ((!left && !too_dirty(c)) || !GET(v->dirty_lines)) {
+			left = all ? ctr_get(v->dirty_lines) : 0;
+		if ((!left && !too_dirty(c)) || !ctr_get(v->dirty_lines)) {
 			volume_unuse(v);
 			return;
 		}
@@ -146,12 +146,12 @@ static void help_clean(struct cache *c, unsigned id, bool all)
 		/* a device that fails, or lines that cannot be cleaned now: not as fast as possible again */
 		pause = blocks ? 0 : n < 0 || pause > PAUSE_MAX_US / 2 ? PAUSE_MAX_US : pause ? 2 * pause : 1000;
 		if (pause)
-			background_pause(c, pause);
+			job_pause(c, pause);
 		if (n <= 0)
 			return;
 		left = left > (uint64_t)n ? left - (uint64_t)n : 0;
-		if (GET(c->slots.nfree) < c->slots_low)
-			background_kick(c, JOB_RECLAIM);
+		if (ctr_get(c->slots.nfree) < c->space.low)
+			job_kick(c, JOB_RECLAIM);
 	}
 }
 
@@ -162,7 +162,7 @@ static void help_settle(struct cache *c, unsigned id)
 
 	if (!v)
 		return;
-	seq = GET(v->write_seq);
+	seq = ctr_get(v->write_seq);
 	if (v->bdev) {
 		intent_clear_idle(v, false);
 		if (v->settle_seq == seq) /* nothing written for a period */

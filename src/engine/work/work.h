@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * work.h - what goes on behind the requests: cleaning, reclaim, compaction, defragmentation, read-ahead, and the threads
- * that do it.
+ * work.h - what goes on behind the requests: cleaning, reclaim, compaction, defragmentation, read-ahead, and the
+ * threads that do it.
  */
 #ifndef WORK_WORK_H
 #define WORK_WORK_H
@@ -36,12 +36,12 @@ enum tidied {
 	TIDY_NO_BUFFERS,
 	TIDY_IN_USE
 };
-struct cold_slots;
+struct drop_behind;
 /* Reads n blocks, as many as one may ask buffers for, and moves them together if they lie scattered. Blocks on the
  * backing device are left there. */
-enum tidied tidy_range(struct io_thread *t, struct volume *v, uint64_t first, unsigned n, struct cold_slots *cold);
+enum tidied tidy_range(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n, struct drop_behind *cold);
 /* After the reply: does it, if nobody else wants the blocks at the moment. The plan still holds them. */
-void tidy_after_read(struct io_thread *t, struct volume *v);
+void tidy_after_read(struct thread_ctx *t, struct volume *v);
 
 /* ---- compact.c ---- */
 void compact_ask(struct cache *c); /* by who found no slots side by side */
@@ -52,15 +52,15 @@ extern bool compact_in_background; /* Seam for tests: false, compact_run and idl
 
 /* ---- drop_behind.c ---- */
 /* Slots that background work has moved blocks to which were not in RAM: they are not to drive out what is. */
-#define COLD_SLOTS 2048u
-struct cold_slots {
-	uint32_t slot[COLD_SLOTS + MAX_BLOCKS];
+#define DROP_BEHIND_SLOTS 2048u
+struct drop_behind {
+	uint32_t slot[DROP_BEHIND_SLOTS + MAX_BLOCKS];
 	unsigned n;
 	unsigned moved; /* with those that were in RAM */
 };
-void cold_add(struct cold_slots *cold, uint32_t slot, bool was_in_ram);
+void drop_behind_add(struct drop_behind *cold, uint32_t slot, bool was_in_ram);
 /* If there are many, or `all`: what was moved is committed, and leaves RAM. 0 or -EIO. */
-int cold_settle(struct cache *c, struct cold_slots *cold, bool all);
+int drop_behind_settle(struct cache *c, struct drop_behind *cold, bool all);
 
 /* ---- activity.c ---- */
 struct activity activity_of(struct cache *c); /* of all volumes since load */

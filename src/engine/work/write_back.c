@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * write_back.c - everything that is dirty now goes to the backing devices, with somebody waiting for it: `blkcache flush`,
- * a removal, a stop. Batches are clean.c's; each volume is written on its own, and one that hangs is given up when the
- * caller's progress function says so.
+ * write_back.c - everything that is dirty now goes to the backing devices, with somebody waiting for it: `blkcache
+ * flush`, a removal, a stop. Batches are clean.c's; each volume is written on its own, and one that hangs is given up
+ * when the caller's progress function says so.
  */
 #include "engine/work/clean_batch.h"
 
@@ -13,14 +13,14 @@
 
 #include "util/deadline.h"
 
-struct flush_run {
+struct write_back_run {
 	struct cache_progress p;
 	int (*fn)(const struct cache_progress *p, void *ctx);
 	void *ctx;
 	uint64_t last;
 };
 
-static int report(struct flush_run *r, bool last)
+static int report(struct write_back_run *r, bool last)
 {
 	uint64_t now = now_ns();
 
@@ -34,7 +34,7 @@ static int report(struct flush_run *r, bool last)
 }
 
 /* Another run may be at the volume, and its backing device hang: whoever asked can still say that he has enough. */
-static int lock_reporting(struct volume *v, struct flush_run *r)
+static int lock_reporting(struct volume *v, struct write_back_run *r)
 {
 	for (;;) {
 		struct timespec until = deadline_us(200000);
@@ -48,7 +48,8 @@ static int lock_reporting(struct volume *v, struct flush_run *r)
 
 /* One batch and, until they are clean, the lines of it that were busy. clean_lock held. *first: the first error.
  * -EINTR: asked to stop; the lock is not held then. */
-static int flush_batch(struct cache *c, struct volume *v, struct clean_batch *w, struct flush_run *r, int *first)
+static int write_back_batch(struct cache *c, struct volume *v, struct clean_batch *w, struct write_back_run *r,
+			    int *first)
 {
 	bool insist = false;
 
@@ -79,7 +80,7 @@ static int flush_batch(struct cache *c, struct volume *v, struct clean_batch *w,
 }
 
 /* Everything of one volume that is dirty now. *first: the first error. 0, or -EINTR. */
-static int flush_volume(struct volume *v, struct flush_run *r, int *first)
+static int write_back_volume(struct volume *v, struct write_back_run *r, int *first)
 {
 	struct cache *c = v->cache;
 	struct clean_batch *w = clean_batch_get(c);
@@ -91,7 +92,7 @@ static int flush_volume(struct volume *v, struct flush_run *r, int *first)
 		if (stop)
 			break;
 		more = clean_collect(c, w, v->id, &hand, BATCH_LINES);
-		stop = w->nlines ? flush_batch(c, v, w, r, first) : 0;
+		stop = w->nlines ? write_back_batch(c, v, w, r, first) : 0;
 		if (!stop)
 			pthread_mutex_unlock(&v->clean_lock);
 	}
@@ -99,21 +100,21 @@ static int flush_volume(struct volume *v, struct flush_run *r, int *first)
 	return stop;
 }
 
-struct flush_all {
-	struct flush_run *r;
+struct write_back_all {
+	struct write_back_run *r;
 	int first;
 };
 
-static int flush_one(struct volume *v, void *ctx)
+static int write_back_one(struct volume *v, void *ctx)
 {
-	struct flush_all *a = ctx;
+	struct write_back_all *a = ctx;
 
-	return GET(v->dirty_lines) ? flush_volume(v, a->r, &a->first) : 0;
+	return ctr_get(v->dirty_lines) ? write_back_volume(v, a->r, &a->first) : 0;
 }
 
 static int add_lost(struct volume *v, void *ctx)
 {
-	*(uint64_t *)ctx += GET(v->lost_blocks);
+	*(uint64_t *)ctx += ctr_get(v->lost_blocks);
 	return 0;
 }
 
@@ -137,13 +138,13 @@ static int check_name(struct volume *v, void *ctx)
 int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const struct cache_progress *p, void *ctx),
 		     void *ctx, struct bc_error *err)
 {
-	struct flush_run r = { .fn = progress, .ctx = ctx };
+	struct write_back_run r = { .fn = progress, .ctx = ctx };
 	struct bc_error gone = { 0 };
-	struct flush_all all = { .r = &r };
-	uint64_t lost = v ? GET(v->lost_blocks) : lost_of_all(c);
+	struct write_back_all all = { .r = &r };
+	uint64_t lost = v ? ctr_get(v->lost_blocks) : lost_of_all(c);
 	int rc, stop;
 
-	if (c->failed && !GET(c->dirty_blocks))
+	if (c->failed && !ctr_get(c->dirty_blocks))
 		return 0; /* bypassed: everything is on backing */
 	if (c->failed)
 		return bc_fail(err, -EIO,
@@ -153,14 +154,14 @@ int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const st
 		identity_check_name(v, NAME_PATIENCE_MS, &gone);
 	else
 		cache_volume_foreach(c, check_name, &gone);
-	r.p.total_bytes = (v ? GET(v->dirty_blocks) : GET(c->dirty_blocks)) * CACHE_BLOCK;
-	ADD(c->flushing, 1);
+	r.p.total_bytes = (v ? ctr_get(v->dirty_blocks) : ctr_get(c->dirty_blocks)) * CACHE_BLOCK;
+	ctr_add(c->writing_back, 1);
 	if (!v && c->background.started) /* side by side: a slow one keeps only us waiting */
 		clean_all_soon(c);
 	/* with several volumes all are flushed, and the first error is kept */
-	stop = v ? flush_volume(v, &r, &all.first) : cache_volume_foreach(c, flush_one, &all);
+	stop = v ? write_back_volume(v, &r, &all.first) : cache_volume_foreach(c, write_back_one, &all);
 	rc = all.first ? all.first : c->failed ? -EIO : stop;
-	SUB(c->flushing, 1);
+	ctr_sub(c->writing_back, 1);
 	/* the "clean" records should survive too, so that the next load need not do it again */
 	if (!rc)
 		rc = epoch_commit(c, false);
@@ -170,7 +171,7 @@ int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const st
 			*err = gone;
 		return gone.code;
 	}
-	if (!rc && (v ? GET(v->lost_blocks) : lost_of_all(c)) != lost)
+	if (!rc && (v ? ctr_get(v->lost_blocks) : lost_of_all(c)) != lost)
 		return bc_fail(err, -EIO,
 			       "%s: dirty blocks are damaged in the cache and cannot be written to the backing device; "
 			       "`blkcache check` on the stopped cache lists them",

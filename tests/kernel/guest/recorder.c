@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * recorder.c - writes blocks that say what they are, tells an outside record what has been made durable, and reads them back.
+ * recorder.c - writes blocks that say what they are, tells an outside record what has been made durable, and reads them
+ *back.
  *
  *	recorder write RECORD BASE FS RAW PREFIX LOAD   until killed; BASE: sequence numbers start above it
  *	recorder check RECORD FS RAW PREFIX LOAD        prints what is there
  *
  * FS: a folder (ext4 on a loop device on a volume). RAW, PREFIX, LOAD: volumes, written directly.
  *
- * Lines of the record: "R key block seq" after the fdatasync that covers it; "N seq" a file that was written, fsynced, renamed, and its
- * folder fsynced; "P seq ms" the unsynced writer of PREFIX has had `seq` answered at `ms`; on check "C key block seq" (0: zeros),
- * "BAD ..." for a block that is neither zeros nor one of ours for that place.
+ * Lines of the record: "R key block seq" after the fdatasync that covers it; "N seq" a file that was written, fsynced,
+ *renamed, and its folder fsynced; "P seq ms" the unsynced writer of PREFIX has had `seq` answered at `ms`; on check "C
+ *key block seq" (0: zeros), "BAD ..." for a block that is neither zeros nor one of ours for that place.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -26,7 +27,7 @@
 #include <unistd.h>
 
 #define BS 4096
-#define NBLOCKS 512     /* per file writer: 2 MiB */
+#define NBLOCKS 512 /* per file writer: 2 MiB */
 #define RAW_BLOCKS 2048 /* per raw writer: 8 MiB */
 #define PREFIX_BLOCKS 8192
 #define LOAD_BLOCKS 8192
@@ -200,7 +201,8 @@ static uint64_t now_ms(void)
 	return t.tv_sec * 1000ull + t.tv_nsec / 1000000;
 }
 
-/* One thread, nothing flushed: what survives must be a prefix (P2). Which block a number goes to is known from the number. */
+/* One thread, nothing flushed: what survives must be a prefix (P2). Which block a number goes to is known from the
+ * number. */
 static uint64_t prefix_start;
 static void *prefix_writer(void *arg)
 {
@@ -269,7 +271,8 @@ static void check_file(const char *path, uint32_t key, uint32_t nblocks, off_t s
 	close(fd);
 }
 
-/* The prefix: with the largest number found, every block must hold the last number at most that large that went to it. */
+/* The prefix: with the largest number found, every block must hold the last number at most that large that went to it.
+ */
 static void check_prefix(void)
 {
 	char *buf = aligned(BS), want[BS];
@@ -303,8 +306,8 @@ static void check_prefix(void)
 		expect[mix(s) % PREFIX_BLOCKS] = s;
 	for (uint32_t b = 0; b < PREFIX_BLOCKS; b++)
 		if (found[b] != expect[b] && wrong++ < 5)
-			say("BAD prefix block %u has %llu, with %llu there it should have %llu\n", b, (unsigned long long)found[b],
-			    (unsigned long long)max, (unsigned long long)expect[b]);
+			say("BAD prefix block %u has %llu, with %llu there it should have %llu\n", b,
+			    (unsigned long long)found[b], (unsigned long long)max, (unsigned long long)expect[b]);
 	say("PREFIX %llu wrong %u\n", (unsigned long long)max, wrong);
 	prefix_start = max;
 }
@@ -329,7 +332,7 @@ int main(int argc, char **argv)
 		struct dirent *e;
 		while (d && (e = readdir(d)))
 			if (e->d_name[0] == 'n') {
-				char buf[BS] = {0}, want[BS];
+				char buf[BS] = { 0 }, want[BS];
 				uint64_t seq = strtoull(e->d_name + 1, NULL, 10);
 				snprintf(path, sizeof path, "%s/%s", fs_dir, e->d_name);
 				int fd = open(path, O_RDONLY);
