@@ -109,6 +109,21 @@ static void add_offline(struct run *r, struct rng *rng)
 		add_change(r, rng, rng_below(rng, 2) ? OP_ADD : OP_REMOVE, rng_below(rng, VOLUMES));
 }
 
+/* In place of the last operation. */
+static void add_replacing(struct run *r, struct op *last)
+{
+	static const enum op_type types[] = { OP_MODE, OP_WRITE_DURABLE, OP_MODE, OP_WRITE, OP_EPOCH };
+	struct op op = *last;
+
+	r->nops--;
+	for (unsigned i = 0; i < sizeof types / sizeof *types; i++) {
+		op.type = types[i];
+		op.mode = i ? CACHE_MODE_WT : CACHE_MODE_WB;
+		op.seed += i;
+		r->ops[r->nops++] = op;
+	}
+}
+
 void workload_generate(struct run *r)
 {
 	const struct config *cfg = &r->cfg;
@@ -134,6 +149,10 @@ void workload_generate(struct run *r)
 		op->mode = pick_mode(cfg, &rng);
 		op->seed = rng_next(&rng);
 		pick_range(cfg, &rng, op);
+		if (op->type == OP_MODE && cfg->replace) {
+			add_replacing(r, op);
+			continue;
+		}
 		if (op->type == OP_PUNCH && cfg->nested_every) { /* without dirty blocks it would not be recorded */
 			struct op punch = *op;
 

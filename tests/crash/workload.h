@@ -20,6 +20,8 @@ struct config {
 	uint32_t max_write;
 	uint8_t modes; /* bits: what OP_MODE and OP_ADD choose from */
 	uint32_t hot_blocks; /* 0, or most writes go to so many blocks */
+	bool replace; /* at each switch of the mode a block that is dirty, and promised, is written through at once: the
+			 cleaner would soon come */
 	bool from_nothing; /* the cache is created by the workload */
 	bool busy; /* background threads at their fastest */
 	bool fold; /* the journal folds at every occasion */
