@@ -377,14 +377,15 @@ static inline bool cache_room_is_low(const struct cache *c)
 	return space_is_low(&c->space, ctr_get(c->slots.nfree), ctr_get(c->lines.nfree), c->lines.bpl_shift);
 }
 
-static inline bool mode_writes_back(int mode)
-{
-	return mode == CACHE_MODE_WB || mode == CACHE_MODE_WO;
-}
-static inline bool mode_fills(int mode)
-{
-	return mode == CACHE_MODE_WT || mode == CACHE_MODE_WB || mode == CACHE_MODE_WA || mode == CACHE_MODE_WI;
-}
+/* ---- what a mode does (M1-M6); the table is in mode.c ---- */
+struct mode_traits {
+	const char *name, *long_name;
+	bool reads_cache; /* else only what is dirty is read from it */
+	bool fills; /* what a read misses goes into the cache */
+	bool writes_back;
+	enum { MODE_NO_COPY, MODE_COPY_IF_CACHED /* all of it */, MODE_COPY } copies; /* of what goes to backing */
+};
+extern const struct mode_traits mode_traits[CACHE_MODE_COUNT];
 
 /* ---- health.c ---- */
 /* Final (P6): nothing is promised durable any more; the first reason is kept. Any thread, with any lock. */

@@ -30,18 +30,23 @@
 #include <errno.h>
 #include <string.h>
 
-static const struct {
-	const char *name, *long_name;
-} modes[CACHE_MODE_COUNT] = {
-	[CACHE_MODE_WT] = { "wt", "write-through" }, [CACHE_MODE_WB] = { "wb", "write-back" },
-	[CACHE_MODE_WA] = { "wa", "write-around" },  [CACHE_MODE_WI] = { "wi", "write-invalidate" },
-	[CACHE_MODE_WO] = { "wo", "write-only" },    [CACHE_MODE_PT] = { "pt", "pass-through" },
+/* clang-format off */
+const struct mode_traits mode_traits[CACHE_MODE_COUNT] = {
+	/*                                            reads use  misses  writes stay    a write to backing
+	 *                                            the cache  fill    in the cache   leaves a copy */
+	[CACHE_MODE_WT] = { "wt", "write-through",    true,      true,   false,         MODE_COPY },
+	[CACHE_MODE_WB] = { "wb", "write-back",       true,      true,   true,          MODE_NO_COPY },
+	[CACHE_MODE_WA] = { "wa", "write-around",     true,      true,   false,         MODE_COPY_IF_CACHED },
+	[CACHE_MODE_WI] = { "wi", "write-invalidate", true,      true,   false,         MODE_NO_COPY },
+	[CACHE_MODE_WO] = { "wo", "write-only",       true,      false,  true,          MODE_NO_COPY },
+	[CACHE_MODE_PT] = { "pt", "pass-through",     false,     false,  false,         MODE_NO_COPY },
 };
+/* clang-format on */
 
 int cache_mode_parse(const char *text, enum cache_mode *mode)
 {
 	for (int i = 0; i < CACHE_MODE_COUNT; i++) {
-		if (!strcmp(text, modes[i].name) || !strcmp(text, modes[i].long_name)) {
+		if (!strcmp(text, mode_traits[i].name) || !strcmp(text, mode_traits[i].long_name)) {
 			*mode = (enum cache_mode)i;
 			return 0;
 		}
@@ -51,12 +56,12 @@ int cache_mode_parse(const char *text, enum cache_mode *mode)
 
 const char *cache_mode_name(enum cache_mode mode)
 {
-	return modes[mode].name;
+	return mode_traits[mode].name;
 }
 
 const char *cache_mode_long_name(enum cache_mode mode)
 {
-	return modes[mode].long_name;
+	return mode_traits[mode].long_name;
 }
 
 const char *cache_state_name(enum cache_state state)
@@ -70,7 +75,7 @@ void volume_clean_soon(struct volume *v)
 {
 	struct cache *c = v->cache;
 
-	if (mode_writes_back(ctr_get(v->mode)) || !ctr_get(v->dirty_blocks) || !c->background.started)
+	if (mode_traits[ctr_get(v->mode)].writes_back || !ctr_get(v->dirty_blocks) || !c->background.started)
 		return;
 	helper_ask(c, v->id, HELP_CLEAN_ALL);
 }

@@ -320,7 +320,7 @@ static int fail_while_zeroing(struct op *op, struct volume *v)
 
 static bool goes_through(struct volume *v)
 {
-	return cache_bypassed(v->cache) || !mode_writes_back((int)volume_mode(v));
+	return cache_bypassed(v->cache) || !mode_traits[volume_mode(v)].writes_back;
 }
 
 static int do_io(struct op *op, struct volume *v, uint8_t *buf, struct oracle *o)
@@ -583,7 +583,7 @@ static bool makes_sense(struct exec *x, const struct op *op)
 		return v && op->len && op->off + op->len <= x->r->cfg.bytes[op->volume];
 	case OP_FAIL_ZERO:
 		return v && op->len && op->off + op->len <= x->r->cfg.bytes[op->volume] &&
-		       mode_writes_back((int)volume_mode(v));
+		       mode_traits[volume_mode(v)].writes_back;
 	default:
 		return v != NULL;
 	}

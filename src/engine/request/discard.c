@@ -61,7 +61,7 @@ static int zero_locked(struct thread_ctx *t, struct volume *v, uint64_t off, uin
 	struct cache *c = v->cache;
 	/* looked at once: the steps below would each fail, not be left out, if the cache failed in between */
 	bool failed = c->failed;
-	bool ordered = !failed && (mode_writes_back(ctr_get(v->mode)) || ctr_get(v->dirty_blocks));
+	bool ordered = !failed && (mode_traits[ctr_get(v->mode)].writes_back || ctr_get(v->dirty_blocks));
 	bool marked = !ordered && len <= zero_marked_max;
 	uint64_t first = off / CACHE_BLOCK, n = (len + CACHE_BLOCK - 1) / CACHE_BLOCK;
 	struct journal_discard d = { .volume = (uint16_t)v->id, .offset = off, .length = len };

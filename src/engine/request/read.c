@@ -149,7 +149,7 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 	n = (unsigned)((off + len - 1) / CACHE_BLOCK - first + 1);
 
 	mode = ctr_get(v->mode);
-	if (mode != CACHE_MODE_PT && !c->failed && plan_from_ram(t, v, first, n)) {
+	if (mode_traits[mode].reads_cache && !c->failed && plan_from_ram(t, v, first, n)) {
 		t->nplan = n;
 		make_reply(t, off, len, reply);
 		ctr_add(v->n.ram_read, (uint64_t)n * CACHE_BLOCK);
@@ -161,7 +161,7 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 	t->tidy_first = first;
 	t->tidy_epoch = epoch_open_id(c);
 	cached = plan_lookup(t, v, first, n);
-	if (mode == CACHE_MODE_PT || c->failed) {
+	if (!mode_traits[mode].reads_cache || c->failed) {
 		/* the backing device answers, but for what only the cache has */
 		for (unsigned i = 0; i < n; i++) {
 			struct block_plan *p = &t->plan[i];
@@ -189,9 +189,9 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 		}
 		if (promoted)
 			ctr_add(v->promotion.blocks, promoted);
-		if (mode_fills(mode))
+		if (mode_traits[mode].fills)
 			fill(t, v, first, n);
-		if (mode_fills(mode) && cached == n && !bad)
+		if (mode_traits[mode].fills && cached == n && !bad)
 			tidy_note(t, n, t->pieces);
 		if (t->tidy) /* after the reply the client may let go of the volume */
 			volume_use_more(v);
@@ -245,7 +245,7 @@ int volume_fill(struct volume *v, uint64_t off, uint32_t len)
 		else if (t->plan[i].source == FROM_SLOT)
 			t->plan[i].source = NOT_WANTED;
 	}
-	if (missing && mode_fills(ctr_get(v->mode)) && !c->failed) {
+	if (missing && mode_traits[ctr_get(v->mode)].fills && !c->failed) {
 		rc = plan_read(t, v, first, n);
 		if (!rc)
 			fill(t, v, first, n);

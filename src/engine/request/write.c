@@ -197,7 +197,7 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 		uint32_t room = c->space.write_piece * CACHE_BLOCK - off % CACHE_BLOCK,
 			 piece = left < room ? left : room, moved = piece;
 
-		if (mode_writes_back(mode))
+		if (mode_traits[mode].writes_back)
 			rc = write_back_blocks(t, v, src, off, piece, &moved, &hits);
 		else
 			rc = write_through_blocks(t, v, src, off, piece, mode, &hits);
@@ -225,7 +225,7 @@ int volume_write(struct volume *v, const void *buf, uint32_t len, uint64_t off, 
 	}
 	if (!rc && durable && len)
 		rc = make_durable(t, v);
-	if (mode_writes_back(mode) && ctr_get(v->mode) != mode)
+	if (mode_traits[mode].writes_back && ctr_get(v->mode) != mode)
 		volume_clean_soon(v); /* the switch that came meanwhile did not know of this write */
 	if (!rc && len) {
 		count_write(v, mode, hits, blocks);

@@ -70,7 +70,7 @@ int write_through_blocks(struct thread_ctx *t, struct volume *v, const char *src
 	struct range_lock rl;
 	uint32_t crc[MAX_BLOCKS];
 	char *data[MAX_BLOCKS];
-	bool keep = mode == CACHE_MODE_WT;
+	bool keep;
 	struct buffer *bufs[MAX_BLOCKS];
 	int rc;
 
@@ -80,8 +80,8 @@ int write_through_blocks(struct thread_ctx *t, struct volume *v, const char *src
 		goto unlock;
 	look(t, v, first, n, &cached, &dirty);
 	hit = cached;
-	if (mode == CACHE_MODE_WA)
-		keep = cached == n;
+	keep = mode_traits[mode].copies == MODE_COPY ||
+	       (mode_traits[mode].copies == MODE_COPY_IF_CACHED && cached == n);
 	if (keep && (c->failed || buffer_alloc(c->buffers, bufs, n, true)))
 		keep = false; /* the data file is in trouble: the backing device has the data, that is enough */
 	for (unsigned i = 0; i < n; i++)

@@ -143,7 +143,7 @@ enum tidied tidy_range(struct thread_ctx *t, struct volume *v, uint64_t first, u
 	t->tidy_epoch = epoch_open_id(c);
 	t->nplan = n;
 	plan_lookup(t, v, first, n);
-	go = mode_fills(ctr_get(v->mode)) && !c->failed && worth_reading(t, n);
+	go = mode_traits[ctr_get(v->mode)].fills && !c->failed && worth_reading(t, n);
 	if (go) {
 		t->no_promotion = true;
 		go = !plan_read(t, v, first, n);
