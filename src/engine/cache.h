@@ -77,7 +77,7 @@ enum region_mark {
 };
 
 struct region {
-	_Atomic uint32_t lines; /* cached ones that begin in it (state.c) */
+	_Atomic uint32_t lines; /* cached ones that begin in it (durable/mapping.c) */
 	counter last_epoch; /* that holds the cache's side of the last write */
 	counter last_seq; /* backing write sequence of the last write */
 	_Atomic uint32_t in_flight; /* writes that have begun, and keep a mark from being taken away */
@@ -126,7 +126,7 @@ struct volume {
 	uint64_t size;
 	uint64_t nblocks; /* size rounded up to blocks */
 	_Atomic int mode; /* a request takes it once and keeps to it (mode.c) */
-	_Atomic uint64_t refs; /* volume.c */
+	_Atomic uint64_t refs; /* volumes.c */
 	counter lines, dirty_lines, dirty_blocks; /* cached now */
 	counter write_seq; /* completed writes to the backing device */
 	counter flushed_seq; /* of them, durable there */
@@ -154,7 +154,7 @@ struct bounce {
 	struct bounce_chunk *chunks;
 };
 
-/* ---- per-thread context (io.c) ---- */
+/* ---- per-thread context (thread_ctx.c) ---- */
 enum block_source { FROM_RAM, FROM_SLOT, FROM_BACKING, FROM_BACKING_DONE /* within plan_read only */, NOT_WANTED };
 
 struct block_plan {
@@ -311,13 +311,13 @@ struct cache {
 	unsigned open_flags;
 	bool read_only; /* its file system is: opened without volumes, to be looked at */
 	const struct cache_shared *shared; /* while it is opened */
-	struct writelog *log; /* survive.h; NULL: a dead process is not survived */
+	struct writelog *log; /* durable/takeover_log.h; NULL: a dead process is not survived */
 	const char *const *accepted; /* cache_open_accepting()'s, until it returns; NULL-terminated, or NULL */
 
 	pthread_rwlock_t volumes_lock;
 	struct volume *volume[CACHE_MAX_VOLUMES + 1]; /* by id */
 	unsigned nvolumes;
-	struct adding *adding; /* volume.c */
+	struct adding *adding; /* volumes.c */
 	_Atomic unsigned holds; /* cache_hold()s */
 
 	counter dirty_lines, dirty_blocks;

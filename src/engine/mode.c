@@ -8,15 +8,15 @@
  *
  * - Requests on the same block exclude each other by their range locks, whatever their modes. Each path takes the block
  *   as it finds it, in any state: write-through over a dirty block flushes the backing device before it counts as clean
- *   (through.c), write-back over a clean one gives it a new slot, and so on. It must be so in any case, since a switch
- *   leaves the volume with blocks of the old mode.
+ *   (request/write_to_backing.c), write-back over a clean one gives it a new slot, and so on. It must be so in any
+ * case, since a switch leaves the volume with blocks of the old mode.
  * - Requests on different blocks of one line meet under the line's chain lock, as those of one mode do.
  * - A flush, and an O_DSYNC write, covers both sides at any time: the epoch that holds the last write, and the backing
  *   device (P1). A write-intent mark is held by the request that writes to backing, not by the mode (P4).
- * - A discard decides with its range locked whether it has to be ordered (zero.c). By then nothing can become dirty in
- *   the range, and what is dirty there makes it ordered whatever the mode says. Blocks elsewhere that are written back
- *   at the same time by requests of the new mode are not ordered with it; they are not either if the discard ends just
- *   before the switch.
+ * - A discard decides with its range locked whether it has to be ordered (request/discard.c). By then nothing can
+ * become dirty in the range, and what is dirty there makes it ordered whatever the mode says. Blocks elsewhere that are
+ * written back at the same time by requests of the new mode are not ordered with it; they are not either if the discard
+ * ends just before the switch.
  * - A miss of a mode that fills may fill after a switch to one that does not: the block is clean, and what the backing
  *   device has, as its range was locked from the read to the fill.
  * - The row in the journal has the mode that was set last: mode and row change under one lock.

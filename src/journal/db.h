@@ -11,7 +11,7 @@
  *   geometry(one, body)   one row, never changed
  *   state(one, durable_upto, ..., crc)   one row, see struct jdb_state
  *   volume(id, body)  setting(key, value, crc)  mark(key, crc)   key of a mark: volume << 32 | region
- *     settings whose keys begin with SINCE_KEY are the journal's own, see volume.c
+ *     settings whose keys begin with SINCE_KEY are the journal's own, see volume_rows.c
  *   identity(id, body)    what else is known of a volume's backing device; not in journals of before, made when opened
  *   epoch(id, body)       newest changes, one row per epoch
  *   snapshot(row, body)   all entries as of some epoch, one page per row, all rows present since creation
@@ -239,7 +239,7 @@ void fold_free(struct fold *f);
 /* The volume's discards count no more, also those that a fold has read already. `maint` and `lock` held. */
 void fold_forget_volume(struct fold *f, uint16_t id);
 
-/* ---- volume.c ---- */
+/* ---- volume_rows.c ---- */
 #define SINCE_KEY "volume-since-" /* and the id */
 /* Takes up a setting of the journal's own. False: it is somebody else's. */
 bool jdb_since_load(struct journal *j, const char *key, const char *value);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* load.h - what the two halves of recovery share: recover.c (which epochs count) and replay.c (what they amount to).
+/* load.h - what the two halves of recovery share: load.c (which epochs count) and load_lines.c (what they amount to).
  * Lock held. */
 #ifndef JOURNAL_LOAD_H
 #define JOURNAL_LOAD_H
@@ -47,8 +47,8 @@ int load_inline(struct load *ld, size_t epoch, uint32_t index, uint8_t *data);
 /* Index of (slot, crc) among the epoch's inline blocks, or -1. Linear: these epochs are small. */
 int64_t load_find_inline(const struct epoch_view *v, const struct journal_block *b);
 
-int load_judge(struct load *ld); /* recover.c: sets keep */
-int load_lines(struct load *ld); /* replay.c: lines, then redo */
-int load_discards(struct load *ld); /* replay.c */
+int load_judge(struct load *ld); /* load.c: sets keep */
+int load_lines(struct load *ld); /* load_lines.c: lines, then redo */
+int load_discards(struct load *ld); /* load_lines.c */
 
 #endif

@@ -31,7 +31,7 @@
  * can be another range.
  *
  * Damage. Of a row that is not whole it must be known whether it was in use, and if so, by which epoch: an old row is
- * harmless, an epoch <= durable_upto is damage that leaves no safe reading, a later one ends the prefix (recover.c).
+ * harmless, an epoch <= durable_upto is damage that leaves no safe reading, a later one ends the prefix (load.c).
  * Gaps in the ids prove nothing, for an epoch without changes has no row. Hence the second copy of the head, at the
  * other end of the row and so on another page: one bad page does not hide the id. If the copies differ, the higher id
  * is the row's; the checksums in the epoch then fail if a part of it is older. Neither copy readable: it may have been

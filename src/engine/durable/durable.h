@@ -82,8 +82,8 @@ void intent_destroy(struct volume *v);
 int intent_begin(struct volume *v, uint64_t off, uint64_t len);
 /* `epoch` holds the cache's side of it, or a later one does. */
 void intent_end(struct volume *v, uint64_t off, uint64_t len, uint64_t epoch);
-/* The same without marks, for who has another way to tell recovery (clean.c, zero.c): the row says `in use` until
- * intent_release() and a flush. 0, or -errno and nothing to release. */
+/* The same without marks, for who has another way to tell recovery (clean.c, request/discard.c): the row says `in use`
+ * until intent_release() and a flush. 0, or -errno and nothing to release. */
 int intent_hold(struct volume *v);
 /* By a holder with these blocks' ranges locked, right before it writes them: no witness is left among them, and the row
  * is young (identity.c). 0 or -EIO. */

@@ -5,7 +5,7 @@
  *
  * What is durable is in the journal. What was answered and is not durable yet is in the map and in the RAM buffers of a
  * process that may be killed. The buffers' frames lie in a memfd of their own; this log says which frame, or which slot
- * of the data file, held which block. survive.c writes and replays it; this file is the format.
+ * of the data file, held which block. life/takeover.c writes and replays it; this file is the format.
  *
  * Two *segments*: epoch e appends to segment e & 1, and a segment is emptied when its epoch is durable. There are never
  * more than two epochs that are not: the open one, and a sealed one that is being committed.

@@ -464,7 +464,7 @@ static int on_discard(void *ctx, const struct journal_discard *d)
 	return 0;
 }
 
-/* zero.c's order, from where it was broken off. */
+/* request/discard.c's order, from where it was broken off. */
 static int repeat_discard(struct recovery *r, struct journal_discard *d)
 {
 	struct cache *c = r->c;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * volume.c - the table of volumes: adding and looking up; remove.c is about removing. The table is guarded
+ * volumes.c - the table of volumes: adding and looking up; life/volume_remove.c is about removing. The table is guarded
  * by volumes_lock; a volume lives as long as it is in the table, and is only taken out when nobody holds a reference.
  */
 #include "engine/life/life.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * write.c - writes: the entry point for all modes, and the write-back path. The paths that write to the backing device
- * are in through.c.
+ * are in request/write_to_backing.c.
  *
  * Write-back copies the data into fresh RAM buffers, gives the blocks slots, and answers. Nothing is written anywhere
  * yet: the buffers' writer sends them to the data file in slot order, at the latest with the epoch. A block whose slot

@@ -2,12 +2,12 @@
 /*
  * compact.c - makes room in large pieces: moves the blocks that are left in words of slots that are mostly free to
  * where the holes are, so that those words become free altogether. Runs on the background thread JOB_COMPACT: when
- * tidy.c wants such room, and thoroughly while nobody asks for anything (idle.c). At most three blocks are moved for
+ * defrag.c wants such room, and thoroughly while nobody asks for anything (idle.c). At most three blocks are moved for
  * four slots in free words.
  *
- * A move is what tidy.c does: a fresh slot for the same data. Here the range of each block is locked WRITE from before
- * its slot is looked up until it has moved, so nobody reads from the old slot or changes the block meanwhile; a block
- * somebody is using is passed over.
+ * A move is what defrag.c does: a fresh slot for the same data. Here the range of each block is locked WRITE from
+ * before its slot is looked up until it has moved, so nobody reads from the old slot or changes the block meanwhile; a
+ * block somebody is using is passed over.
  *
  * There is no map from slots to blocks (it would cost 4 bytes a slot): the table of lines is scanned once a run,
  * without locks, as a hint. A run is large enough for that to be a small part of it: some 100 ns for each block moved.

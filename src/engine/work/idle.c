@@ -5,7 +5,7 @@
  * - Free space is put together (compact.c). Random writes leave free slots here and there; the next writes then go to
  *   the SSD in pieces of a block or two, and nothing can be tidied. Put together, a burst of writes finds room for
  * large ones again.
- * - What sequential readers met scattered and found no room for, or no time, is tidied (tidy.c).
+ * - What sequential readers met scattered and found no room for, or no time, is tidied (defrag.c).
  *
  * It wears the SSD, so it is bounded. Compaction begins when less than half of the free slots lie in free words, and
  * clients have written at least a quarter as much as is free since it last got as far as it could; it moves at most

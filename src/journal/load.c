@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * recover.c - journal_load(): which epochs count after a crash. What they amount to is in replay.c. Runs once, on the
+ * load.c - journal_load(): which epochs count after a crash. What they amount to is in load_lines.c. Runs once, on the
  * opening thread, with the journal's lock held; callbacks must not call back into the journal.
  *
  * The rows of the database are what committed transactions left: SQLite's WAL sees to that. An epoch's row and its

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * replay.c - what the kept epochs amount to: the final state of every entry, the data to put into the data file again,
- * the discards to repeat. Part of journal_load(); lock held.
+ * load_lines.c - what the kept epochs amount to: the final state of every entry, the data to put into the data file
+ * again, the discards to repeat. Part of journal_load(); lock held.
  *
  * The final state of an entry is its last record in a kept epoch, else its place in the snapshot. Snapshot rows stream
  * by in order beside the list of records sorted by entry, so memory grows with the epochs (bounded by folding), not

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * epoch.c - the commit of an epoch: one row, one transaction, one sync. Any thread; takes the journal's lock for its
+ * commit.c - the commit of an epoch: one row, one transaction, one sync. Any thread; takes the journal's lock for its
  * whole time. A small epoch with data overwrites a row of the ring (ring.c), any other is a new row of table `epoch`.
  * The single statement is its own transaction: BEGIN and COMMIT around it would only cost time.
  *

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * volume.c - volumes, settings and write-intent marks: one durable transaction per call. Any thread; each takes the
- * journal's lock.
+ * volume_rows.c - volumes, settings and write-intent marks: one durable transaction per call. Any thread; each takes
+ * the journal's lock.
  *
  * A mark must be durable before the first write that makes backing and cache differ (P4), so setting marks is a commit
  * like any other.
