@@ -90,7 +90,8 @@ static void nested(const struct run *r, uint32_t p, struct world *crashed, const
 		run_free(&c);
 		return;
 	}
-	step = 1 + c.log->n / 12;
+	/* where there are many, most is seen by the recovery itself */
+	step = 1 + c.log->n / (r->cfg.nested_every ? 3 : 12);
 	log = d ? joined(d, c.log) : *c.log;
 	sweep_begin(&s, d ? d->durable : c.start, &log);
 	choice = malloc(log.n + 1);
