@@ -156,7 +156,7 @@ crash: $(RIG) ## power-loss rig, the full run (CRASH_STATES=100000 SEED=1)
 
 crash-mutations: ## leave out each step of the durability protocol in turn: the rig must notice
 	$(Q)$(MAKE) --no-print-directory BUILD=$(BUILD)/mutate CFLAGS="$(CFLAGS) -DBLKCACHE_MUTATE" $(BUILD)/mutate/crash/rig
-	$(Q)$(BUILD)/mutate/crash/rig --states 30000 --per-workload 100 --seed $(SEED) --mutations
+	$(Q)$(BUILD)/mutate/crash/rig --states 12000 --per-workload 100 --seed $(SEED) --mutations
 
 CUTS ?= 20
 .PHONY: check-kernels

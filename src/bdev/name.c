@@ -58,6 +58,14 @@ struct name_check *name_check_new(int fd, const char *path)
 	return n;
 }
 
+static void destroy(struct name_check *n)
+{
+	close(n->fd);
+	pthread_mutex_destroy(&n->lock);
+	pthread_cond_destroy(&n->done_cond);
+	free(n);
+}
+
 static void put(struct name_check *n)
 {
 	bool last;
@@ -65,12 +73,8 @@ static void put(struct name_check *n)
 	pthread_mutex_lock(&n->lock);
 	last = !--n->refs;
 	pthread_mutex_unlock(&n->lock);
-	if (!last)
-		return;
-	close(n->fd);
-	pthread_mutex_destroy(&n->lock);
-	pthread_cond_destroy(&n->done_cond);
-	free(n);
+	if (last)
+		destroy(n);
 }
 
 void name_check_free(struct name_check *n)
@@ -112,14 +116,18 @@ static void *look_main(void *arg)
 {
 	struct name_check *n = arg;
 	const char *why = look(n);
+	bool last;
 
 	pthread_mutex_lock(&n->lock);
 	n->why = why;
 	n->result = why ? -ESTALE : 0;
 	n->running = false;
+	/* before anybody is told: who closes the device then closes its descriptors, and not this thread a bit later */
+	last = !--n->refs;
 	pthread_cond_broadcast(&n->done_cond);
 	pthread_mutex_unlock(&n->lock);
-	put(n);
+	if (last)
+		destroy(n);
 	return NULL;
 }
 

@@ -52,6 +52,7 @@
 	X(VOLUME_SINCE, "volume-since", "a discard counts for whatever volume has its id now")                         \
 	X(VOID_EARLY, "void-early", "the note that the journal is void is removed before its lines are gone")          \
 	X(VOID_DISCARD, "void-discard", "a discard of a void journal is repeated")                                     \
+	X(CHANGED_NOTE, "changed-note", "lines of a changed backing device go before it is durable that it changed")    \
 	X(IDENTITY_SYNC, "identity-sync", "a volume's row holds a modification time that was not synced")              \
 	X(CREATE_NOTE, "create-note", "the files of a new cache are made before the note beside them is durable")      \
 	X(REMOVE_SYNC, "remove-sync",                                                                                  \

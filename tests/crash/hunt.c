@@ -90,7 +90,8 @@ static void nested(const struct run *r, uint32_t p, struct world *crashed, const
 		run_free(&c);
 		return;
 	}
-	step = 1 + c.log->n / 12;
+	/* where there are many, most is seen by the recovery itself */
+	step = 1 + c.log->n / (r->cfg.nested_every ? 3 : 12);
 	log = d ? joined(d, c.log) : *c.log;
 	sweep_begin(&s, d ? d->durable : c.start, &log);
 	choice = malloc(log.n + 1);
@@ -213,9 +214,9 @@ static void try_state(const struct run *r, const struct sweep *s, unsigned style
 		return;
 	}
 	/* a recovery that gives something up is rare, and what it leaves behind worth a closer look */
-	odds = check_stats.dropped_epochs + check_stats.void_journals > dropped && lim->nested_every > 3
-		       ? 3
-		       : lim->nested_every;
+	odds = r->cfg.nested_every ? r->cfg.nested_every : lim->nested_every;
+	if (check_stats.dropped_epochs + check_stats.void_journals > dropped && odds > 3)
+		odds = 3;
 	if (!odds || rng_below(rng, odds) || !oracle_cache_must_exist(&r->oracle, r->ops, r->nops, s->pos))
 		return;
 	nested(r, s->pos, crash(s, choice), NULL, rng, f);

@@ -100,7 +100,7 @@ void oracle_record(struct oracle *o, struct op *op, const uint8_t *data)
 
 	pthread_mutex_lock(&lock);
 	op->first_step = o->nsteps + 1;
-	if (op->type == OP_WRITE || op->type == OP_WRITE_DURABLE) {
+	if (op->type == OP_WRITE || op->type == OP_WRITE_DURABLE || op->type == OP_MEDDLE) {
 		record_range(o, h, off, len, data, false);
 	} else {
 		/* the edges first, each a write; then the whole blocks, all or none */
@@ -177,6 +177,7 @@ void oracle_expect(const struct oracle *o, const struct op *ops, unsigned nops, 
 		case OP_ZERO:
 		case OP_PUNCH:
 		case OP_FAIL_ZERO:
+		case OP_MEDDLE:
 			if (!ours)
 				break;
 			x->ceil = last = op->last_step;
@@ -184,7 +185,7 @@ void oracle_expect(const struct oracle *o, const struct op *ops, unsigned nops, 
 				last_through = last;
 			else
 				last_back = last;
-			if (done && op->type == OP_WRITE_DURABLE)
+			if (done && (op->type == OP_WRITE_DURABLE || op->type == OP_MEDDLE))
 				x->floor = last;
 			break;
 		case OP_FLUSH:

@@ -45,6 +45,8 @@ enum op_type {
 	OP_SET,
 	OP_SLEEP,
 	OP_FAIL_ZERO, /* zeroing, during which the cache fails, with nothing dirty in it */
+	OP_MEDDLE, /* somebody else writes to a backing device, while the cache is stopped and nothing is dirty, and
+		      sets its time back */
 	OP_TYPES
 };
 

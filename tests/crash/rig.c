@@ -275,18 +275,65 @@ static uint64_t total_states(unsigned jobs)
 	return n;
 }
 
+/* Where to look first: the workload that is most about the step. Without one, or if that does not notice, all of them
+ * do. */
+static const struct {
+	int mutation;
+	const char *workload;
+} directed[] = {
+	{ MUT_INTENT_EPOCH, "through" }, { MUT_DISCARD_EMPTY, "through" }, { MUT_THROUGH_FLUSH, "replace" },
+	{ MUT_DISCARD_RECORD, "zero" },  { MUT_DISCARD_DONE, "zero" },     { MUT_DISCARD_REDO, "zero" },
+	{ MUT_DISCARD_DROP, "zero" },    { MUT_FOLD_PATCH, "zero" },       { MUT_MERGE_PUT, "merge" },
+	{ MUT_MERGE_TABLE, "merge" },    { MUT_LOW_FOLD, "full" },         { MUT_REMOVE_LINES, "stale" },
+	{ MUT_VOLUME_SINCE, "reuse" },   { MUT_VOID_EARLY, "stale" },      { MUT_VOID_DISCARD, "stale" },
+	{ MUT_CHANGED_NOTE, "meddle" },  { MUT_CREATE_NOTE, "create" },    { MUT_CREATE_SYNC, "create" },
+	{ MUT_REMOVE_SYNC, "manage" },   { MUT_RECOVER_COMMIT, "modes" },  { MUT_DROPPED_ROWS, "mixed" },
+};
+
+static const struct config *directed_at(int m)
+{
+	for (unsigned i = 0; i < sizeof directed / sizeof *directed; i++)
+		if (directed[i].mutation == m)
+			return config_find(directed[i].workload);
+	return NULL;
+}
+
+static const char *first_failure(unsigned jobs)
+{
+	for (unsigned j = 0; j < jobs; j++)
+		if (shared[j].first[0])
+			return shared[j].first;
+	return NULL;
+}
+
+/* *states: added to. */
+static const char *hunt_mutation(struct options *o, const struct config *only, uint64_t *states)
+{
+	struct options part = *o;
+
+	if (only && !o->only) {
+		part.only = only;
+		part.states = o->states / 2;
+	}
+	run_workers(&part);
+	*states += total_states(o->jobs);
+	return first_failure(o->jobs);
+}
+
 static bool try_mutation(struct options *o, int m)
 {
-	double start = seconds_now();
+	const struct config *only = o->only ? NULL : directed_at(m);
 	const char *first = NULL;
+	double start = seconds_now();
+	uint64_t states = 0;
 
 	mutation = m;
-	run_workers(o);
-	for (unsigned j = 0; j < o->jobs && !first; j++)
-		if (shared[j].first[0])
-			first = shared[j].first;
+	if (only)
+		first = hunt_mutation(o, only, &states);
+	if (!first)
+		first = hunt_mutation(o, NULL, &states);
 	printf("%-22s %-6s %8llu states %5.1f s  %s\n", mutation_names[m], first ? "caught" : "MISSED",
-	       (unsigned long long)total_states(o->jobs), seconds_now() - start, first ? first : mutation_what[m]);
+	       (unsigned long long)states, seconds_now() - start, first ? first : mutation_what[m]);
 	fflush(stdout);
 	return first;
 }

@@ -15,13 +15,14 @@
 #include <unistd.h>
 
 #include "engine/durable/bypass.h"
+#include "engine/durable/identity.h"
 #include "engine/life/recover.h"
 #include "journal/db.h"
 
 static const char *const op_names[OP_TYPES] = {
 	"create", "open",       "close",       "add",   "remove",     "mode",           "write",    "write-durable",
 	"flush",  "read",       "zero",        "punch", "write-back", "write-back-all", "maintain", "clean",
-	"epoch",  "checkpoint", "clear-marks", "set",   "sleep",      "fail-zero",
+	"epoch",  "checkpoint", "clear-marks", "set",   "sleep",      "fail-zero",      "meddle",
 };
 
 void fill_data(uint8_t *buf, uint64_t len, uint64_t seed)
@@ -108,6 +109,21 @@ static void add_offline(struct run *r, struct rng *rng)
 		add_change(r, rng, rng_below(rng, 2) ? OP_ADD : OP_REMOVE, rng_below(rng, VOLUMES));
 }
 
+/* In place of the last operation. */
+static void add_replacing(struct run *r, struct op *last)
+{
+	static const enum op_type types[] = { OP_MODE, OP_WRITE_DURABLE, OP_MODE, OP_WRITE, OP_EPOCH };
+	struct op op = *last;
+
+	r->nops--;
+	for (unsigned i = 0; i < sizeof types / sizeof *types; i++) {
+		op.type = types[i];
+		op.mode = i ? CACHE_MODE_WT : CACHE_MODE_WB;
+		op.seed += i;
+		r->ops[r->nops++] = op;
+	}
+}
+
 void workload_generate(struct run *r)
 {
 	const struct config *cfg = &r->cfg;
@@ -133,6 +149,18 @@ void workload_generate(struct run *r)
 		op->mode = pick_mode(cfg, &rng);
 		op->seed = rng_next(&rng);
 		pick_range(cfg, &rng, op);
+		if (op->type == OP_MODE && cfg->replace) {
+			add_replacing(r, op);
+			continue;
+		}
+		if (op->type == OP_PUNCH && cfg->nested_every) { /* without dirty blocks it would not be recorded */
+			struct op punch = *op;
+
+			op->type = OP_WRITE;
+			op->len = op->len < CACHE_BLOCK ? op->len : CACHE_BLOCK;
+			r->ops[r->nops++] = punch;
+			continue;
+		}
 		if (op->type == OP_FAIL_ZERO) { /* whole blocks: others are written first, and make the cache dirty */
 			op->off &= ~(uint64_t)(CACHE_BLOCK - 1);
 			op->len = (op->len + CACHE_BLOCK) & ~(CACHE_BLOCK - 1);
@@ -140,6 +168,17 @@ void workload_generate(struct run *r)
 			r->ops[r->nops] = *op;
 			r->ops[r->nops].type = OP_WRITE_DURABLE;
 			r->ops[r->nops++].len = CACHE_BLOCK;
+		}
+		if (op->type == OP_MEDDLE) { /* a load that notices comes soon */
+			struct op meddle = *op;
+
+			op->type = OP_WRITE_BACK_ALL;
+			r->ops[r->nops++].type = OP_CLOSE;
+			meddle.off &= ~(uint64_t)(CACHE_BLOCK - 1);
+			meddle.len = CACHE_BLOCK;
+			r->ops[r->nops++] = meddle;
+			r->ops[r->nops++].type = OP_OPEN;
+			continue;
 		}
 		if (op->type == OP_CREATE) { /* in place of the old one */
 			op->type = OP_CLOSE;
@@ -167,6 +206,7 @@ void print_op(const struct op *op, unsigned index)
 	case OP_ZERO:
 	case OP_PUNCH:
 	case OP_FAIL_ZERO:
+	case OP_MEDDLE:
 		printf(" v%u %llu+%u", op->volume, (unsigned long long)op->off, op->len);
 		break;
 	case OP_FLUSH:
@@ -189,6 +229,8 @@ struct exec {
 	struct cache *c;
 	pthread_mutex_t lock; /* r->why */
 	uint8_t *buf;
+	bool nothing_dirty; /* for certain */
+	bool meddled; /* once is enough: until it is noted all data has to be compared */
 	uint8_t *added[VOLUMES]; /* before the first open after a crash: what was on its backing device then */
 };
 
@@ -372,6 +414,48 @@ static int change_stopped(struct exec *x, struct op *op, const char *name, const
 	return rc ? rc : rc2;
 }
 
+static uint32_t noted_at; /* log position */
+
+static void note_position(void)
+{
+	noted_at = log_length();
+}
+
+static int open_cache(struct exec *x, struct bc_error *err)
+{
+	int rc;
+
+	sample_ns = UNHURRIED;
+	noted_at = UINT32_MAX;
+	recover_noted = note_position;
+	rc = cache_open(crash_dir, 0, &x->c, &x->r->report, err);
+	recover_noted = NULL;
+	if (x->meddled && !x->r->noted && noted_at != UINT32_MAX)
+		x->r->noted = noted_at + 1;
+	return rc;
+}
+
+/* Behind the cache's back, durably, and the device's time is as it was. */
+static void meddle(struct exec *x, struct op *op, uint8_t *buf, const char *spec)
+{
+	int file = file_find(spec + 4);
+	int64_t mtime = file_mtime(file);
+	uint32_t len = op->off + op->len > x->r->cfg.bytes[op->volume]
+			       ? (uint32_t)(x->r->cfg.bytes[op->volume] - op->off)
+			       : op->len;
+
+	fill_data(buf, len, op->seed);
+	op->len = len;
+	op->through = true;
+	oracle_record(&x->r->oracle, op, buf);
+	file_write(file, buf, len, op->off, false);
+	world->file[file].mtime = mtime;
+	if (world->log)
+		world->log->ev[world->log->n - 1].mtime = mtime;
+	sync_end(file, sync_begin(file, true));
+	x->meddled = true;
+}
+
 static int run_op(struct exec *x, struct op *op, uint8_t *buf, struct bc_error *err)
 {
 	struct cache *c = x->c;
@@ -386,8 +470,12 @@ static int run_op(struct exec *x, struct op *op, uint8_t *buf, struct bc_error *
 			op->ran = false;
 		return op->ran ? rc : 0;
 	}
+	if (op->type == OP_MEDDLE) {
+		meddle(x, op, buf, spec);
+		return 0;
+	}
 	if (op->type == OP_OPEN)
-		return cache_open(crash_dir, 0, &x->c, &x->r->report, err);
+		return open_cache(x, err);
 	if (op->type == OP_CLOSE) {
 		x->c = NULL;
 		return cache_close(c, err);
@@ -438,6 +526,22 @@ static int run_op(struct exec *x, struct op *op, uint8_t *buf, struct bc_error *
 	return rc;
 }
 
+/* Is its volume, when it runs? For one that is not, nobody answers. */
+static bool in_cache(const struct run *r, const struct op *op)
+{
+	bool is = r->oracle.vol[op->volume].present;
+
+	for (const struct op *p = r->ops; p < op; p++) {
+		if (!p->ran)
+			continue;
+		if (p->type == OP_CREATE)
+			is = false;
+		if ((p->type == OP_ADD || p->type == OP_REMOVE) && p->volume == op->volume)
+			is = p->type == OP_ADD;
+	}
+	return is;
+}
+
 static bool makes_sense(struct exec *x, const struct op *op)
 {
 	char name[16], spec[16];
@@ -447,6 +551,9 @@ static bool makes_sense(struct exec *x, const struct op *op)
 		return !x->c;
 	if (op->type == OP_OPEN)
 		return !x->c && cache_exists(crash_dir);
+	if (op->type == OP_MEDDLE)
+		return !x->c && !x->r->rerun && x->nothing_dirty && !x->meddled && cache_exists(crash_dir) &&
+		       in_cache(x->r, op);
 	if (!x->c)
 		return x->r->cfg.offline && (op->type == OP_ADD || op->type == OP_REMOVE) && cache_exists(crash_dir);
 	if (x->c->failed && op->type != OP_CLOSE && op->type != OP_WRITE && op->type != OP_WRITE_DURABLE &&
@@ -493,6 +600,8 @@ static void execute(struct exec *x, struct op *op, uint8_t *buf)
 	op->end = UINT32_MAX;
 	op->ran = true;
 	rc = run_op(x, op, buf, &err);
+	if (op->type != OP_CLOSE)
+		x->nothing_dirty = op->type == OP_WRITE_BACK_ALL && !rc;
 	op->end = log_length();
 	if (rc < 0)
 		went_wrong(x, op, err.code ? err.msg : x->c && x->c->why[0] ? x->c->why : strerror(-rc));
@@ -632,7 +741,7 @@ static void set_folding(const struct config *cfg)
 	journal_fold_limits.start_meta = cfg->fold ? 64 : 4u << 20;
 	journal_fold_limits.rows = cfg->fold ? 1 : 256;
 	journal_fold_limits.delete_epochs = cfg->fold ? 1 : 256;
-	recover_piece = cfg->offline ? 4 : 65536;
+	recover_piece = cfg->offline || cfg->weight[OP_MEDDLE] ? 4 : 65536;
 }
 
 /* A world with a cache in it, as configured, stopped. */
@@ -680,7 +789,7 @@ void workload_run(struct run *r)
 		op->begin = op->end = op->first_step = op->last_step = 0;
 	}
 	r->why[0] = 0;
-	r->opened = r->changed = 0;
+	r->opened = r->changed = r->noted = 0;
 	world = world_new();
 	for (unsigned v = 0; v < VOLUMES; v++) {
 		char name[16], spec[16];

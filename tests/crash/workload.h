@@ -20,6 +20,8 @@ struct config {
 	uint32_t max_write;
 	uint8_t modes; /* bits: what OP_MODE and OP_ADD choose from */
 	uint32_t hot_blocks; /* 0, or most writes go to so many blocks */
+	bool replace; /* at each switch of the mode a block that is dirty, and promised, is written through at once: the
+			 cleaner would soon come */
 	bool from_nothing; /* the cache is created by the workload */
 	bool busy; /* background threads at their fastest */
 	bool fold; /* the journal folds at every occasion */
@@ -28,9 +30,12 @@ struct config {
 	bool merge; /* the ring is small: its epochs are merged all the time */
 	bool offline; /* volumes are added to and removed from the stopped cache, also before it is loaded after a crash
 		       */
+	uint32_t nested_every; /* one in so many power losses has a second one; 0: as asked for */
 	unsigned threads; /* each with its own volume */
 	unsigned share; /* of all runs, relative */
 };
+
+#define UNHURRIED 4000000000u /* sample_ns: data is compared however slow this machine is */
 
 extern const uint8_t basic_weights[OP_TYPES]; /* added to `weight`, but for workloads from nothing */
 extern const struct config configs[];
@@ -48,6 +53,7 @@ struct run {
 	struct log *log;
 	bool rerun; /* it began with a power loss; then the oracle holds what was read after the recovery */
 	uint32_t opened; /* log position when the first open had returned */
+	uint32_t noted; /* log position, + 1, where a load had written down that somebody meddled; 0: none did */
 	uint32_t changed; /* log position, + 1, where a command on the stopped cache began before; 0: there was none */
 	char why[600]; /* what went wrong while it ran; empty if nothing */
 	struct cache_open_report report;

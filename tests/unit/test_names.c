@@ -83,6 +83,9 @@ static int keep_volume(void *ctx, const struct journal_volume *jv)
 	*kept = *jv;
 	snprintf(backing, sizeof(backing), "%s", jv->backing);
 	kept->backing = backing;
+	kept->label = NULL; /* such a release knew nothing of identities; and they are the journal's, only lent */
+	kept->witness = NULL;
+	kept->nwitness = 0;
 	return 0;
 }
 

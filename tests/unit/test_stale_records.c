@@ -385,3 +385,52 @@ Test(stale_records, journal_from_before_the_note)
 	rig_close(&r);
 	must(!exists(system_note), "it is gone");
 }
+
+/* ---- what went to backing, and the journal still calls dirty ---- */
+
+/* Version 2 is on the backing device; that version 1 is not dirty any more is in no durable epoch when the cache fails.
+ */
+static void write_through_and_fail(void)
+{
+	rig_add(&r, "", BLOCKS * CACHE_BLOCK, CACHE_MODE_WB);
+	put(0, 8, 1);
+	rig_mode(r.v[0], CACHE_MODE_WI);
+	stamp_all(2);
+	must(!volume_write(r.v[0], data, 8 * CACHE_BLOCK, 0, false), "write");
+	for (unsigned ms = 0; ctr_get(r.c->dirty_blocks); ms++) {
+		must(ms < 10000, "something stays dirty");
+		usleep(1000);
+	}
+	cache_fail(r.c, "the test says so");
+}
+
+static void version_2_is_loaded(void)
+{
+	rig_open(&r);
+	volume_is(0, 8, 2);
+	rig_close(&r);
+}
+
+Test(stale_records, dirty_blocks_of_a_cache_that_fails_and_is_closed)
+{
+	write_through_and_fail();
+	rig_close(&r);
+	version_2_is_loaded();
+}
+
+static void write_back_and_die(void)
+{
+	struct bc_error err = { 0 };
+
+	write_through_and_fail();
+	must(!cache_write_back(r.c, NULL, NULL, NULL, &err), "%s", err.msg);
+}
+
+Test(stale_records, dirty_blocks_of_a_cache_that_fails_and_is_written_back)
+{
+	rig_close(&r);
+	in_a_crash(write_back_and_die);
+	r.n = 1;
+	snprintf(r.name[0], sizeof r.name[0], "v0");
+	version_2_is_loaded();
+}

@@ -64,6 +64,7 @@ struct sample {
 /* At load, before anything is dropped: compares blocks of these volumes' backing devices with what the cache knows of
  * them. Takes half a second at most, however many there are; more only where even the first few blocks take longer. 0
  * or -ENOMEM; a device that cannot be read does not differ. */
+extern uint32_t sample_ns; /* seam for tests: 0: no time for anything but witnesses */
 int sample_backings(struct cache *c, struct sample *s, unsigned n, uint64_t seed);
 
 #endif

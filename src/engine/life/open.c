@@ -308,12 +308,11 @@ static int mark_stopped(struct volume *v, void *ctx)
 	return volume_record(v, false, ctx);
 }
 
-static int flush_backing(struct volume *v, void *ctx)
+/* Of a bypassed cache: also makes its journal void, where that still calls dirty what backing has newer. */
+static int flush_bypassed(struct volume *v, void *ctx)
 {
-	struct thread_ctx *t = thread_ctx_get(v->cache);
-
 	(void)ctx;
-	return !v->bdev ? 0 : t ? backing_flush(t, v) : -ENOMEM;
+	return v->bdev ? volume_flush(v) : 0;
 }
 
 void cache_hold(struct cache *c)
@@ -350,7 +349,7 @@ int cache_close_telling(struct cache *c, _Atomic bool *durable, struct bc_error 
 		threads_stop(c);
 	readahead_stop(c);
 	if (cache_bypassed(c)) { /* the backing devices have everything */
-		rc = cache_volume_foreach(c, flush_backing, NULL);
+		rc = cache_volume_foreach(c, flush_bypassed, NULL);
 		if (rc)
 			bc_fail(err, rc, "cache %s: a backing device could not be flushed: %s", c->dir, strerror(-rc));
 		free_cache(c);

@@ -10,10 +10,12 @@
  *
  * What is dropped is recorded in the first epochs, and only when these are durable the marks are cleared. They are
  * pieces of a size that memory and the journal are made for, however many lines go. A crash between two pieces leads to
- * the same again: the reasons to drop outlive all of them. A mark is cleared, a volume's row gets the identity that its
- * backing device has now, the note that the journal is void is removed, and a discard is recorded as done, only when
- * every line that goes for that reason is durably gone. What was told dirty before is so after any piece: dirty lines
- * go only from a void journal, or under a discard.
+ * the same again: the reasons to drop outlive all of them. That a backing device changed may have been seen by chance
+ * (sample.c looks at other blocks each time) or from what the next boot forgets (counts of sectors written), so it is
+ * written down first, as a setting of the volume, and believed until all is done. A mark is cleared, a volume's row
+ * gets the identity that its backing device has now, the note that the journal is void is removed, and a discard is
+ * recorded as done, only when every line that goes for that reason is durably gone. What was told dirty before is so
+ * after any piece: dirty lines go only from a void journal, or under a discard.
  *
  * Nothing is changed durably before everything is known: the journal's load has ended without an error, no volume is
  * refused, and there is memory for the buffers. Errors until then are the caller's to see, and the next load starts
@@ -33,6 +35,10 @@
 
 #define LOAD_BATCH 64u
 
+/* Setting: in which way a load saw that the backing device has changed; empty: it has not. It is there from before the
+ * first of the volume's lines is dropped until the volume's row holds the device as it is now. */
+#define CHANGED_KEY JOURNAL_VOLUME_KEY "changed"
+
 struct recovery {
 	struct cache *c;
 	struct cache_open_report *report;
@@ -40,6 +46,7 @@ struct recovery {
 	struct bdev_channel *ch;
 	char *changed[CACHE_MAX_VOLUMES + 1]; /* how its backing device changed; NULL: not at all */
 	bool proven[CACHE_MAX_VOLUMES + 1]; /* that it did not */
+	bool written_down[CACHE_MAX_VOLUMES + 1]; /* CHANGED_KEY says that it did */
 	bool record[CACHE_MAX_VOLUMES + 1]; /* its row does not say what the volume is by now */
 	bool accepted[CACHE_MAX_VOLUMES + 1]; /* changed, but the user vouches for it: dirty lines stay */
 	struct journal_discard *discards;
@@ -51,6 +58,7 @@ struct recovery {
 	bool void_journal; /* bypass.h */
 	bool old_note; /* it is about an earlier time of this cache */
 	bool drops; /* there are lines, or blocks of some, that go */
+	bool no_memory; /* for a reason to drop lines */
 	char *buf;
 };
 
@@ -155,10 +163,34 @@ static int on_volume(void *ctx, const struct journal_volume *jv)
 	return 0;
 }
 
+/* The load that saw the change did not come to its end. It counts whatever the device looks like now: some lines are
+ * gone by it. */
+static void changed_load(struct recovery *r, const char *key, const char *value)
+{
+	struct volume *v;
+	unsigned id;
+	int end = 0;
+
+	if (sscanf(key, CHANGED_KEY "%n", &id, &end) != 1 || !end || key[end] || !id || id > CACHE_MAX_VOLUMES ||
+	    !value[0])
+		return;
+	v = r->c->volume[id];
+	if (!v)
+		return;
+	r->written_down[id] = true;
+	if (v->bdev && !r->changed[id]) {
+		char *text = strdup(value);
+
+		r->no_memory |= !text;
+		changed(r, v, text);
+	}
+}
+
 static int on_setting(void *ctx, const char *key, const char *value)
 {
 	struct recovery *r = ctx;
 
+	changed_load(r, key, value);
 	if (!strcmp(key, CLEAN_STOP_KEY))
 		r->report->clean_stop = !strcmp(value, "yes");
 	access_load(r->c, key, value);
@@ -317,6 +349,7 @@ static int load_line(struct recovery *r, const struct journal_line *jl, struct l
 }
 
 uint32_t recover_piece = 65536;
+void (*recover_noted)(void);
 
 static void drop_entry(struct recovery *r, uint32_t e)
 {
@@ -506,6 +539,10 @@ static int compare_data(struct recovery *r)
 		if (asprintf(&text, "its block at byte %llu is not what the cache knows of it",
 			     (unsigned long long)s[i].block * CACHE_BLOCK) < 0)
 			text = strdup("its data is not what the cache knows of it");
+		if (!text) {
+			rc = bc_fail(r->err, -ENOMEM, "out of memory");
+			break;
+		}
 		changed(r, v, text);
 		if (!r->accepted[v->id] && ctr_get(v->dirty_blocks))
 			rc = refuse_changed(r, v);
@@ -516,15 +553,42 @@ static int compare_data(struct recovery *r)
 	return rc;
 }
 
+static int put_changed(struct recovery *r, unsigned id, const char *text)
+{
+	char key[sizeof CHANGED_KEY + 16];
+
+	snprintf(key, sizeof key, CHANGED_KEY, id);
+	return journal_setting_put(r->c->journal, key, text, r->err);
+}
+
+/* Before the first line goes: a load that finds some of them gone finds the reason, too. */
+static int write_down_changed(struct recovery *r)
+{
+	int rc = 0;
+
+	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES && !rc && !MUTATE(CHANGED_NOTE); i++) {
+		if (!r->changed[i] || r->written_down[i] || !ctr_get(r->c->volume[i]->lines))
+			continue;
+		rc = put_changed(r, i, r->changed[i]);
+		r->written_down[i] = !rc;
+	}
+	if (!rc && recover_noted)
+		recover_noted();
+	return rc;
+}
+
 /* The lines of changed backing devices are gone, durably: from now on they are known as they are. So are those that
  * nothing was known of. */
 static int accept_changed(struct recovery *r)
 {
 	int rc = 0;
 
-	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES && !rc; i++)
+	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES && !rc; i++) {
 		if (r->record[i])
 			rc = volume_record(r->c->volume[i], r->c->volume[i]->row_in_use, r->err);
+		if (!rc && r->record[i] && r->written_down[i])
+			rc = put_changed(r, i, "");
+	}
 	return rc;
 }
 
@@ -597,8 +661,10 @@ static int clear_note(struct recovery *r)
 static int record_drops(struct recovery *r)
 {
 	struct cache *c = r->c;
-	int rc = MUTATE(VOID_EARLY) ? clear_note(r) : 0, rc2 = 0;
+	int rc = MUTATE(VOID_EARLY) ? clear_note(r) : 0, rc2 = write_down_changed(r);
 
+	if (rc2)
+		return rc2;
 	if (!rc)
 		rc = drop_untrusted(r);
 	for (uint32_t i = 0; i < r->ndiscards && !rc && !rc2; i++)
@@ -641,6 +707,8 @@ int recover(struct cache *c, struct cache_open_report *report, struct bc_error *
 		rc = journal_load(c->journal, &ops, &r, &jr, err);
 	if (!rc)
 		rc = load_batch(&r);
+	if (!rc && r.no_memory)
+		rc = bc_fail(err, -ENOMEM, "out of memory");
 	if (!rc)
 		rc = check_accepted(c, err);
 	if (!rc)

@@ -9,6 +9,8 @@
 
 /* Seam for tests: entries whose drop is recorded in one epoch, more or less. Set before any cache is opened. */
 extern uint32_t recover_piece;
+/* And: called when the reasons to drop lines are durable, and none has gone yet. */
+extern void (*recover_noted)(void);
 
 /* Fills volumes, tunables, lines and slots; sets the epoch ids; repeats unfinished discards; makes what it dropped
  * durable. */

@@ -17,8 +17,7 @@
 
 #include "engine/life/life.h"
 
-#define TIME_NS 500000000u /* for all volumes together */
-#define PROVEN_NS 100000000u /* likewise, if there is no reason to doubt any of them */
+uint32_t sample_ns = 500000000; /* for all volumes together; a fifth, if there is no reason to doubt any of them */
 #define MANY 16384u /* entries of a volume that are candidates; of more, so many at random */
 #define SPREAD 48u
 #define ENDS 32u /* blocks at either end of the device */
@@ -245,7 +244,7 @@ int sample_backings(struct cache *c, struct sample *s, unsigned n, uint64_t seed
 		rc = collect_entries(c, of, seed);
 	r.until = now_ns();
 	for (unsigned i = 0; i < n && !rc; i++) {
-		r.until += (s[i].proven ? PROVEN_NS : TIME_NS) / n;
+		r.until += (s[i].proven ? sample_ns / 5 : sample_ns) / n;
 		rc = sample_one(&s[i], &r, seed);
 	}
 	for (unsigned i = 0; i < n; i++)

@@ -135,6 +135,16 @@ static int check_name(struct volume *v, void *ctx)
 	return 0;
 }
 
+static int flush_bypassed(struct volume *v, void *ctx)
+{
+	struct bc_error *err = ctx;
+	int rc = v->bdev ? volume_flush(v) : 0;
+
+	return rc ? bc_fail(err, rc, "volume %s: the cache has failed, and the volume cannot be flushed without it: %s",
+			    v->name, strerror(-rc))
+		  : 0;
+}
+
 int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const struct cache_progress *p, void *ctx),
 		     void *ctx, struct bc_error *err)
 {
@@ -144,8 +154,8 @@ int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const st
 	uint64_t lost = v ? ctr_get(v->lost_blocks) : lost_of_all(c);
 	int rc, stop;
 
-	if (c->failed && !ctr_get(c->dirty_blocks))
-		return 0; /* bypassed: everything is on backing */
+	if (c->failed && !ctr_get(c->dirty_blocks)) /* bypassed: everything is on backing, perhaps not durably */
+		return v ? flush_bypassed(v, err) : cache_volume_foreach(c, flush_bypassed, err);
 	if (c->failed)
 		return bc_fail(err, -EIO,
 			       "the cache has failed (%s): its dirty data is kept and cannot be written back", c->why);
