@@ -8,10 +8,10 @@
 requires_fuse
 requires fallocate dd
 
-CELL=${CELL:-3} # what is promised is one; machines that run tests are busy
+CELL=$((${CELL:-1} * SLOW)) # seconds
 kinds="read write flush clean discard open close identity"
 probes="hit miss write fsync discard status stats set mode sick_mode add remove epoch"
-# KIND:PROBE that cannot be had yet
+# KIND:PROBE that cannot be had
 left_out=" "
 
 export BLKCACHE_CONF=$T/conf

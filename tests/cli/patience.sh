@@ -122,4 +122,19 @@ ok "and what was only answered" reads a u 4
 stop c
 ok "a stop with a device that answers writes all of it" cmp -n 65536 -i 0:131072 <(head -c 65536 /dev/zero | tr '\0' s) "$T/b.img"
 
+# ---- load ----
+
+# After a crash everything that was written through is flushed; a slow device keeps nobody waiting for that.
+truncate -s 16M "$T/q.img" "$T/r.img"
+new_cache l 4M --volume "q=delay:flush=100s:$T/q.img" --volume "r=$T/r.img"
+load_fg l
+"$TOOLS/ioflags" write "$T/l.mnt/q" 8192 4096 3 >/dev/null || bail "write"
+kill_hard l
+started=$SECONDS
+load_fg l
+ok "a device that is slow to flush does not hold up the load after a crash" [ $((SECONDS - started)) -le 40 ]
+ok "its data is there" "$TOOLS/ioflags" expect "$T/l.mnt/q" 8192 4096 3
+ok "another volume is flushed" dd if=/dev/zero of="$T/l.mnt/r" bs=4096 count=1 conv=notrunc,fsync status=none
+kill_hard l
+
 done_testing

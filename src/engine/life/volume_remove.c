@@ -233,6 +233,9 @@ static int try_remove(struct cache *c, struct volume *v, bool discard_dirty, con
 			return rc;
 		if (!readahead_forget(v, patience))
 			return fail_interrupted(v->name, err);
+		/* the device may have answered just after the caller went, who was told, or believes, that it stays */
+		if (patience && patience->give_up && patience->give_up(patience->ctx))
+			return fail_interrupted(v->name, err);
 		rc = take_out(v, patience, err);
 		if (rc)
 			return rc;
