@@ -482,6 +482,17 @@ int close_stopped(struct cache *c, int code)
 	return code;
 }
 
+const struct patience *stopped_patience(void)
+{
+	static struct patience patience;
+	struct daemon_config config = { 0 };
+	struct bc_error err = { 0 };
+
+	if (!patience.ms)
+		patience.ms = !config_load(&config, &err) && config.patience_ms ? config.patience_ms : PATIENCE_MS;
+	return &patience;
+}
+
 static json_t *manage_stopped(const char *dir, json_t *request, unsigned flags, int *exit_code)
 {
 	struct bc_error err = { 0 };
@@ -490,7 +501,7 @@ static json_t *manage_stopped(const char *dir, json_t *request, unsigned flags, 
 
 	if (!c)
 		return NULL;
-	result = manage_run(c, NULL, request, NULL, &err);
+	result = manage_run(c, NULL, request, stopped_patience(), &err);
 	*exit_code = close_stopped(c, result ? CMD_OK : fail_err(&err));
 	if (!result && manage_is_usage(request, &err))
 		*exit_code = CMD_USAGE;

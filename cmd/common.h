@@ -108,6 +108,8 @@ json_t *text(const char *bytes);
 json_t *describe_stopped(const char *dir, json_t *(*describe)(struct cache *c, const struct json_daemon_view *view),
 			 struct cache_open_report *report, struct bc_error *err);
 
+/* How long commands on a stopped cache wait for a backing device to answer: as configured for the daemon's. */
+const struct patience *stopped_patience(void);
 /* Opens a stopped cache for one command; NULL: message printed. */
 struct cache *open_stopped(const char *dir, unsigned flags, int *exit_code);
 /* Closes it; returns `code`, or CMD_FAILED with a message. */

@@ -114,7 +114,7 @@ static int add_volumes(struct args *a)
 	if (!c)
 		return code;
 	for (size_t i = 0; i < a->nvolumes && !code; i++)
-		if (cache_volume_add(c, a->names[i], a->backings[i], CACHE_MODE_COUNT, &err))
+		if (cache_volume_add_patiently(c, a->names[i], a->backings[i], CACHE_MODE_COUNT, stopped_patience(), &err))
 			code = fail_err(&err);
 	return close_stopped(c, code);
 }
@@ -138,7 +138,7 @@ static int check_backings(struct args *a)
 				return fail("%s: the volume name is given twice; names have to differ", a->names[i]);
 		if (cache_check_volume_name(a->names[i], &err))
 			return fail_err(&err);
-		if (bdev_open(a->backings[i], BDEV_OPEN_RDONLY, &bdev, &err))
+		if (bdev_open_patiently(a->backings[i], BDEV_OPEN_RDONLY, stopped_patience(), &bdev, &err))
 			return fail_err(&err);
 		bdev_get_identity(bdev, &a->ids[i]);
 		bdev_close(bdev);

@@ -60,7 +60,7 @@ static const struct argp argp = {
 	"DIR MOUNTPOINT",
 	"Recover the cache in DIR, start its daemon, and mount its volumes as files below MOUNTPOINT. Returns when "
 	"they can be used, and says "
-	"what was recovered."
+	"what was recovered. Doing it again is harmless."
 	"\v"
 	"The daemon ends with 'blkcache stop', with 'umount MOUNTPOINT', or with SIGTERM. The latter two make "
 	"everything durable in the cache "
@@ -72,22 +72,30 @@ static const struct argp argp = {
 	NULL,
 };
 
-/* A daemon that runs already is told of before a child is forked: the lock's message would name a pid, not what to do.
+/*
+ * The cache is loaded. That is all a plain `load` for the same mount point wants, as with `mount`: done. What else is
+ * asked for cannot be had from the daemon that runs.
  */
-static int refuse_if_loaded(const char *dir)
+static int loaded_already(const struct args *a, const char *mountpoint, const json_t *cache)
 {
-	int code = CMD_OK;
-	json_t *status = loaded_status(dir, &code);
+	const char *at = jtext(cache, "mountpoint"), *state = jtext(cache, "state");
 
-	if (status)
-		code = fail("%s: is loaded already, at %s%s; see 'blkcache status %s'", dir,
-			    jtext(json_object_get(status, "cache"), "mountpoint"),
-			    strcmp(jtext(json_object_get(status, "cache"), "state"), "stopping")
-				    ? ""
-				    : ", and is being stopped",
-			    dir);
-	json_decref(status);
-	return code;
+	if (strcmp(at, mountpoint) || !strcmp(state, "stopping"))
+		return fail("%s: is loaded already, at %s%s; see 'blkcache status %s'", a->dir, at,
+			    strcmp(state, "stopping") ? "" : ", and is being stopped", a->dir);
+	if (a->foreground)
+		return fail("%s: is loaded already, at %s, by a daemon of its own; leave out -f", a->dir, at);
+	if (a->naccepted)
+		return fail("%s: is loaded already, at %s; --accept-changed is for a cache that is not: 'blkcache stop "
+			    "%s --no-flush' first",
+			    a->dir, at, a->dir);
+	if (a->survive && !json_is_true(json_object_get(cache, "survive")))
+		return fail("%s: is loaded already, at %s, without --survive; 'blkcache stop %s' first", a->dir, at,
+			    a->dir);
+	if (!strcmp(state, "failed"))
+		return fail("%s: is loaded already, at %s, but has failed: %s", a->dir, at, jtext(cache, "why"));
+	say("%s: is loaded already, at %s", a->dir, at);
+	return CMD_OK;
 }
 
 int cmd_load(int argc, char **argv)
@@ -95,8 +103,9 @@ int cmd_load(int argc, char **argv)
 	struct args a = { 0 };
 	struct bc_error err = { 0 };
 	struct daemon_params params = { 0 };
+	json_t *loaded = NULL;
 	char *mountpoint;
-	int code;
+	int code = CMD_OK;
 
 	parse_args(&argp, argc, argv, &a);
 	mountpoint = loading_mountpoint(a.mountpoint);
@@ -108,14 +117,22 @@ int cmd_load(int argc, char **argv)
 	params.mountpoint = mountpoint;
 	params.foreground = a.foreground;
 	params.accepted = a.accepted;
-	code = config_load(&params.config, &err) ? fail_err(&err) : refuse_if_loaded(a.dir);
+	if (config_load(&params.config, &err)) {
+		code = fail_err(&err);
+		goto out;
+	}
 	params.config.survive |= a.survive;
-	if (!code) {
+	/* before a child is forked: the lock's message would name a pid, not what to do */
+	loaded = loaded_status(a.dir, &code);
+	if (loaded) {
+		code = loaded_already(&a, mountpoint, json_object_get(loaded, "cache"));
+	} else if (!code) {
 		if (!a.foreground)
 			interrupts_catch();
 		code = loading_start(&params, NULL);
 	}
 out:
+	json_decref(loaded);
 	free(a.dir);
 	free(mountpoint);
 	return code;

@@ -249,7 +249,7 @@ static int add_if_needed(struct args *a, struct cache *c)
 	int code = CMD_OK;
 
 	if (!v) {
-		if (cache_volume_add(c, a->name, a->backing, a->mode, &err))
+		if (cache_volume_add_patiently(c, a->name, a->backing, a->mode, stopped_patience(), &err))
 			return fail_err(&err);
 		a->made_volume = true;
 		return CMD_OK;

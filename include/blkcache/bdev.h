@@ -108,6 +108,9 @@ int bdev_open_patiently(const char *spec, unsigned flags, const struct patience 
  */
 void bdev_set_own_mount(dev_t dev, int below, bool loading);
 
+/* The path of the file or kernel block device at the end of a spec; NULL: there is none. Part of `spec`. */
+const char *bdev_spec_path(const char *spec);
+
 /* What people know the device as ("volume v"), for messages. Before others use it. */
 void bdev_set_use(struct bdev *bdev, const char *use);
 
@@ -119,6 +122,8 @@ bool bdev_find_hung(unsigned ms, char *buf, size_t len);
 
 /* All channels must have been closed before. NULL is allowed. */
 void bdev_close(struct bdev *bdev);
+/* One more bdev_close() is to come before the device is closed. */
+void bdev_hold(struct bdev *bdev);
 
 uint64_t bdev_size(const struct bdev *bdev); /* bytes, fixed while open */
 uint32_t bdev_alignment(const struct bdev *bdev); /* 1 to 4096: for offset, length and memory of fast I/O */
@@ -149,6 +154,8 @@ bool bdev_label_find(const char *label, uint64_t size, char *path, size_t len);
  * not answer): it goes on in a thread of its own, and until it ends the answer is this one, at once.
  */
 int bdev_check_name(struct bdev *bdev, unsigned ms, char *why, size_t len);
+/* Has the file no name at all any more, so that it goes with this process? Does not look up names. */
+bool bdev_is_deleted(struct bdev *bdev);
 
 /* 0: the size seen now equals that at open; -ESTALE: the device shrank or grew. */
 int bdev_check_size(struct bdev *bdev);

@@ -170,6 +170,10 @@ int cache_volume_remove_patiently(struct cache *c, const char *name, bool discar
 struct volume *cache_volume_get(struct cache *c, const char *name);
 struct volume *cache_volume_get_id(struct cache *c, unsigned id);
 struct volume *volume_ref(struct volume *v);
+/* Another reference, by who has one, for work on the volume: it does not make cache_volume_remove refuse, which waits
+ * for its end. */
+void volume_use_more(struct volume *v);
+void volume_unuse(struct volume *v);
 void volume_put(struct volume *v);
 
 /* Calls fn for every volume, in id order, with a reference held; stops at nonzero and returns it. fn may not add or
@@ -249,7 +253,7 @@ struct cache_progress {
 /*
  * Writes all data that is dirty now to the backing device(s) and flushes them; v NULL: all volumes. Waits. progress (if
  * any) is called about five times a second and at the end; nonzero from it stops early with -EINTR (nothing is lost; a
- * later call goes on where this one was). Volumes keep working. -EALREADY cannot happen: runs queue up.
+ * later call goes on where this one was). Volumes keep working. Concurrent runs are serialised volume by volume.
  */
 int cache_write_back(struct cache *c, struct volume *v, int (*progress)(const struct cache_progress *p, void *ctx),
 		     void *ctx, struct bc_error *err);

@@ -20,6 +20,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -268,13 +269,18 @@ void bdev_close(struct bdev *bdev)
 {
 	struct bdev_wait w;
 
-	if (!bdev)
+	if (!bdev || atomic_fetch_add(&bdev->holds, -1u)) /* from 0: the last one */
 		return;
 	wait_begins(bdev, &w);
 	if (bdev->module->destruct)
 		bdev->module->destruct(bdev);
 	delist(bdev);
 	free_bdev(bdev);
+}
+
+void bdev_hold(struct bdev *bdev)
+{
+	atomic_fetch_add(&bdev->holds, 1);
 }
 
 uint64_t bdev_size(const struct bdev *bdev)
@@ -355,6 +361,14 @@ int bdev_check_name(struct bdev *bdev, unsigned ms, char *why, size_t len)
 		if (bdev->module->check_name)
 			return bdev->module->check_name(bdev, ms, why, len);
 	return 0;
+}
+
+bool bdev_is_deleted(struct bdev *bdev)
+{
+	for (; bdev; bdev = bdev->base)
+		if (bdev->module->is_deleted)
+			return bdev->module->is_deleted(bdev);
+	return false;
 }
 
 int bdev_check_size(struct bdev *bdev)

@@ -318,6 +318,14 @@ static int file_check_name(struct bdev *b, unsigned ms, char *why, size_t len)
 	return fb->name ? name_check(fb->name, ms, why, len) : 0;
 }
 
+static bool file_is_deleted(struct bdev *b)
+{
+	struct file_bdev *fb = (struct file_bdev *)b;
+	struct stat st;
+
+	return !fb->block && !fstat(fb->buf_fd, &st) && !st.st_nlink;
+}
+
 static void file_dump_info(struct bdev *b, FILE *out)
 {
 	struct file_bdev *fb = (struct file_bdev *)b;
@@ -631,6 +639,7 @@ static struct bdev_module file_module = {
 	.get_identity = file_get_identity,
 	.sync_identity = file_sync_identity,
 	.get_label = file_get_label,
+	.is_deleted = file_is_deleted,
 	.check_name = file_check_name,
 	.dump_info = file_dump_info,
 };

@@ -27,6 +27,7 @@ struct bdev {
 	struct bdev *base; /* the device below, for wrapping modules (closed after destruct), else NULL */
 	struct bdev *next_open; /* list of what bdev_open() has handed out */
 	char *use; /* bdev_set_use()'s; may be NULL */
+	_Atomic unsigned holds; /* bdev_hold()'s that bdev_close() has not taken back */
 	pthread_mutex_t waits_lock;
 	struct bdev_wait *newest_wait, *oldest_wait; /* threads that wait for it now */
 };
@@ -67,6 +68,7 @@ struct bdev_module {
 	void (*get_identity)(struct bdev *bdev, struct bdev_identity *id); /* optional */
 	int (*sync_identity)(struct bdev *bdev); /* optional: there is nothing to sync */
 	void (*get_label)(struct bdev *bdev, char *label, size_t len); /* optional: "" */
+	bool (*is_deleted)(struct bdev *bdev); /* optional: never */
 	int (*check_name)(struct bdev *bdev, unsigned ms, char *why, size_t len); /* optional: it has none, or is it */
 	void (*dump_info)(struct bdev *bdev, FILE *out); /* optional */
 	struct bdev_module *next; /* kept by the registry */
@@ -77,9 +79,6 @@ struct bdev_module {
  * channel's thread. done() runs later, from bdev_poll() or bdev_rw_wait(), so that a module never recurses into its
  * caller. (An I/O that went to rw_sync has no part in this: bdev.c calls its done() after rw_sync has returned.) */
 void bdev_io_complete(struct bdev_channel *ch, struct bdev_io *io, int result);
-
-/* The path of the file or kernel block device at the end of a spec; NULL: there is none. Part of `spec`. */
-const char *bdev_spec_path(const char *spec);
 
 void bdev_module_register(struct bdev_module *module);
 

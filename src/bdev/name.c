@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * name.c - does a path still lead to the file that was opened by it? A file that was deleted, or that another one was
- * moved over, goes on working for who has it open, and is gone with the last of them.
+ * moved over, goes on working for those that have it open, and is gone when the last of them closes it.
  *
  * A look-up can hang for ever (a network file system without its server), so it runs in a thread of its own, which the
  * caller waits for only so long. A look-up under way is not begun again: at most one thread of a device hangs.

@@ -223,7 +223,7 @@ void client_notify(struct buffer_client *c); /* if anybody waits for a write to 
 void dirty_map_set(struct buffer_client *c, uint32_t frame);
 uint64_t clock_ns(void);
 
-/* round.c: by who has the `draining` role */
+/* round.c: by the thread that has the `draining` role */
 void round_run(struct buffer_client *c, struct bdev_channel *ch);
 
 /* buffer.c */

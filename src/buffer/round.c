@@ -3,8 +3,8 @@
  * round.c - one round of writing: everything of a client that is dirty when it starts reaches the device, in ascending
  * order, neighbours merged.
  *
- * Run by who has the client's `draining` role: the writer thread or a caller of buffer_write_dirty_on, on its own
- * channel. No lock is held meanwhile. Frames are taken from the dirty map in batches; of a batch
+ * Run by the thread that has the client's `draining` role: the writer thread or a caller of buffer_write_dirty_on, on
+ * its own channel. No lock is held meanwhile. Frames are taken from the dirty map in batches; of a batch
  * - keys (block numbers) are made distinct: of equal ones all but one go back to the map and the round passes again;
  * - a frame is written only if it still is the dirty buffer of its key when its turn comes (compare-and-swap to
  *   WRITING);

@@ -45,7 +45,7 @@ static int no_daemon(const char *dir, int dirfd, struct bc_error *err)
 		       dir, dir);
 }
 
-/* Who holds the cache, as far as its lock file tells: a daemon whose queue of connections is full. */
+/* The process that holds the cache, as far as its lock file tells: a daemon whose queue of connections is full. */
 static int lock_pid(int dirfd)
 {
 	int fd = openat(dirfd, "lock", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);

@@ -147,6 +147,7 @@ struct json_daemon_view {
 	const char *mountpoint; /* NULL: not mounted */
 	pid_t pid; /* 0: no daemon */
 	time_t start_time; /* of the daemon */
+	bool survive; /* has the daemon a supervisor? */
 	const char *locked; /* how much of its memory cannot be swapped out, in a word; NULL: no daemon */
 	/* The state to show for a cache (v NULL) or a volume that the engine says is in `state`; NULL: as the engine
 	 * says. */

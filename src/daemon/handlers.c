@@ -56,6 +56,7 @@ static json_t *describe(struct daemon *d, json_t *(*make)(struct cache *c, const
 	struct json_daemon_view view = { .mountpoint = shown.unmounted ? NULL : d->params->mountpoint,
 					 .pid = getpid(),
 					 .start_time = d->start_time,
+					 .survive = d->params->survive,
 					 .locked = d->locked,
 					 .state = shown_state,
 					 .buckets = buckets,
@@ -96,7 +97,8 @@ static bool enter(struct daemon *d, struct control_request *req)
 	return false;
 }
 
-/* Answered at any time. With "wait", only by a daemon that stays: for who wants to know whether there is one. */
+/* Answered at any time. With "wait", only by a daemon that stays: for a client that wants to know whether there is one.
+ */
 static json_t *run_question(struct control_request *req, json_t *args, struct daemon *d, bool stats)
 {
 	json_t *result;
@@ -170,7 +172,7 @@ static json_t *run_manage(struct control_request *req, json_t *args, void *ctx)
  */
 struct flush_run {
 	struct daemon *d;
-	struct volume *v; /* a reference; NULL: all */
+	struct volume *v; /* in use, not referred to: a run that hangs does not keep it for good; NULL: all */
 	struct flush_job job;
 	_Atomic bool enough;
 	_Atomic uint64_t done_bytes, total_bytes;
@@ -253,7 +255,7 @@ static void flush_over(void *arg)
 	*p = r->job.next;
 	pthread_mutex_unlock(&r->d->lock);
 	if (r->v)
-		volume_put(r->v);
+		volume_unuse(r->v);
 	free(r);
 	cache_release(c);
 }
@@ -270,8 +272,10 @@ static int flush(struct daemon *d, struct control_request *req, struct volume *v
 
 	if (!r)
 		return bc_fail(err, -ENOMEM, "out of memory");
-	*r = (struct flush_run){ .d = d, .v = v ? volume_ref(v) : NULL, .job.volume = v ? volume_id(v) : 0 };
+	*r = (struct flush_run){ .d = d, .v = v, .job.volume = v ? volume_id(v) : 0 };
 	clock_gettime(CLOCK_MONOTONIC, &w.start);
+	if (v)
+		volume_use_more(v);
 	cache_hold(d->cache);
 	pthread_mutex_lock(&d->lock);
 	r->job.next = d->jobs;

@@ -187,6 +187,7 @@ json_t *json_status(struct cache *c, const struct json_daemon_view *view)
 	json_object_set_new(cache, "mode", json_string(cache_mode_name(info.default_mode)));
 	json_object_set_new(cache, "mountpoint", view->mountpoint ? json_text(view->mountpoint) : json_null());
 	json_object_set_new(cache, "pid", view->pid ? json_integer(view->pid) : json_null());
+	json_object_set_new(cache, "survive", view->pid ? json_boolean(view->survive) : json_null());
 	json_object_set_new(cache, "ram_set_bytes", count(info.ram_set_bytes));
 	json_object_set_new(cache, "locked_memory", view->locked ? json_string(view->locked) : json_null());
 	return o;

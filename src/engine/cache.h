@@ -9,7 +9,7 @@
  *                and compaction hold it shared while they take lines from the map, so that no volume goes under them)
  *   volume.clean_lock (one cleaning run of a volume at a time; who holds it never waits for room in the cache)
  *   range locks  (range.h)
- *   epoch.committing (a flag under epoch.lock: who has set it commits, alone, and takes what follows)
+ *   epoch.committing (a flag under epoch.lock: only the thread that set it may commit or take the locks below)
  *   epoch.gate   (shared: changing line metadata; exclusive: sealing)
  *   stripe locks (lines.h), one at a time
  *   volume.row_lock (its row in the journal is being written)
@@ -131,7 +131,7 @@ struct volume {
 	counter write_seq; /* completed writes to the backing device */
 	counter flushed_seq; /* of them, durable there */
 	uint64_t settle_seq; /* write_seq at the last look; the volume's helper's */
-	pthread_mutex_t clean_lock; /* held over I/O, by who cleans this volume */
+	pthread_mutex_t clean_lock; /* held over I/O by the thread that cleans this volume */
 	uint32_t clean_hand; /* entry where the next batch begins; clean_lock */
 	counter lost_blocks; /* met by the cleaner: dirty, and not readable any more */
 	counter last_epoch; /* that holds an answered write of this volume, or makes a dirty block clean (P1) */
@@ -402,11 +402,8 @@ void cache_degrade(struct cache *c, const char *fmt, ...) __attribute__((format(
 #define INTERNAL_REF (UINT64_C(1) << 32)
 #define VOLUME_REMOVING UINT64_MAX
 struct volume *volume_find_locked(struct cache *c, const char *name); /* volumes_lock held; no reference */
-/* A reference for the engine's own short use: it does not make cache_volume_remove refuse, which waits for it. NULL:
- * there is none, or it is being removed. */
+/* A reference for the engine's own short use, see volume_use_more(). NULL: there is none, or it is being removed. */
 struct volume *volume_use(struct cache *c, unsigned id);
-void volume_use_more(struct volume *v); /* another one, by who has one of any kind */
-void volume_unuse(struct volume *v);
 
 /* ---- jobs.c: threads with a period each ---- */
 int jobs_start(struct cache *c, void *(*const mains[JOBS])(void *)); /* work/threads.c has the mains */

@@ -81,7 +81,7 @@ struct volume *volume_ref(struct volume *v)
 
 void volume_put(struct volume *v)
 {
-	/* what was done under the reference is seen by who finds that there is none left */
+	/* a thread that finds no reference left sees what was done under this one */
 	atomic_fetch_sub_explicit(&v->refs, 1, memory_order_release);
 }
 

@@ -8,9 +8,9 @@
  * The kernel wakes a receiving worker for each request. If many receive, each request of a burst wakes another one,
  * although one after the other would be done sooner by one that is awake: most requests are hits in RAM or writes into
  * it, which take microseconds and wait for nobody. So who comes from such a request parks if enough others receive, one
- * per CPU. Who is about to wait during a request (util/waits.h) sees to it that somebody receives: wakes a parked
- * worker or starts another one, up to the limit. He goes back to receiving afterwards, as under a load of misses that
- * is where he is needed. Workers never end before the mount does, so a burst pays for its threads once.
+ * per CPU. Before a worker blocks during a request (util/waits.h), it makes sure another one is receiving: wakes a
+ * parked worker or starts another one, up to the limit. He goes back to receiving afterwards, as under a load of misses
+ * that is where he is needed. Workers never end before the mount does, so a burst pays for its threads once.
  *
  * A worker is added only if all it needs can be had at once: its stack, the buffer it receives in, its memory for I/O;
  * and if enough address space is left then for commands, flushes and cleaning. Otherwise the pool stays as large as it

@@ -60,14 +60,22 @@
 	X(CREATE_SYNC, "create-sync", "a new journal gets its name before it is synced")
 
 /* Steps that only matter when threads meet at the wrong moment, which the rig cannot arrange: a test of schedules has
- * to notice these. All but intent-recheck fail test_intent or test_flushes, too (BLKCACHE_MUTATION=NAME). */
+ * to notice these. Some fail test_intent or test_flushes, too (BLKCACHE_MUTATION=NAME): flush-overlap, intent-lower,
+ * begin-failed, settle-held. */
 #define RACES(X)                                                                                                       \
 	X(FLUSH_OVERLAP, "flush-overlap",                                                                              \
 	  "a flush of a file does not wait for those that overlap it and may have its error")                          \
 	X(INTENT_LOWER, "intent-lower", "a write that ends stores its epoch over a later one")                         \
 	X(INTENT_RECHECK, "intent-recheck", "marks are cleared by what was seen before writers were kept out")         \
 	X(BEGIN_FAILED, "begin-failed", "a write that meets the failure of the cache goes on without mark or note")    \
-	X(SETTLE_HELD, "settle-held", "a volume's row says `not in use` while the cleaner or a discard is at work")
+	X(SETTLE_HELD, "settle-held", "a volume's row says `not in use` while the cleaner or a discard is at work")    \
+	X(SETTLE_RECHECK, "settle-recheck", "a row is settled by what was seen before writers were kept out")          \
+	X(INTENT_CLEARING, "intent-clearing", "a write goes on with a mark that is being cleared")                     \
+	X(DURABLE_SEALING, "durable-sealing", "an epoch that is being sealed counts as an empty one")                  \
+	X(CLEAN_CHANGED, "clean-changed", "a block that was written while the cleaner had it becomes clean")           \
+	X(DISCARD_CLEANED, "discard-cleaned", "a block that becomes clean during a discard stays")                     \
+	X(FLUSH_SEQ, "flush-seq", "a flush counts for the writes to backing that ended while it was under way")        \
+	X(HIT_RECHECK, "hit-recheck", "a hit in RAM does not look whether its line has changed meanwhile")
 
 #define MUTATION_ENUM(id, name, what) MUT_##id,
 enum mutation { MUT_NONE, MUTATIONS(MUTATION_ENUM) RACES(MUTATION_ENUM) MUT_COUNT };

@@ -65,7 +65,7 @@ complete_after() { # WORD...
 		printf '%s\n' "${COMPREPLY[@]}"
 	)
 }
-same_words "completion: its commands are those of --help" "$commands" "$(complete_after blkcache '' | grep -vxE -- '--.*|help')"
+same_words "completion: its commands are those of --help" "$commands" "$(complete_after blkcache '' | grep -vxE -- '--.*|help|version')"
 wrong=$(for c in $commands; do
 	diff <(options_of "$c" | sort) <(complete_after blkcache "$c" -- | grep -vx -- --help | sort) | sed -n "s/^[<>]/$c/p"
 done)
@@ -86,7 +86,8 @@ wrong=$(for key in $tunables; do
 done)
 is "$wrong" "" "their defaults are right in both"
 same_words "completion: 'set' offers them" "$tunables" "$(
-	blkcache() { bc "$@"; }
+	timeout() { "${@:2}"; } # has no functions
+	blkcache() { "$BLKCACHE" "$@"; }
 	compopt() { :; }
 	# a stopped cache is not asked by a Tab; here it is
 	# shellcheck source=/dev/null
@@ -122,4 +123,10 @@ dead=$(for f in "$readme" "$durability"; do
 	done
 done)
 is "$dead" "" "links lead somewhere"
+
+echo "# names"
+gone=$(grep -oE '\b[a-z]+_[a-z_]+\b' "$TOP/contrib/doc/walks.md" | sort -u | while read -r name; do
+	grep -rqw -- "$name" "$TOP/src" "$TOP/include" || echo "$name"
+done)
+is "$gone" "" "walks.md names functions that exist"
 done_testing

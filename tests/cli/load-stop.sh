@@ -24,6 +24,13 @@ ok "the volume reads as the backing" same "$T/c.mnt/a" "$T/a.orig"
 mkdir "$T/other"
 refuses 1 "(running|loaded|use|owner|pid|already)" "a second load is refused" bc load "$T/c" "$T/other"
 nok "and mounts nothing" mountpoint -q "$T/other"
+daemon=$(own_daemons)
+exits 0 "at the same mount point it is there already" bc load "$T/c" "$T/c.mnt/"
+like "$out" "$T/c: is loaded already, at $T/c.mnt" "and that is said"
+is "$(own_daemons)" "$daemon" "by the daemon there was"
+refuses 1 "loaded already.*-f" "not in the foreground" bc load "$T/c" "$T/c.mnt" -f
+refuses 1 "loaded already.*--accept-changed" "nor is anything accepted of it" bc load "$T/c" "$T/c.mnt" --accept-changed a
+refuses 1 "loaded already.*without --survive" "nor does it survive from now on" bc load "$T/c" "$T/c.mnt" --survive
 
 "$TOOLS/ioflags" write "$T/c.mnt/a" 1000 2000000 5 >/dev/null || bail "write"
 exits 0 "stop" bc stop "$T/c"

@@ -20,6 +20,21 @@ load c
 exits 0 "everything in place: flush" bc flush "$T/c"
 is "$(status_of c .cache.state)" running "and running"
 
+# ---- written through to a file that is deleted ----
+
+truncate -s 4M "$T/w.img"
+must bc add "$T/c" w="$T/w.img" --mode wt
+"$TOOLS/ioflags" write "$T/c.mnt/w" 8192 65536 7 >/dev/null || bail "write"
+ok "fsync of what was written through" dd if=/dev/null of="$T/c.mnt/w" conv=notrunc,fsync status=none
+"$TOOLS/ioflags" write "$T/c.mnt/w" 8192 65536 8 >/dev/null || bail "write"
+rm "$T/w.img"
+nok "fsync to a deleted file fails" dd if=/dev/null of="$T/c.mnt/w" conv=notrunc,fsync status=none
+nok "and fails again" dd if=/dev/null of="$T/c.mnt/w" conv=notrunc,fsync status=none
+like "$(status_of c .cache.why)" "volume w: its backing file was moved or deleted" "status says why"
+ok "what was written is read" "$TOOLS/ioflags" expect "$T/c.mnt/w" 8192 65536 8
+ok "others are flushed" dd if=/dev/null of="$T/c.mnt/t" conv=notrunc,fsync status=none
+ok "it can be removed" wait_for 10 bc remove "$T/c" w --discard-dirty
+
 # ---- deleted, and another file put there ----
 
 write c a 1

@@ -12,7 +12,7 @@ CELL=${CELL:-3} # what is promised is one; machines that run tests are busy
 kinds="read write flush clean discard open close identity"
 probes="hit miss write fsync discard status stats set mode sick_mode add remove epoch"
 # KIND:PROBE that cannot be had yet
-left_out=" flush:epoch identity:epoch clean:remove "
+left_out=" "
 
 export BLKCACHE_CONF=$T/conf
 printf '[daemon]\npatience = 2s\n' >"$BLKCACHE_CONF"

@@ -41,6 +41,42 @@ rm "$T/hang2/open"
 added_late() { bc add "$T/c" "x=$T/x.img"; }
 ok "a device that was opened too late is closed again, and can be added" wait_for 10 added_late
 
+# What is read of a device for later is not worth a flush of a minute.
+truncate -s 16M "$T/slow.img"
+started=$SECONDS
+exits 0 "create does not wait for a flush that is slow" bc create "$T/d" --size 1M --volume "s=delay:flush=100s:$T/slow.img"
+truncate -s 16M "$T/slow2.img"
+exits 0 "nor does add" bc add "$T/c" "s=delay:flush=100s:$T/slow2.img"
+ok "they are soon done" [ $((SECONDS - started)) -le 40 ]
+must bc remove "$T/c" s
+
+# on a stopped cache, too
+truncate -s 16M "$T/x3.img"
+touch "$T/hang2/open"
+started=$SECONDS
+refuses 1 "does not answer" "an add to a stopped cache gives up" bc add "$T/d" "x=hang:dir=$T/hang2:$T/x3.img"
+refuses 1 "does not answer" "and so does a create" bc create "$T/e" --size 1M --volume "x=hang:dir=$T/hang2:$T/x3.img"
+ok "soon" [ $((SECONDS - started)) -le 30 ]
+rm "$T/hang2/open"
+
+# ---- a flush whose client has gone ----
+
+fill b p 5
+touch "$h/write"
+"$BLKCACHE" flush "$T/c" b >/dev/null 2>&1 &
+client=$!
+sleep 1
+kill -TERM "$client"
+wait "$client" 2>/dev/null
+"$BLKCACHE" remove "$T/c" b >"$T/removed" 2>&1 &
+client=$!
+sleep 1
+ok "a flush that hangs is no user: a remove waits for it" kill -0 "$client"
+kill -TERM "$client"
+wait "$client" 2>/dev/null
+unlike "$(<"$T/removed")" "in use" "and says nothing else"
+rm "$h/write"
+
 # ---- remove ----
 
 fill b q 0

@@ -55,6 +55,11 @@ ok "drops the dirty data" same "$T/c.img" "$T/c.before"
 # stopped
 must bc add "$T/c" c="$T/c.img"
 stop c
+ln "$T/c.img" "$T/c2.img"
+ln -s c.img "$T/c3.img"
+for spec in "$T/c2.img" "$T/c3.img" "file:$T/c.img" "delay:read=1ms:$T/c.img"; do
+	refuses 1 "is volume c of this cache already" "the same file as ${spec#"$T/"} is refused" bc add "$T/c" "z=$spec"
+done
 exits 0 "remove while stopped" bc remove "$T/c" c
 is "$(status_of c '.volumes | length')" 0 "it is gone"
 done_testing

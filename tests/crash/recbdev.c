@@ -44,6 +44,7 @@ static int rec_get_channel(struct bdev_channel *ch, unsigned depth)
 
 /* Starts an I/O; what has to be told the log when it is reaped is returned. */
 void (*recbdev_on_zero)(void);
+bool recbdev_anonymous;
 
 static uint32_t start(int file, struct bdev_io *io)
 {
@@ -136,7 +137,7 @@ static void rec_get_identity(struct bdev *b, struct bdev_identity *id)
 	int file = ((struct rec_bdev *)b)->file;
 
 	id->size = b->size;
-	id->id[0] = 1;
+	id->id[0] = !recbdev_anonymous;
 	id->id[1] = (uint64_t)file + 1;
 	id->mtime_ns = file_mtime(file);
 }

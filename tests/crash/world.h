@@ -119,6 +119,7 @@ uint32_t file_errors(int file); /* how often that has happened */
 
 /* recbdev.c: called before a device zeroes a range, if it is set */
 extern void (*recbdev_on_zero)(void);
+extern bool recbdev_anonymous; /* devices have no identity */
 
 /* recvfs.c */
 void recvfs_register(void); /* as "recorder" */

@@ -25,10 +25,85 @@ const struct kind kinds[] = {
 	  .line_size = 4096,
 	  .hot = 1,
 	  .min_ops = 1,
-	  .max_ops = 2,
-	  .weight = { [DO_WRITE] = 6, [DO_WRITE_DURABLE] = 4 },
+	  .max_ops = 3,
+	  .weight = { [DO_WRITE] = 5, [DO_WRITE_DURABLE] = 2, [DO_FLUSH] = 2, [DO_SETTLE] = 4 },
+	  .near = { NEAR_INTENT, NEAR_EPOCH },
+	  .anonymous = true,
 	  .clean_after = "1000s",
 	  .share = 2 },
+	/* who goes to backing without a mark, and the row that says whether anybody does */
+	{ .name = "held",
+	  .volumes = 1,
+	  .mode = { CACHE_MODE_WB },
+	  .line_size = 4096,
+	  .hot = 1,
+	  .min_ops = 1,
+	  .max_ops = 3,
+	  .weight = { [DO_WRITE] = 4, [DO_WRITE_BACK] = 4, [DO_ZERO] = 2, [DO_SETTLE] = 4 },
+	  .near = { NEAR_INTENT, NEAR_CLEAN },
+	  .clean_after = "1000s",
+	  .share = 1 },
+	/* the row, and those who go with marks */
+	{ .name = "rows",
+	  .volumes = 1,
+	  .mode = { CACHE_MODE_WT },
+	  .line_size = 4096,
+	  .hot = 1,
+	  .max_clients = 2,
+	  .min_ops = 1,
+	  .max_ops = 2,
+	  .weight = { [DO_WRITE] = 4, [DO_WRITE_DURABLE] = 3, [DO_SETTLE] = 4 },
+	  .near = { NEAR_INTENT },
+	  .clean_after = "1000s",
+	  .share = 1 },
+	/* flushes that meet: which epoch is theirs */
+	{ .name = "epochs",
+	  .volumes = 1,
+	  .mode = { CACHE_MODE_WB },
+	  .line_size = 4096,
+	  .hot = 1,
+	  .min_ops = 1,
+	  .max_ops = 3,
+	  .weight = { [DO_WRITE] = 4, [DO_WRITE_DURABLE] = 2, [DO_FLUSH] = 4 },
+	  .near = { NEAR_EPOCH },
+	  .clean_after = "1000s",
+	  .share = 1 },
+	/* the same of the backing device */
+	{ .name = "flushes",
+	  .volumes = 1,
+	  .mode = { CACHE_MODE_WT },
+	  .line_size = 4096,
+	  .hot = 1,
+	  .min_ops = 1,
+	  .max_ops = 3,
+	  .weight = { [DO_WRITE] = 4, [DO_WRITE_DURABLE] = 2, [DO_FLUSH] = 4 },
+	  .near = { NEAR_BACKING },
+	  .clean_after = "1000s",
+	  .share = 1 },
+	{ .name = "cleaning",
+	  .volumes = 1,
+	  .mode = { CACHE_MODE_WB },
+	  .line_size = 8192,
+	  .hot = 1,
+	  .min_ops = 1,
+	  .max_ops = 4,
+	  .weight = { [DO_WRITE] = 4, [DO_READ] = 1, [DO_WRITE_BACK] = 4, [DO_ZERO] = 1 },
+	  .near = { NEAR_CLEAN },
+	  .clean_after = "1000s",
+	  .share = 1 },
+	/* blocks that become clean while they are discarded */
+	{ .name = "discards",
+	  .volumes = 1,
+	  .mode = { CACHE_MODE_WB },
+	  .line_size = 4096,
+	  .hot = 1,
+	  .max_clients = 2,
+	  .min_ops = 1,
+	  .max_ops = 3,
+	  .weight = { [DO_WRITE] = 4, [DO_WRITE_BACK] = 4, [DO_ZERO] = 2, [DO_PUNCH] = 2 },
+	  .near = { NEAR_CLEAN, NEAR_BACKING },
+	  .clean_after = "1000s",
+	  .share = 1 },
 	{ .name = "back",
 	  .volumes = 2,
 	  .mode = { CACHE_MODE_WB, CACHE_MODE_WO },
@@ -114,6 +189,7 @@ const struct kind kinds[] = {
 	  .min_ops = 3,
 	  .max_ops = 8,
 	  .weight = { [DO_WRITE] = 12, [DO_WRITE_DURABLE] = 4, [DO_FLUSH] = 4, [DO_READ] = 10 },
+	  .near = { NEAR_PLAN },
 	  .clean_after = "0s",
 	  .share = 2 },
 	{ .name = "lost",
@@ -126,14 +202,16 @@ const struct kind kinds[] = {
 	  .min_ops = 1,
 	  .max_ops = 4,
 	  .weight = { WRITES, [DO_LOSE] = 6 },
+	  .near = { NEAR_FLUSH },
 	  .clean_after = "0s",
 	  .share = 2 },
 };
 const unsigned nkinds = sizeof kinds / sizeof kinds[0];
+_Static_assert(sizeof kinds / sizeof kinds[0] <= MAX_KINDS, "fits");
 
 static const char *const names[DO_TYPES] = { "write", "write-durable", "flush",        "read",   "zero",
 					     "punch", "mode",          "write-back",   "remove", "add",
-					     "set",   "fail-cache",    "fail-journal", "lose" };
+					     "set",   "fail-cache",    "fail-journal", "lose",   "settle" };
 
 const struct kind *kind_find(const char *name)
 {
@@ -222,7 +300,7 @@ void case_make(struct scase *c, const struct kind *k, uint64_t seed)
 	memset(c, 0, sizeof *c);
 	c->kind = k;
 	c->seed = seed;
-	c->clients = 2 + rng_below(&r, CASE_CLIENTS - 1);
+	c->clients = 2 + rng_below(&r, (k->max_clients ? k->max_clients : CASE_CLIENTS) - 1u);
 	for (unsigned i = 0; i < c->clients; i++) {
 		unsigned n = k->min_ops + rng_below(&r, k->max_ops - k->min_ops + 1u);
 

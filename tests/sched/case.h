@@ -13,6 +13,7 @@
 #include "fibers.h"
 #include "replay.h"
 
+#define MAX_KINDS 24
 #define CASE_VOLUMES 2
 #define CASE_CLIENTS 4
 #define CLIENT_OPS 8
@@ -36,6 +37,7 @@ enum do_type {
 	DO_FAIL_CACHE, /* from now on flushes (or writes) of the data file fail */
 	DO_FAIL_JOURNAL, /* from now on writes and syncs of the journal fail */
 	DO_LOSE, /* the kernel could not write back what was written to the backing file and not synced */
+	DO_SETTLE, /* what a helper does now and then: marks go, and the row says that backing is not in use */
 	DO_TYPES
 };
 
@@ -51,6 +53,9 @@ struct operation {
 	uint32_t t0, t1; /* order of beginnings and ends */
 };
 
+/* Source files in which most turns are taken. */
+enum near { NEAR_NOTHING, NEAR_INTENT, NEAR_EPOCH, NEAR_FLUSH, NEAR_BACKING, NEAR_PLAN, NEAR_CLEAN };
+
 struct kind {
 	const char *name;
 	uint8_t volumes;
@@ -61,8 +66,11 @@ struct kind {
 	uint32_t line_size;
 	uint8_t modes; /* bits: what DO_MODE and DO_ADD choose from; 0: all */
 	uint8_t hot; /* of a client's blocks, most writes go to the first so many */
+	uint8_t max_clients; /* 0: CASE_CLIENTS */
 	uint8_t min_ops, max_ops; /* per client */
 	uint8_t weight[DO_TYPES];
+	enum near near[MAX_NEAR];
+	bool anonymous; /* backing devices that cannot be told apart: no block of theirs is a witness, or looked at */
 	const char *clean_after;
 	uint8_t share;
 };

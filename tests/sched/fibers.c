@@ -56,6 +56,11 @@ static struct {
 	uint32_t walk_odds; /* of a turn at a point, 1 in so many */
 	uint32_t step, turns, nfalls, fall[MAX_FALLS];
 	uint32_t nsites, site[MAX_FALLS], visits[MAX_FALLS];
+	struct code_range near[MAX_NEAR];
+	uint32_t nnear, near_visits[MAX_NEAR], nnear_falls;
+	struct {
+		uint32_t near, visit;
+	} near_fall[MAX_FALLS];
 	int64_t lowest;
 	struct schedule record;
 	const struct schedule *follow;
@@ -321,7 +326,15 @@ static void expire_any(void)
 	fibers[chosen].priority = 1 << 21;
 }
 
-/* The one that runs falls below all others: at a step, or at the n-th visit to a place in the source. */
+static void fall_at_place(struct fiber *f)
+{
+	f->priority = --s.lowest;
+	if (draw(2))
+		expire_any();
+}
+
+/* The one that runs falls below all others: at a step, or at the n-th visit to a place in the source, or to any of the
+ * code that is looked at. */
 static void fall(void)
 {
 	struct fiber *f = &fibers[current];
@@ -334,9 +347,15 @@ static void fall(void)
 	for (unsigned i = 0; i < s.nsites; i++) {
 		if (s.site[i] != site || !s.visits[i] || --s.visits[i])
 			continue;
-		f->priority = --s.lowest;
-		if (draw(2))
-			expire_any();
+		fall_at_place(f);
+	}
+	for (unsigned k = 0; k < s.nnear; k++) {
+		if ((const char *)f->caller < s.near[k].from || (const char *)f->caller >= s.near[k].to)
+			continue;
+		s.near_visits[k]++;
+		for (unsigned i = 0; i < s.nnear_falls; i++)
+			if (s.near_fall[i].near == k && s.near_fall[i].visit == s.near_visits[k])
+				fall_at_place(f);
 	}
 }
 
@@ -436,7 +455,7 @@ static void begin(enum mode mode, uint64_t seed, unsigned atomics)
 	s.mode = mode;
 	s.seed = seed;
 	s.random = mix(seed ^ 0x5c4ed);
-	s.step = s.turns = s.nfalls = s.nsites = s.next = 0;
+	s.step = s.turns = s.nfalls = s.nsites = s.nnear = s.nnear_falls = s.next = 0;
 	s.lowest = 0;
 	s.atomics = (uint8_t)atomics;
 	s.record.n = 0;
@@ -444,7 +463,20 @@ static void begin(enum mode mode, uint64_t seed, unsigned atomics)
 	s.record.atomics = s.atomics;
 }
 
-void sched_explore(uint64_t seed)
+static void draw_near(const struct code_range *near, unsigned n)
+{
+	uint32_t reach = 1u << (4 + draw(4)), most = 1 + draw(3);
+
+	s.nnear = n;
+	memcpy(s.near, near, n * sizeof *near);
+	memset(s.near_visits, 0, sizeof s.near_visits);
+	for (s.nnear_falls = 0; s.nnear_falls < most; s.nnear_falls++) {
+		s.near_fall[s.nnear_falls].near = draw(n);
+		s.near_fall[s.nnear_falls].visit = 1 + draw(reach);
+	}
+}
+
+void sched_explore(uint64_t seed, const struct code_range *near, unsigned n)
 {
 	uint32_t reach, most;
 
@@ -464,6 +496,14 @@ void sched_explore(uint64_t seed)
 	}
 	for (unsigned i = 1; i < MAX_FIBERS; i++)
 		fibers[i].priority = draw(1 << 20) + 1;
+	if (n && draw(4)) {
+		s.atomics += s.atomics < 2;
+		s.nfalls = s.nfalls > 1 ? 1 : s.nfalls;
+		s.nsites = s.nsites > 1 ? 1 : s.nsites;
+		s.walk = false;
+		s.record.atomics = s.atomics;
+		draw_near(near, n);
+	}
 }
 
 void sched_follow(const struct schedule *list)

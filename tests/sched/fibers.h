@@ -48,8 +48,15 @@ void sched_point(const char *place);
  * (changes that order something). */
 void sched_atomic_point(bool strong);
 
-/* From now on turns are chosen from `seed`, or taken from a list. */
-void sched_explore(uint64_t seed);
+/* Code between two addresses. */
+struct code_range {
+	const char *from, *to;
+};
+
+#define MAX_NEAR 2
+
+/* From now on turns are chosen from `seed`, or taken from a list. near, n: many are at points in one of these. */
+void sched_explore(uint64_t seed, const struct code_range *near, unsigned n);
 void sched_follow(const struct schedule *s);
 /* From now on there are no turns. Returns those that there were. */
 const struct schedule *sched_settle(void);

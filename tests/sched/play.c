@@ -15,15 +15,17 @@
 #include <unistd.h>
 
 #include "bdev/error.h"
+#include "bdev/file.h"
 #include "check.h"
 #include "engine/durable/bypass.h"
+#include "engine/request/request.h"
+#include "engine/work/clean_batch.h"
 #include "journal/db.h"
 #include "sync.h"
 
 #define SLOTS 64u
 #define RAM_BYTES (64u * CACHE_BLOCK)
 #define CACHED_BLOCKS 20u /* of each volume, at the start */
-#define MAX_KINDS 16
 
 struct play_stats play_stats;
 
@@ -213,6 +215,13 @@ static int do_set(const struct operation *op, struct bc_error *err)
 	return cache_set(now.cache, NULL, s[0], s[1], NULL, err);
 }
 
+static int do_settle(struct volume *v)
+{
+	int rc = intent_clear_idle(v, false);
+
+	return rc ? rc : intent_settle(v);
+}
+
 static int do_lose(const struct operation *op)
 {
 	char name[8];
@@ -253,6 +262,8 @@ static int carry_out(struct operation *op, struct volume *v, struct bc_error *er
 		return 0;
 	case DO_FAIL_CACHE:
 		return bdev_error_set(now.cache->data, op->first % 3 ? "op=flush" : "op=write", err);
+	case DO_SETTLE:
+		return do_settle(v);
 	default:
 		return do_lose(op);
 	}
@@ -303,11 +314,45 @@ static void *client_main(void *arg)
 	return NULL;
 }
 
+#define CODE(f) ((const char *)(uintptr_t)(f))
+
+/* Where a source file is in memory: its functions lie side by side, in whatever order; about where the last one ends.
+ */
+static struct code_range code_of(enum near near)
+{
+	const char *const within[][10] = {
+		[NEAR_INTENT] = { CODE(intent_init), CODE(intent_destroy), CODE(intent_begin), CODE(intent_end),
+				  CODE(intent_hold), CODE(intent_forget), CODE(intent_settle), CODE(intent_release),
+				  CODE(intent_clear_idle) },
+		[NEAR_EPOCH] = { CODE(epoch_init), CODE(epoch_destroy), CODE(epoch_ends_early), CODE(epoch_add_discard),
+				 CODE(epoch_commit), CODE(epoch_commit_to), CODE(epoch_durable_upto),
+				 CODE(epoch_write_data) },
+		[NEAR_FLUSH] = { CODE(file_flushes_init), CODE(file_flushes_destroy), CODE(file_flush_begin),
+				 CODE(file_flush_end), CODE(file_flush_settle) },
+		[NEAR_BACKING] = { CODE(backing_flush), CODE(backing_flush_on), CODE(backing_write),
+				   CODE(backing_zero) },
+		[NEAR_PLAN] = { CODE(plan_from_ram), CODE(plan_lookup), CODE(plan_release) },
+		[NEAR_CLEAN] = { CODE(clean_batch_get), CODE(clean_batch_put), CODE(clean_batch), CODE(clean_collect) },
+	};
+	struct code_range r = { .from = within[near][0], .to = within[near][0] };
+
+	for (unsigned i = 1; within[near][i]; i++) {
+		if (within[near][i] < r.from)
+			r.from = within[near][i];
+		if (within[near][i] > r.to)
+			r.to = within[near][i];
+	}
+	r.to += 1024;
+	return r;
+}
+
 static void record(void *arg)
 {
 	struct bc_error err = { 0 };
 	pthread_t t[CASE_CLIENTS];
 	const struct schedule *taken;
+	struct code_range near[MAX_NEAR];
+	unsigned nnear = 0;
 	int rc;
 
 	(void)arg;
@@ -317,10 +362,14 @@ static void record(void *arg)
 		return;
 	}
 	now.opened = log_length();
+	while (nnear < MAX_NEAR && now.c->kind->near[nnear]) {
+		near[nnear] = code_of(now.c->kind->near[nnear]);
+		nnear++;
+	}
 	if (now.list)
 		sched_follow(now.list);
 	else
-		sched_explore(now.seed);
+		sched_explore(now.seed, near, nnear);
 	for (unsigned i = 0; i < now.c->clients; i++)
 		if (pthread_create(&t[i], NULL, client_main, (void *)(uintptr_t)i))
 			abort();
@@ -381,13 +430,19 @@ static void look_at_volumes(struct cache *c)
 
 static void recover_and_look(void *arg)
 {
+	struct cache_open_report report;
 	struct bc_error err = { 0 };
 	struct cache *c;
 
 	(void)arg;
-	if (cache_open(crash_dir, 0, &c, NULL, &err)) {
+	if (cache_open(crash_dir, 0, &c, &report, &err)) {
 		went_wrong("after the power loss the cache cannot be opened: %s", err.msg);
 		return;
+	}
+	/* nobody but us was there: loading must not see others, nor hide a stale block by dropping it (P4, P10) */
+	if (report.changed_volumes) {
+		report.notes[strcspn(report.notes, "\n")] = 0;
+		went_wrong("after the power loss: nobody else wrote to backing, but %s", report.notes);
 	}
 	check_stats.warm = check_stats.dirty = 0;
 	check_lines(c, now.why, sizeof now.why);
@@ -429,7 +484,17 @@ static void lose_power(struct sweep *s, uint32_t at, struct rng *r, struct outco
 		out->at = at;
 }
 
-/* Mostly at the moment when the clients are done and nothing has been tidied up, else anywhere. */
+/* When an operation has just returned, and what it has promised holds; else anywhere. */
+static uint32_t any_moment(struct rng *r, uint32_t end)
+{
+	const struct operation *op = &now.c->op[rng_below(r, now.c->nops)];
+
+	if (rng_below(r, 2) && op->ran && op->end >= now.opened && op->end <= end)
+		return op->end;
+	return now.opened + rng_below(r, end - now.opened + 1);
+}
+
+/* Mostly at the moment when the clients are done and nothing has been tidied up. */
 static void lose_power_often(struct world *start, struct log *log, unsigned losses, struct outcome *out)
 {
 	struct rng r = { .s = now.seed ^ 0x10ad };
@@ -438,9 +503,7 @@ static void lose_power_often(struct world *start, struct log *log, unsigned loss
 
 	losses = losses < 64 ? losses : 64;
 	for (unsigned i = 0; i < losses; i++) {
-		uint32_t x = i == 0 && rng_below(&r, 4) ? now.clients_done
-							: now.opened + rng_below(&r, log->n - now.opened + 1),
-			 k = i;
+		uint32_t x = i == 0 && rng_below(&r, 4) ? now.clients_done : any_moment(&r, log->n), k = i;
 
 		for (; k && at[k - 1] > x; k--)
 			at[k] = at[k - 1];
@@ -466,6 +529,7 @@ void play(struct scase *c, uint64_t seed, const struct schedule *list, unsigned 
 	now.why[0] = 0;
 	now.closed = false;
 	world_journal_fails = false;
+	recbdev_anonymous = c->kind->anonymous;
 	history_begin(&now.h, c);
 	if (!make_start(c->kind))
 		goto out;

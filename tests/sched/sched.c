@@ -5,8 +5,8 @@
  *
  *	sched [--schedules N] [--seed S] [--jobs J] [--kind NAME] [--losses L] [--tap]
  *	sched --kind NAME --seed S --one [--ops LIST] [--turns LIST] [--shrink] [--without MUTATION]    one again, told
- *	sched --mutation NAME | --races | --mutations                   a step left out: how many schedules until it
- *shows?
+ *	sched --mutation NAME | --races | --quick-races | --mutations                   a step left out: how many
+ *schedules until it shows?
  */
 #include <errno.h>
 #include <getopt.h>
@@ -37,7 +37,7 @@ struct options {
 /* Shared with the workers. */
 struct worker {
 	struct play_stats stats;
-	uint64_t runs[16], failed[16];
+	uint64_t runs[MAX_KINDS], failed[MAX_KINDS];
 	const struct kind *kind; /* at work on */
 	uint64_t seed, until_first; /* schedules of this worker until one failed */
 	char first[800];
@@ -256,18 +256,31 @@ static bool try_mutation(const struct options *o, int m)
 /* Those that need two threads: the others are the crash rig's. Where each shows soonest. */
 static const struct race {
 	const char *mutation, *kind;
+	bool quick; /* a thousand schedules or so */
 } races[] = {
-	{ "intent-lower", "marks" },
-	{ "intent-recheck", "marks" },
-	{ "begin-failed", "failing" },
-	{ "flush-overlap", "lost" },
+	/* clang-format off */
+	{ "intent-lower", "marks", true },
+	{ "intent-recheck", "marks", true },
+	{ "intent-clearing", "marks", false },
+	{ "durable-sealing", "marks", true },
+	{ "begin-failed", "failing", true },
+	{ "settle-held", "held", true },
+	{ "settle-recheck", "rows", false },
+	{ "clean-changed", "cleaning", true },
+	{ "discard-cleaned", "discards", false },
+	{ "flush-seq", "flushes", true },
+	{ "flush-overlap", "lost", false },
+	{ "hit-recheck", "evict", false },
+	/* clang-format on */
 };
 
-static int find_races(struct options *o)
+static int find_races(struct options *o, bool quick)
 {
 	bool all = true;
 
 	for (unsigned i = 0; i < sizeof races / sizeof races[0]; i++) {
+		if (quick && !races[i].quick)
+			continue;
 		o->only = kind_find(races[i].kind);
 		all &= !mutations(o, races[i].mutation);
 	}
@@ -298,8 +311,9 @@ static bool leave_out(const char *name)
 	return mutation;
 }
 #else
-static int find_races(struct options *o)
+static int find_races(struct options *o, bool quick)
 {
+	(void)quick;
 	return mutations(o, NULL);
 }
 
@@ -356,17 +370,20 @@ static void remove_scratch(unsigned jobs)
 int main(int argc, char **argv)
 {
 	static const struct option longs[] = {
-		{ "schedules", 1, NULL, 'n' }, { "seed", 1, NULL, 's' },   { "jobs", 1, NULL, 'j' },
-		{ "kind", 1, NULL, 'k' },      { "losses", 1, NULL, 'l' }, { "one", 0, NULL, '1' },
-		{ "ops", 1, NULL, 'o' },       { "turns", 1, NULL, 't' },  { "mutation", 1, NULL, 'm' },
-		{ "mutations", 0, NULL, 'M' }, { "races", 0, NULL, 'R' },  { "first", 0, NULL, 'f' },
-		{ "without", 1, NULL, 'w' },   { "shrink", 0, NULL, 'S' }, { 0 },
+		{ "schedules", 1, NULL, 'n' }, { "seed", 1, NULL, 's' },
+		{ "jobs", 1, NULL, 'j' },      { "kind", 1, NULL, 'k' },
+		{ "losses", 1, NULL, 'l' },    { "one", 0, NULL, '1' },
+		{ "ops", 1, NULL, 'o' },       { "turns", 1, NULL, 't' },
+		{ "mutation", 1, NULL, 'm' },  { "mutations", 0, NULL, 'M' },
+		{ "races", 0, NULL, 'R' },     { "quick-races", 0, NULL, 'Q' },
+		{ "first", 0, NULL, 'f' },     { "without", 1, NULL, 'w' },
+		{ "shrink", 0, NULL, 'S' },    { 0 },
 	};
 	struct options o = {
 		.schedules = 10000, .seed = 1, .losses = 2, .jobs = (unsigned)sysconf(_SC_NPROCESSORS_ONLN)
 	};
 	const char *ops = NULL, *turns = NULL, *mutant = NULL;
-	bool one = false, mutants = false, races_only = false;
+	bool one = false, mutants = false, races_only = false, quick = false;
 	double start = seconds_now();
 	int opt, rc;
 
@@ -408,6 +425,9 @@ int main(int argc, char **argv)
 		case 'R':
 			mutants = races_only = true;
 			break;
+		case 'Q':
+			mutants = races_only = quick = true;
+			break;
 		case 'S':
 			o.shrink = true;
 			break;
@@ -434,7 +454,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	if (mutants) {
-		rc = races_only ? find_races(&o) : mutations(&o, mutant);
+		rc = races_only ? find_races(&o, quick) : mutations(&o, mutant);
 	} else if (one && o.only) {
 		rc = again(&o, ops, turns);
 	} else {

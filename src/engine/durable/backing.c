@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "engine/durable/identity.h"
 #include "engine/durable/takeover_log.h"
 
 int backing_flush_on(struct bdev_channel *ch, struct volume *v)
@@ -30,6 +31,13 @@ int backing_flush_on(struct bdev_channel *ch, struct volume *v)
 	}
 	if (atomic_load(&v->backing_failed)) /* somebody else's flush, meanwhile */
 		return -EIO;
+	/* it was flushed to a file that goes with this process: not what a flush promises */
+	if (bdev_is_deleted(v->bdev)) {
+		identity_check_name(v, NAME_PATIENCE_MS, NULL);
+		return -ESTALE;
+	}
+	if (MUTATE(FLUSH_SEQ))
+		seq = ctr_get(v->write_seq);
 	was = ctr_get(v->flushed_seq);
 	while (was < seq && !atomic_compare_exchange_weak(&v->flushed_seq, &was, seq))
 		;

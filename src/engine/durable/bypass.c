@@ -127,7 +127,7 @@ int bypass_noted(struct cache *c, bool clean)
 	if (found == BYPASS_VOID)
 		return found;
 	fd = open_state_dir(false);
-	if (fd < 0) /* whoever may not look there could not leave a note there either */
+	if (fd < 0) /* no permission to read it implies that no note was written by us */
 		return errno == ENOENT || errno == EACCES || errno == ENOTDIR ? (int)found : -errno;
 	note_name(c, name, sizeof name);
 	rc = read_note(fd, name, &load);

@@ -56,13 +56,13 @@ static inline uint64_t epoch_open_id(struct cache *c)
 {
 	return atomic_load_explicit(&c->epoch.open_id, memory_order_acquire);
 }
-/* A third of the slots there are for writing is held by epochs that are not durable: they should be back before the
- * next third is used up (epoch_enter). */
+/* A third of the slots for writing is pending in epochs that are not durable: commit early enough that these slots are
+ * free again before the next third is used up (epoch_enter). */
 static inline bool epoch_holds_much(struct cache *c)
 {
 	return space_is_pending(ctr_get(c->slots.nfree), ctr_get(c->epoch.npending));
 }
-/* At the rate of the open epoch so far, that will be before its interval is over. */
+/* True if, at its current rate of change, the open epoch will run out of slots before its interval ends. */
 bool epoch_ends_early(struct cache *c);
 /* Changes made up to this epoch are durable: the open one's id if there are none in it. */
 uint64_t epoch_durable_upto(struct cache *c);
@@ -82,8 +82,8 @@ void intent_destroy(struct volume *v);
 int intent_begin(struct volume *v, uint64_t off, uint64_t len);
 /* `epoch` holds the cache's side of it, or a later one does. */
 void intent_end(struct volume *v, uint64_t off, uint64_t len, uint64_t epoch);
-/* The same without marks, for who has another way to tell recovery (clean.c, request/discard.c): the row says `in use`
- * until intent_release() and a flush. 0, or -errno and nothing to release. */
+/* The same without marks, for callers that have another way to tell recovery (clean.c, request/discard.c): the row says
+ * `in use` until intent_release() and a flush. 0, or -errno and nothing to release. */
 int intent_hold(struct volume *v);
 /* By a holder with these blocks' ranges locked, right before it writes them: no witness is left among them, and the row
  * is young (identity.c). 0 or -EIO. */

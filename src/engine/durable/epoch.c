@@ -557,7 +557,8 @@ uint64_t epoch_durable_upto(struct cache *c)
 	pthread_mutex_lock(&ep->lock);
 	id = ctr_get(ep->durable_id);
 	open = ctr_get(ep->open_id);
-	if (id == open - 1 && !ep->committing && !ep->changed.n && !ep->freed.n && !ep->ndiscards)
+	if (id == open - 1 && (!ep->committing || MUTATE(DURABLE_SEALING)) && !ep->changed.n && !ep->freed.n &&
+	    !ep->ndiscards)
 		id = open;
 	pthread_mutex_unlock(&ep->lock);
 	return id;

@@ -36,8 +36,8 @@ char *identity_find(const struct journal_volume *jv, char *said, size_t len);
 int identity_check_name(struct volume *v, unsigned ms, struct bc_error *err);
 
 /* ---- witness.c ---- */
-/* At add: reads some blocks of the backing device. What cannot be read is left out. */
-void witness_read(struct volume *v);
+/* At add: flushes the backing device and reads some blocks of it. What cannot be read is left out. */
+void witness_read(struct bdev *bdev, struct known *k);
 /* Some clean blocks become witnesses, if there are few. The row is about to be written; nobody writes to backing, and
  * what was written there is durable. */
 void witness_refill(struct volume *v);

@@ -127,8 +127,8 @@ int intent_settle(struct volume *v)
 		goto out;
 	atomic_store(&in->row_busy, true);
 	/* looked at with row_busy set: whoever comes now waits, and whoever has gone has left his write_seq */
-	if (ctr_get(in->nmarked) || (atomic_load(&in->holders) && !MUTATE(SETTLE_HELD)) ||
-	    atomic_load(&v->flushed_seq) < atomic_load(&v->write_seq)) {
+	if (!MUTATE(SETTLE_RECHECK) && (ctr_get(in->nmarked) || (atomic_load(&in->holders) && !MUTATE(SETTLE_HELD)) ||
+					atomic_load(&v->flushed_seq) < atomic_load(&v->write_seq))) {
 		end_row_locked(in);
 		goto out;
 	}
@@ -240,9 +240,12 @@ static int without_cache(struct cache *c)
 
 static bool all_marked(const struct intent *in, uint64_t a, uint64_t b)
 {
-	for (uint64_t r = a; r <= b; r++)
-		if (atomic_load(&in->region[r].marked) != REGION_MARKED)
+	for (uint64_t r = a; r <= b; r++) {
+		uint8_t state = atomic_load(&in->region[r].marked);
+
+		if (state != REGION_MARKED && !(state == REGION_CLEARING && MUTATE(INTENT_CLEARING)))
 			return false;
+	}
 	return true;
 }
 

@@ -38,36 +38,49 @@ static void insert(struct known *k, uint64_t block, uint32_t crc)
 }
 
 /* Where labels and superblocks of file systems and partition tables lie, and the rest spread. */
-static uint64_t candidate(const struct volume *v, unsigned i)
+static uint64_t candidate(uint64_t nblocks, unsigned i)
 {
 	static const uint64_t known[] = { 0, 1, 16 };
-	uint64_t stretch = v->nblocks / CANDIDATES;
+	uint64_t stretch = nblocks / CANDIDATES;
 
 	if (i < 3)
 		return known[i];
 	if (i == 3)
-		return v->nblocks - 1;
+		return nblocks - 1;
 	return i * stretch + (stretch ? (i * UINT64_C(0x9e3779b97f4a7c15) >> 20) % stretch : 0);
 }
 
-void witness_read(struct volume *v)
+/* Nobody waits for it if it takes long, so it is no sign of a device that hangs (bdev_find_hung). */
+static int flush_unwatched(struct bdev_channel *ch)
 {
-	struct bdev_channel *ch = bdev_channel_open(v->bdev, 0);
+	struct bdev_io io = { .type = BDEV_FLUSH };
+
+	bdev_submit(ch, &io);
+	while (bdev_in_flight(ch))
+		bdev_poll(ch, 1);
+	return io.result;
+}
+
+void witness_read(struct bdev *bdev, struct known *k)
+{
+	uint64_t size = bdev_size(bdev), nblocks = (size + CACHE_BLOCK - 1) / CACHE_BLOCK;
+	struct bdev_channel *ch = bdev_channel_open(bdev, 0);
 	char *mem = aligned_alloc(CACHE_BLOCK, CANDIDATES * CACHE_BLOCK);
 	struct bdev_io io[CANDIDATES];
 	struct iovec iov[CANDIDATES];
 	unsigned n = 0;
 
-	/* what does not survive a power loss is no witness; devices of memory have nothing to tell */
-	if (!ch || !mem || !v->identity.id[0] || bdev_flush(ch))
+	/* what does not survive a power loss is no witness */
+	if (!ch || !mem || flush_unwatched(ch))
 		goto out;
 	for (unsigned i = 0; i < CANDIDATES; i++) {
-		uint64_t block = candidate(v, i);
+		uint64_t block = candidate(nblocks, i), left = size - block * CACHE_BLOCK;
 
-		if (block >= v->nblocks)
+		if (block >= nblocks)
 			continue;
 		memset(mem + n * CACHE_BLOCK, 0, CACHE_BLOCK);
-		iov[n] = (struct iovec){ .iov_base = mem + n * CACHE_BLOCK, .iov_len = block_bytes(v, block) };
+		iov[n] = (struct iovec){ .iov_base = mem + n * CACHE_BLOCK,
+					 .iov_len = left < CACHE_BLOCK ? left : CACHE_BLOCK };
 		io[n] = (struct bdev_io){ .type = BDEV_READ,
 					  .offset = block * CACHE_BLOCK,
 					  .length = iov[n].iov_len,
@@ -83,7 +96,7 @@ void witness_read(struct volume *v)
 			bool zero = !data[0] && !memcmp(data, data + 1, CACHE_BLOCK - 1);
 
 			if (!io[i].result && zero == zeros)
-				insert(&v->known, io[i].offset / CACHE_BLOCK, crc32c(data, CACHE_BLOCK));
+				insert(k, io[i].offset / CACHE_BLOCK, crc32c(data, CACHE_BLOCK));
 		}
 	}
 out:

@@ -60,7 +60,8 @@ int cache_lock_dir(const char *dir, bool brief, int inherited, int *dir_fd, int 
 	}
 	*lock_fd = inherited ? fcntl(inherited, F_DUPFD_CLOEXEC, 0)
 			     : openat(*dir_fd, CACHE_LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	/* Who only looks needs no pid in it. If it is not there, nobody can have it: the folder stands in. */
+	/* A command that only looks needs no pid in it. If the file is not there, nobody can hold it: the folder stands
+	 * in. */
 	if (*lock_fd < 0 && errno == EROFS && brief) {
 		*lock_fd = openat(*dir_fd, CACHE_LOCK_FILE, O_RDONLY | O_CLOEXEC);
 		if (*lock_fd < 0 && errno == ENOENT)

@@ -176,16 +176,23 @@ static void free_cache(struct cache *c)
 	free(c);
 }
 
+/* A backing file that was deleted cannot be flushed in earnest: its marks stay. */
 static int clear_all_marks(struct volume *v, void *ctx)
 {
+	int rc = v->bdev ? intent_clear_idle(v, true) : 0;
+
 	(void)ctx;
-	return v->bdev ? intent_clear_idle(v, true) : 0;
+	return rc == -ESTALE ? 0 : rc;
 }
 
-/* A backing device whose flush had failed before a takeover cannot be flushed: its marks stay, the load goes on. */
-static int clear_first_marks(struct volume *v, void *ctx)
+/* What was written before a crash, and not flushed since, is as good as a write of ours: the marks go when the helpers
+ * have flushed it, and a device that is slow at that keeps no load waiting. */
+static int owe_flush(struct volume *v, void *ctx)
 {
-	return atomic_load(&v->backing_failed) ? 0 : clear_all_marks(v, ctx);
+	(void)ctx;
+	if (v->bdev && ctr_get(v->intent.nmarked))
+		atomic_fetch_add(&v->write_seq, 1);
+	return 0;
 }
 
 /* Durable before anything is written for a client: from now on an earlier note does not mean this journal (bypass.h).
@@ -272,11 +279,8 @@ int cache_open_shared(const char *dir, unsigned flags, const char *const *accept
 	if (!rc && shared)
 		rc = takeover_begin(c, shared, err);
 	if (!rc && !(flags & CACHE_OPEN_NO_VOLUMES)) {
-		rc = cache_volume_foreach(c, clear_first_marks, NULL);
-		if (rc)
-			bc_fail(err, rc, "cache %s: %s", c->dir, c->why[0] ? c->why : strerror(-rc));
-		if (!rc)
-			rc = count_load(c, err);
+		cache_volume_foreach(c, owe_flush, NULL);
+		rc = count_load(c, err);
 		if (!rc)
 			rc = journal_setting_put(c->journal, CLEAN_STOP_KEY, "no", err);
 		if (!rc && ctr_get(c->tunables.read_ahead) && (rc = readahead_start(c)))

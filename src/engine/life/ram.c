@@ -6,9 +6,9 @@
  * takes is the setting or what is to be had, whichever is less: a cache that was moved to a smaller machine, or one
  * whose machine is short of memory, opens all the same, and says so.
  *
- * Who opens a stopped cache for a moment's business (add, set, status, flush) takes a small pool whatever the setting
- * says. Who takes over takes what the dead process had, which is in the memory that it left: a setting that was changed
- * meanwhile is for the next load.
+ * A command that opens a stopped cache for a moment (add, set, status, flush) takes a small pool whatever the setting
+ * says. A process that takes over takes what the dead one had, which is in the memory that it left: a setting that was
+ * changed meanwhile is for the next load.
  */
 #include "engine/life/life.h"
 

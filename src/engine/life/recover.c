@@ -108,7 +108,7 @@ static void changed(struct recovery *r, struct volume *v, char *text)
 	r->changed[v->id] = text;
 	r->record[v->id] = true;
 	r->accepted[v->id] = v->size == v->identity.size && is_accepted(r->c, v->name);
-	/* what is remembered of it is of before; also for who vouches for it */
+	/* what is remembered of it dates from before; that also holds if the user vouches for it */
 	atomic_store(&v->known.nwitness, 0);
 	if (r->void_journal) /* else it was us */
 		return;

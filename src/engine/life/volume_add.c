@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "util/patience.h"
@@ -216,6 +217,9 @@ static void end_reservation(struct cache *c, struct adding *a, struct volume *v)
 	pthread_rwlock_unlock(&c->volumes_lock);
 }
 
+#define WITNESS_PATIENCE_MS 2000
+#define TWIN_PATIENCE_MS 1000
+
 struct identifying {
 	struct volume *v;
 	struct bdev_identity now;
@@ -229,10 +233,8 @@ static void identify_it(void *arg)
 	struct identifying *i = arg;
 
 	i->rc = row_identify(i->v, true, &i->now, i->label, &i->err);
-	if (!i->rc) {
+	if (!i->rc)
 		i->v->identity = i->now;
-		witness_read(i->v);
-	}
 }
 
 static void identified_late(void *arg)
@@ -241,6 +243,114 @@ static void identified_late(void *arg)
 
 	volume_detach(i->v);
 	free(i);
+}
+
+/* Is the backing file or device of a new volume what another one has, by another spec or path? Of a loaded cache the
+ * claim on the device says so; of a stopped one nothing is open. Paths are looked at as they lead now, since numbers of
+ * inodes are used again. */
+struct twin {
+	char *mine, *other;
+	bool same;
+};
+
+static void look_for_twin(void *arg)
+{
+	struct twin *t = arg;
+	struct stat a, b;
+
+	if (stat(t->mine, &a) || stat(t->other, &b))
+		return;
+	t->same = S_ISBLK(a.st_mode) && S_ISBLK(b.st_mode) ? a.st_rdev == b.st_rdev
+							   : a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+static void free_twin(void *arg)
+{
+	struct twin *t = arg;
+
+	free(t->mine);
+	free(t->other);
+	free(t);
+}
+
+/* One that does not answer is not ours, which did. */
+static bool same_path(const char *mine, const char *other, const struct patience *patience)
+{
+	static const struct patience brief = { .ms = TWIN_PATIENCE_MS };
+	struct twin *t = calloc(1, sizeof *t);
+	bool same;
+	int rc;
+
+	if (!t)
+		return false;
+	*t = (struct twin){ .mine = strdup(mine), .other = strdup(other) };
+	rc = t->mine && t->other ? run_patiently(look_for_twin, t, free_twin, patience ? &brief : NULL) : -EAGAIN;
+	if (rc && rc != -EAGAIN)
+		return false;
+	same = t->same;
+	free_twin(t);
+	return same;
+}
+
+static int check_twins(struct cache *c, const struct adding *a, const struct patience *patience, struct bc_error *err)
+{
+	const char *mine = bdev_spec_path(a->spec), *other;
+
+	for (unsigned i = 1; mine && i <= CACHE_MAX_VOLUMES; i++) {
+		struct volume *v = volume_use(c, i);
+		int rc = 0;
+
+		other = v && !v->bdev ? bdev_spec_path(v->backing) : NULL;
+		if (other && same_path(mine, other, patience))
+			rc = bc_fail(err, -EEXIST, "%s is volume %s of this cache already", a->spec, v->name);
+		if (v)
+			volume_unuse(v);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+/* It holds the device, so that it can go on when nobody waits for it any more. */
+struct witnessing {
+	struct bdev *bdev;
+	struct known known;
+};
+
+static void read_witnesses(void *arg)
+{
+	struct witnessing *w = arg;
+
+	witness_read(w->bdev, &w->known);
+}
+
+static void end_witnessing(void *arg)
+{
+	struct witnessing *w = arg;
+
+	bdev_close(w->bdev);
+	free(w);
+}
+
+/* A help to tell devices apart later, and it takes a flush of the device: a volume can do without if that is slow.
+ * Devices of memory have nothing to tell. */
+static void find_witnesses(struct volume *v, const struct patience *patience)
+{
+	static const struct patience brief = { .ms = WITNESS_PATIENCE_MS };
+	struct witnessing *w = v->identity.id[0] ? calloc(1, sizeof *w) : NULL;
+	int rc;
+
+	if (!w)
+		return;
+	w->bdev = v->bdev;
+	bdev_hold(w->bdev);
+	rc = run_patiently(read_witnesses, w, end_witnessing, patience ? &brief : NULL);
+	if (!rc) {
+		memcpy(v->known.witness, w->known.witness, sizeof v->known.witness);
+		atomic_store(&v->known.nwitness, ctr_get(w->known.nwitness));
+	}
+	if (!rc || rc == -EAGAIN)
+		end_witnessing(w);
 }
 
 /* The first row of a volume. Takes the volume if it fails. */
@@ -269,6 +379,7 @@ static int record_new(struct volume *v, const char *name, const char *spec, cons
 	}
 	free(i);
 	if (!rc) {
+		find_witnesses(v, patience);
 		pthread_mutex_lock(&v->row_lock);
 		rc = row_put_locked(v, err);
 		pthread_mutex_unlock(&v->row_lock);
@@ -292,6 +403,11 @@ static int open_new(struct cache *c, const struct adding *a, enum cache_mode mod
 	rc = bdev_open_patiently(a->spec, BDEV_OPEN_CLAIM, patience, &bdev, err);
 	if (rc) {
 		bc_fail_prefix(err, "volume %s", a->name);
+		return rc;
+	}
+	rc = check_twins(c, a, patience, err);
+	if (rc) {
+		bdev_close(bdev);
 		return rc;
 	}
 	rc = attach(c, &jv, bdev, out, err);

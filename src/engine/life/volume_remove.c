@@ -117,7 +117,7 @@ static int flush_written(struct cache *c, struct volume *v, bool anyway, struct 
 	struct thread_ctx *t = thread_ctx_get(c);
 	int rc = !v->bdev ? 0 : t ? backing_flush(t, v) : -ENOMEM;
 
-	if (!rc && !anyway && identity_check_name(v, NAME_PATIENCE_MS, err))
+	if ((!rc || rc == -ESTALE) && !anyway && identity_check_name(v, NAME_PATIENCE_MS, err))
 		return bc_fail_prefix(err, "nothing is removed (--discard-dirty removes it all the same)");
 	if (rc && anyway) {
 		log_warn("volume %s: flushing its backing device failed: %s", v->name, strerror(-rc));

@@ -2,8 +2,9 @@
 /*
  * slots.h - free slots of the data file. They are given out in ascending order from one word of 64 after the other, so
  * that blocks written together lie together. The next word is one of those with the most free slots (by classes: all,
- * 48, 32, 16 or any), the first such one above the hand: writes then are as large as the free space allows, and words
- * that are mostly free become free altogether, instead of every hole being filled as soon as the hand comes by.
+ * 48, 32, 16 or any), the first such word at or after the clock hand: writes then are as large as the free space
+ * allows, and words that are mostly free become free altogether, instead of every hole being filled as soon as the hand
+ * comes by.
  *
  * Slots that an epoch stops using are not free yet: they are kept by the epoch (epoch.h) and come back here when it is
  * durable. Any thread; one lock.

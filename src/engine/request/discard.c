@@ -84,7 +84,7 @@ static int zero_locked(struct thread_ctx *t, struct volume *v, uint64_t off, uin
 		rc = backing_flush(t, v);
 	if (rc)
 		blocks_drop_clean(c, v, first, n);
-	else if (marked || ordered || failed)
+	else if (marked || (MUTATE(DISCARD_CLEANED) ? ctr_get(v->dirty_blocks) : ordered || failed))
 		/* Also if nothing is dirty any more: a block that was when the clean ones were dropped may have become
 		 * clean since. The cleaner, which wrote it before the range was locked, marks it when the flush is
 		 * over. */

@@ -82,7 +82,7 @@ static bool pin_line(struct cache *c, struct block_plan *p, uint64_t key, unsign
 		if (!lines_peek(l, key, &look))
 			continue;
 		found = look.e != LINE_NONE && pin_blocks(c, p, &look, b, n);
-		if (line_peek_is_true(&look)) {
+		if (MUTATE(HIT_RECHECK) || line_peek_is_true(&look)) {
 			if (found)
 				c->policy.ops->hit(&c->policy, l, look.e);
 			return found;

@@ -127,14 +127,80 @@ static void tidy_note(struct thread_ctx *t, unsigned n, unsigned pieces)
 	t->tidy = min && (uint64_t)n * CACHE_BLOCK >= min && plan_is_scattered(n, pieces);
 }
 
+/* The backing device answers, but for what only the cache has. */
+static unsigned prefer_backing(struct thread_ctx *t, unsigned n, unsigned cached)
+{
+	for (unsigned i = 0; i < n; i++) {
+		struct block_plan *p = &t->plan[i];
+
+		if (!p->cached || p->dirty)
+			continue;
+		if (p->buf)
+			buffer_release(p->buf);
+		*p = (struct block_plan){ .source = FROM_BACKING };
+		cached--;
+	}
+	return cached;
+}
+
+/* What came from slots is in RAM from now on. Returns whether a block of the cache turned out bad. */
+static bool publish_promoted(struct thread_ctx *t, struct volume *v, unsigned n)
+{
+	unsigned promoted = 0;
+	bool bad = false;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct block_plan *p = &t->plan[i];
+
+		if (p->source == FROM_SLOT && p->buf) {
+			buffer_publish(p->buf, p->slot, false);
+			promoted++;
+		}
+		bad |= p->source == FROM_BACKING && p->cached;
+	}
+	if (promoted)
+		ctr_add(v->promotion.blocks, promoted);
+	return bad;
+}
+
+/* The blocks' range locked meanwhile. *cached: how many blocks the cache had. */
+static int read_locked(struct thread_ctx *t, struct volume *v, uint64_t first, unsigned n, int mode, unsigned *cached)
+{
+	struct cache *c = v->cache;
+	struct range_lock rl;
+	bool bad = false;
+	int rc;
+
+	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_READ);
+	t->tidy_first = first;
+	t->tidy_epoch = epoch_open_id(c);
+	*cached = plan_lookup(t, v, first, n);
+	if (!mode_traits[mode].reads_cache || c->failed)
+		*cached = prefer_backing(t, n, *cached);
+	t->no_promotion = !promotes(v);
+	rc = plan_read(t, v, first, n);
+	t->no_promotion = false;
+	if (!rc) {
+		bad = publish_promoted(t, v, n);
+		if (mode_traits[mode].fills)
+			fill(t, v, first, n);
+		if (mode_traits[mode].fills && *cached == n && !bad)
+			tidy_note(t, n, t->pieces);
+		if (t->tidy) /* after the reply the client may let go of the volume */
+			volume_use_more(v);
+	}
+	range_unlock(&c->ranges, &rl);
+	if (bad)
+		plan_repair(t, v, first, n);
+	return rc;
+}
+
 int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_reply *reply)
 {
 	struct cache *c = v->cache;
 	struct thread_ctx *t = thread_ctx_get(c);
 	uint64_t first = off / CACHE_BLOCK, start = now_ns();
-	struct range_lock rl;
-	unsigned n, cached, ram = 0, promoted = 0;
-	bool bad = false;
+	unsigned n, cached, ram = 0;
 	int mode, rc;
 
 	if (!t)
@@ -147,66 +213,20 @@ int volume_read(struct volume *v, uint64_t off, uint32_t len, struct volume_repl
 	if (!len)
 		return 0;
 	n = (unsigned)((off + len - 1) / CACHE_BLOCK - first + 1);
-
 	mode = ctr_get(v->mode);
 	if (mode_traits[mode].reads_cache && !c->failed && plan_from_ram(t, v, first, n)) {
-		t->nplan = n;
-		make_reply(t, off, len, reply);
-		ctr_add(v->n.ram_read, (uint64_t)n * CACHE_BLOCK);
-		count_read(v, n, n, len, false, start);
-		readahead_note(v, off, len, false);
-		return 0;
-	}
-	range_lock(&c->ranges, &rl, v->id, first, n, RANGE_READ);
-	t->tidy_first = first;
-	t->tidy_epoch = epoch_open_id(c);
-	cached = plan_lookup(t, v, first, n);
-	if (!mode_traits[mode].reads_cache || c->failed) {
-		/* the backing device answers, but for what only the cache has */
-		for (unsigned i = 0; i < n; i++) {
-			struct block_plan *p = &t->plan[i];
-
-			if (!p->cached || p->dirty)
-				continue;
-			if (p->buf)
-				buffer_release(p->buf);
-			*p = (struct block_plan){ .source = FROM_BACKING };
-			cached--;
+		cached = ram = n;
+	} else {
+		rc = read_locked(t, v, first, n, mode, &cached);
+		if (rc) {
+			plan_release(t, n);
+			return rc;
 		}
-	}
-	t->no_promotion = !promotes(v);
-	rc = plan_read(t, v, first, n);
-	t->no_promotion = false;
-	if (!rc) {
-		for (unsigned i = 0; i < n; i++) {
-			struct block_plan *p = &t->plan[i];
-
-			if (p->source == FROM_SLOT && p->buf) {
-				buffer_publish(p->buf, p->slot, false);
-				promoted++;
-			}
-			bad |= p->source == FROM_BACKING && p->cached;
-		}
-		if (promoted)
-			ctr_add(v->promotion.blocks, promoted);
-		if (mode_traits[mode].fills)
-			fill(t, v, first, n);
-		if (mode_traits[mode].fills && cached == n && !bad)
-			tidy_note(t, n, t->pieces);
-		if (t->tidy) /* after the reply the client may let go of the volume */
-			volume_use_more(v);
-	}
-	range_unlock(&c->ranges, &rl);
-	if (bad)
-		plan_repair(t, v, first, n);
-	if (rc) {
-		plan_release(t, n);
-		return rc;
+		for (unsigned i = 0; i < n; i++)
+			ram += t->plan[i].source == FROM_RAM;
 	}
 	t->nplan = n;
 	make_reply(t, off, len, reply);
-	for (unsigned i = 0; i < n; i++)
-		ram += t->plan[i].source == FROM_RAM;
 	if (ram)
 		ctr_add(v->n.ram_read, (uint64_t)ram * CACHE_BLOCK);
 	count_read(v, n, cached, len, mode == CACHE_MODE_PT, start);

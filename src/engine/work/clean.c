@@ -375,7 +375,7 @@ static uint64_t mark_clean(struct cache *c, struct volume *v, struct clean_batch
 				continue;
 			ch = lines_lock(l, cl->key);
 			word = lines_word(l, cl->e);
-			if ((word & LINE_KEY_MASK) == cl->key && word & LINE_CLEANING) {
+			if ((word & LINE_KEY_MASK) == cl->key && (word & LINE_CLEANING || MUTATE(CLEAN_CHANGED))) {
 				line_update(c, v, cl->e, line_valid(l, cl->e), line_dirty(l, cl->e) & ~cl->written,
 					    line_fresh(l, cl->e));
 				blocks += mask_count(cl->written);

@@ -7,7 +7,7 @@
  *
  * A move is what defrag.c does: a fresh slot for the same data. Here the range of each block is locked WRITE from
  * before its slot is looked up until it has moved, so nobody reads from the old slot or changes the block meanwhile; a
- * block somebody is using is passed over.
+ * block somebody is using is skipped.
  *
  * There is no map from slots to blocks (it would cost 4 bytes a slot): the table of lines is scanned once a run,
  * without locks, as a hint. A run is large enough for that to be a small part of it: some 100 ns for each block moved.

@@ -15,11 +15,10 @@
  * The data was read under a range lock that is gone by now. It is still the block's data if the block has the slot that
  * it was read from, that slot was not given to anything else meanwhile, and was not written in place. The former takes
  * the end of an epoch (rule 2), so it is the same open epoch as before the read, or nothing is done. The latter happens
- * to blocks of the open epoch only (rule 1), so they are left alone: it must not rest on a checksum, which may be
- * equal.
+ * to blocks of the open epoch only (rule 1), so they are left alone: equal checksums would not prove equality.
  *
- * A line that the cleaner is at is left alone, too: it would have to be cleaned again, and who flushes everything would
- * find something dirty at the end.
+ * A line that the cleaner is at is left alone, too: it would have to be cleaned again, and otherwise a full write-back
+ * would never see the cache clean.
  */
 #include "engine/work/work.h"
 

@@ -2,7 +2,7 @@
 /*
  * drop_behind.c - what background work moves goes through RAM buffers. Nobody uses them afterwards, and while nobody
  * uses anything the clock that chooses what leaves RAM cannot tell them from what was used all day. So they are given
- * back by who made them, once their data is on the SSD.
+ * back by the work that made them, once their data is on the SSD.
  *
  * It is committed by portions, an eighth of RAM at most: a flush that comes meanwhile has no more than one to write.
  */

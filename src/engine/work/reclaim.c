@@ -2,7 +2,7 @@
 /*
  * reclaim.c - keeps free slots and entries in stock by evicting clean lines. Runs on the background thread JOB_RECLAIM.
  *
- * A line whose range is in use is passed over (its slots may be being read). Evicted slots come back when the epoch
+ * A line whose range is in use is skipped (its slots may be being read). Evicted slots come back when the epoch
  * that records the eviction is durable; if the stock is low the commit is done right away. When nothing clean is left,
  * the cleaner has to make some.
  */

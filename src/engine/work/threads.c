@@ -32,8 +32,9 @@ static void *maintain_main(void *arg)
 		struct bc_error err;
 		int rc = 1;
 
-		/* most of the data before the commit: flushes then wait for the rest of it only. But not where writers
-		 * are about to wait for slots: the writer is at it anyway, and what comes meanwhile is the next's. */
+		/* most of the data before the commit: flushes then wait for the rest of it only. Skip this when writers
+		 * are short of slots: the buffer writer is already running, and later data belongs to the next epoch.
+		 */
 		if ((!epoch_holds_much(c) && epoch_write_data(c)) || epoch_commit(c, true))
 			continue;
 		cache_volume_foreach(c, ask_to_settle, NULL);

@@ -44,7 +44,7 @@ enum tidied tidy_range(struct thread_ctx *t, struct volume *v, uint64_t first, u
 void tidy_after_read(struct thread_ctx *t, struct volume *v);
 
 /* ---- compact.c ---- */
-void compact_ask(struct cache *c); /* by who found no slots side by side */
+void compact_ask(struct cache *c); /* called by a thread that found no slots side by side */
 /* Until there is enough room in large pieces, or no more to be had. idle: more of it, and only as long as idle_over()
  * says no. False: stopped before. */
 bool compact_run(struct cache *c, bool idle);
