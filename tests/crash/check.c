@@ -199,9 +199,12 @@ static bool check_absent(const struct run *r, uint32_t p, bool again, char *why,
 	return true;
 }
 
-/* Did anything set a write-intent mark? */
+/* Did anything set a write-intent mark? Those that a load found stay for a while: it does not wait for backing devices
+ * to be flushed. */
 static bool wrote_through(const struct run *r, uint32_t p)
 {
+	if (r->rerun)
+		return true;
 	for (unsigned i = 0; i < r->nops; i++) {
 		const struct op *op = &r->ops[i];
 
