@@ -12,6 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "blkcache/engine.h"
+
 #define SHRINK_SECONDS 40
 #define SHRINK_STATES 4000
 
@@ -68,12 +70,44 @@ static struct log joined(const struct death *d, const struct log *log)
 	return both;
 }
 
+/* After a process's death, what it left unsynced counts when the next one's journal is durable and the data may not be.
+ */
+static bool journal_synced(const struct run *c, uint32_t q)
+{
+	const struct event *e = &c->log->ev[q - 1];
+	const char *name = e->type == EV_SYNCED && e->file != FOLDER ? world_name(c->start, e->file) : NULL;
+
+	return name && name[0] != 'b' && strcmp(name, CACHE_DATA_FILE) != 0;
+}
+
+/* The power loss at q of the run c, which came after the first one at p of r; w: what is left, freed here. */
+static void nested_state(const struct run *r, uint32_t p, const struct run *c, uint32_t q, const struct death *d,
+			 struct world *w, struct rng *rng, struct failure *f)
+{
+	char why[600];
+	bool ok;
+
+	alarm(stuck_seconds);
+	check_stats.nested++;
+	/* before recovery had returned, what counts is what was promised before the first power loss */
+	if (q < c->opened)
+		ok = check_state(r, p, w, false, why, sizeof why);
+	else
+		ok = check_state(c, q, w, rng_below(rng, 4) == 0, why, sizeof why);
+	if (ok)
+		return;
+	snprintf(f->why, sizeof f->why, "after a %spower loss at %u (recovery ended at %u): %s",
+		 d ? "kill and a " : "second ", q, c->opened, why);
+	f->found = f->nested = true;
+	f->at2 = q;
+}
+
 /* After a power loss at p, or the process's death there (d); `crashed` is what it left. */
 static void nested(const struct run *r, uint32_t p, struct world *crashed, const struct death *d, struct rng *rng,
 		   struct failure *f)
 {
 	struct run c = { .cfg = r->cfg, .seed = rng_next(rng) };
-	uint32_t step, shift = d ? d->before.n : 0;
+	uint32_t step, next, shift = d ? d->before.n : 0;
 	struct log log;
 	struct sweep s;
 	uint8_t *choice;
@@ -97,28 +131,20 @@ static void nested(const struct run *r, uint32_t p, struct world *crashed, const
 	choice = malloc(log.n + 1);
 	if (!choice)
 		abort();
-	for (uint32_t q = 1 + rng_below(rng, step); q <= c.log->n && !f->found; q += 1 + rng_below(rng, step * 2)) {
-		char why[600];
-		bool ok;
+	next = 1 + rng_below(rng, step);
+	for (uint32_t q = 1; q <= c.log->n && !f->found; q++) {
+		bool chosen = q == next;
 
+		if (chosen)
+			next += 1 + rng_below(rng, step * 2);
+		else if (!d || !journal_synced(&c, q))
+			continue;
 		/* what was promised before is about volumes that may be others by now */
 		if (c.changed && q >= c.changed && q < c.opened)
 			continue;
-		alarm(stuck_seconds);
 		sweep_to(&s, shift + q);
-		choose(&s, rng_below(rng, STYLES), rng, choice);
-		check_stats.nested++;
-		/* before recovery had returned, what counts is what was promised before the first power loss */
-		if (q < c.opened)
-			ok = check_state(r, p, crash(&s, choice), false, why, sizeof why);
-		else
-			ok = check_state(&c, q, crash(&s, choice), rng_below(rng, 4) == 0, why, sizeof why);
-		if (!ok) {
-			snprintf(f->why, sizeof f->why, "after a %spower loss at %u (recovery ended at %u): %s",
-				 d ? "kill and a " : "second ", q, c.opened, why);
-			f->found = f->nested = true;
-			f->at2 = q;
-		}
+		choose(&s, chosen ? rng_below(rng, STYLES) : STYLE_NONE, rng, choice);
+		nested_state(r, p, &c, q, d, crash(&s, choice), rng, f);
 	}
 	free(choice);
 	sweep_end(&s);

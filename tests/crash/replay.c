@@ -99,7 +99,7 @@ void choose(const struct sweep *s, unsigned style, struct rng *r, uint8_t *choic
 		case 0: /* all */
 			choice[k] = CHOICE_KEEP;
 			break;
-		case 1: /* none */
+		case STYLE_NONE:
 			choice[k] = CHOICE_DROP;
 			break;
 		case 2: /* whole files */

@@ -52,6 +52,7 @@ enum { CHOICE_DROP, CHOICE_KEEP, CHOICE_TORN };
 
 /* Fills choice[nunsure]. style: how; 0 .. STYLES-1. */
 #define STYLES 9
+#define STYLE_NONE 1 /* nothing of what is unsure is left */
 void choose(const struct sweep *s, unsigned style, struct rng *r, uint8_t *choice);
 /* The world after the power loss; the caller's. */
 struct world *crash(const struct sweep *s, const uint8_t *choice);

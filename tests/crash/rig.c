@@ -287,7 +287,8 @@ static const struct {
 	{ MUT_MERGE_TABLE, "merge" },    { MUT_LOW_FOLD, "full" },         { MUT_REMOVE_LINES, "stale" },
 	{ MUT_VOLUME_SINCE, "reuse" },   { MUT_VOID_EARLY, "stale" },      { MUT_VOID_DISCARD, "stale" },
 	{ MUT_CHANGED_NOTE, "meddle" },  { MUT_CREATE_NOTE, "create" },    { MUT_CREATE_SYNC, "create" },
-	{ MUT_REMOVE_SYNC, "manage" },   { MUT_RECOVER_COMMIT, "modes" },  { MUT_DROPPED_ROWS, "mixed" },
+	{ MUT_REMOVE_SYNC, "manage" },   { MUT_FOUND_FLUSH, "threads" },   { MUT_RECOVER_COMMIT, "modes" },
+	{ MUT_DROPPED_ROWS, "mixed" },
 };
 
 static const struct config *directed_at(int m)
