@@ -143,6 +143,51 @@ Test(engine_limits, a_block_becomes_clean_under_a_discard, .timeout = 60) /* P3 
 	rig_destroy(&r);
 }
 
+/* The process dies when a discard has zeroed backing, and what it covers is still cached: that is no sign of anybody
+ * else.
+ */
+Test(engine_limits, an_unended_discard_is_no_other_writer, .timeout = 60) /* P10 */
+{
+	struct rig r;
+	int status;
+	pid_t pid;
+
+	rig_create(&r, 8 * MIB, 4096, 2 * MIB, CACHE_MODE_WB);
+	rig_open(&r);
+	rig_add(&r, "", 64 * MIB, CACHE_MODE_WB);
+	rig_close(&r);
+	pid = fork();
+	if (!pid) {
+		struct journal_discard d = { .id = 1, .volume = 1, .offset = 0, .length = MIB };
+		struct volume *v;
+		struct bc_error err;
+
+		rig_open(&r);
+		v = r.v[0];
+		rig_set(&r, "clean-after", "86400s");
+		put(v, 7);
+		if (cache_write_back(r.c, v, NULL, NULL, &err))
+			_exit(1);
+		put(v, 7 + MIB / CACHE_BLOCK); /* dirty: a device that others wrote to would be refused */
+		d.volume = (uint16_t)volume_id(v);
+		epoch_enter(r.c);
+		if (epoch_add_discard(r.c, &d))
+			_exit(2);
+		epoch_leave(r.c);
+		if (epoch_commit(r.c, true))
+			_exit(3);
+		memset(block_buf, 0, CACHE_BLOCK);
+		rig_backing_write(&r, 0, block_buf, CACHE_BLOCK, 7ull * CACHE_BLOCK);
+		_exit(0);
+	}
+	waitpid(pid, &status, 0);
+	must(WIFEXITED(status) && !WEXITSTATUS(status), "child: %x", status);
+	rig_open(&r);
+	must(get(r.v[0], 7) == STAMP_ZERO, "not repeated");
+	must(get(r.v[0], 7 + MIB / CACHE_BLOCK) != STAMP_ZERO, "lost");
+	rig_destroy(&r);
+}
+
 /* ---- memory ---- */
 
 static void limit_memory(bool on)

@@ -53,6 +53,10 @@ uint32_t witness_copy(const struct known *k, struct journal_witness *out);
 struct sample {
 	struct volume *v;
 	bool proven; /* that nobody wrote to it, as far as times and counts can be believed */
+	/* The caller's; discards that had begun, of any volume. What is cached there is as it was before, or not (a
+	 * block that the cleaner had written becomes clean while backing is zeroed), so it is not looked at. */
+	const struct journal_discard *discards;
+	uint32_t ndiscards;
 	/* out: */
 	uint32_t looked_at;
 	bool differs;

@@ -527,7 +527,10 @@ static int compare_data(struct recovery *r)
 		return bc_fail(r->err, -ENOMEM, "out of memory");
 	for (unsigned i = 1; i <= CACHE_MAX_VOLUMES; i++)
 		if (c->volume[i] && c->volume[i]->bdev && c->volume[i]->identity.id[0] && !r->changed[i])
-			s[n++] = (struct sample){ .v = c->volume[i], .proven = r->proven[i] };
+			s[n++] = (struct sample){ .v = c->volume[i],
+						  .proven = r->proven[i],
+						  .discards = r->discards,
+						  .ndiscards = r->ndiscards };
 	if (n && sample_backings(c, s, n, r->seed))
 		rc = bc_fail(r->err, -ENOMEM, "out of memory");
 	for (unsigned i = 0; i < n && !rc; i++) {

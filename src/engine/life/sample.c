@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * sample.c - at load, blocks of the backing devices are read and compared with the checksums that the cache has of them
- * (P10): of witnesses (witness.c), and of clean blocks outside marked regions, which are what backing holds after any
- * crash (P4). One that differs was written by somebody else, or the device is another one or an older state of it.
+ * (P10): of witnesses (witness.c), and of clean blocks outside marked regions and unended discards, which are what
+ * backing holds after any crash (P4). One that differs was written by somebody else, or the device is another one or an
+ * older state of it.
  *
  * Read first, always: the witnesses. Then, as long as there is time: the first and last blocks of the device, where
  * file systems and partition tables note that they were used; some blocks spread over it; and all others in the order
@@ -65,14 +66,30 @@ static int add_entry(struct sample *s, uint32_t e, uint64_t *seed)
 	return 0;
 }
 
-static uint16_t comparable(const struct volume *v, uint32_t e)
+static bool under_discard(const struct sample *s, uint64_t block)
 {
-	const struct lines *l = &v->cache->lines;
-	uint64_t line = line_key_line(lines_word(l, e) & LINE_KEY_MASK);
+	for (uint32_t i = 0; i < s->ndiscards; i++)
+		if (s->discards[i].volume == s->v->id &&
+		    block * CACHE_BLOCK - s->discards[i].offset < s->discards[i].length)
+			return true;
+	return false;
+}
 
-	if (intent_is_marked(v, line << l->bpl_shift))
+static uint16_t comparable(const struct sample *s, uint32_t e)
+{
+	const struct lines *l = &s->v->cache->lines;
+	uint64_t first = line_key_line(lines_word(l, e) & LINE_KEY_MASK) << l->bpl_shift;
+	uint16_t clean = line_valid(l, e) & (uint16_t)~line_dirty(l, e), out = 0;
+
+	if (intent_is_marked(s->v, first))
 		return 0;
-	return line_valid(l, e) & (uint16_t)~line_dirty(l, e);
+	for (unsigned m = clean; m; m &= m - 1) {
+		unsigned b = (unsigned)__builtin_ctz(m);
+
+		if (!under_discard(s, first + b))
+			out |= (uint16_t)(1u << b);
+	}
+	return out;
 }
 
 /* One pass over the table, for all volumes. */
@@ -85,7 +102,7 @@ static int collect_entries(struct cache *c, struct sample **of, uint64_t seed)
 		uint64_t key = lines_word(l, e) & LINE_KEY_MASK;
 		struct sample *s = key ? of[line_key_volume(key)] : NULL;
 
-		if (s && comparable(s->v, e))
+		if (s && comparable(s, e))
 			rc = add_entry(s, e, &seed);
 	}
 	return rc;
@@ -98,13 +115,13 @@ static int by_block(const void *a, const void *b)
 	return x->block < y->block ? -1 : x->block > y->block;
 }
 
-static uint32_t add_blocks(const struct volume *v, uint32_t e, struct wanted *w)
+static uint32_t add_blocks(const struct sample *s, uint32_t e, struct wanted *w)
 {
-	const struct lines *l = &v->cache->lines;
+	const struct lines *l = &s->v->cache->lines;
 	uint64_t line = line_key_line(lines_word(l, e) & LINE_KEY_MASK);
 	uint32_t n = 0;
 
-	for (unsigned m = comparable(v, e); m; m &= m - 1) {
+	for (unsigned m = comparable(s, e); m; m &= m - 1) {
 		unsigned b = (unsigned)__builtin_ctz(m);
 
 		w[n++] = (struct wanted){ (line << l->bpl_shift) + b,
@@ -192,7 +209,7 @@ static void read_some(struct reader *r, const struct wanted *w, uint32_t n)
 			uint32_t e = lines_find(&ch);
 
 			if (e != LINE_NONE && k + JOURNAL_MAX_BLOCKS <= 2 * ENDS + 2 * JOURNAL_MAX_BLOCKS)
-				k += add_blocks(v, e, some + k);
+				k += add_blocks(r->s, e, some + k);
 			lines_unlock(&ch);
 		}
 	}
@@ -215,7 +232,7 @@ static int sample_one(struct sample *s, struct reader *r, uint64_t seed)
 		return -ENOMEM;
 	}
 	for (uint32_t i = 0; i < s->nentries; i++)
-		n += add_blocks(s->v, s->entry[i], w + n);
+		n += add_blocks(s, s->entry[i], w + n);
 	qsort(w, n, sizeof *w, by_block);
 	read_witnesses(r);
 	read_some(r, w, n);
