@@ -188,6 +188,37 @@ Test(engine_limits, an_unended_discard_is_no_other_writer, .timeout = 60) /* P10
 	rig_destroy(&r);
 }
 
+/* A backing device that shrinks, or goes, while it is loaded: the row keeps the size that the lines were made for. */
+Test(engine_limits, a_device_that_shrinks_keeps_its_lines, .timeout = 60) /* P10, P1 */
+{
+	const uint64_t block = 15 * MIB / CACHE_BLOCK;
+	struct rig r;
+	struct bc_error err = { 0 };
+	int status;
+	pid_t pid;
+
+	rig_create(&r, 8 * MIB, 4096, 2 * MIB, CACHE_MODE_WB);
+	rig_open(&r);
+	rig_add(&r, "", 16 * MIB, CACHE_MODE_WB);
+	rig_close(&r);
+	pid = fork();
+	if (!pid) {
+		rig_open(&r);
+		rig_set(&r, "clean-after", "86400s");
+		put(r.v[0], block);
+		if (epoch_commit(r.c, true) || truncate(r.path[0], MIB) || volume_record(r.v[0], true, &err))
+			_exit(1);
+		_exit(0);
+	}
+	waitpid(pid, &status, 0);
+	must(WIFEXITED(status) && !WEXITSTATUS(status), "child: %x", status);
+	must(rig_try_open(&r, &err) && strstr(err.msg, "size has changed"), "not refused for its size: %s", err.msg);
+	must(!truncate(r.path[0], 16 * MIB), "truncate");
+	rig_open(&r);
+	must(get(r.v[0], block) == 1, "lost");
+	rig_destroy(&r);
+}
+
 /* ---- memory ---- */
 
 static void limit_memory(bool on)

@@ -46,8 +46,13 @@ int volume_record(struct volume *v, bool in_use, struct bc_error *err)
 	if (v->bdev && (rc = row_identify(v, !in_use, &now, label, err)))
 		return rc;
 	pthread_mutex_lock(&v->row_lock);
-	if (v->bdev)
+	if (v->bdev) {
+		/* One that has shrunk, or is gone and has no size, must not become what the next load compares with,
+		 * nor put cached lines beyond the volume's end. */
+		if (now.size < v->size)
+			now.size = v->size;
 		v->identity = now;
+	}
 	identity_note(v, label);
 	v->row_says_in_use = in_use;
 	rc = row_put_locked(v, err);
