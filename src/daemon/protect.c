@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -30,6 +31,7 @@
 
 static bool locked_all; /* whatever is mapped is locked; set before there are threads */
 
+#define STACK_BYTES (1u << 20) /* of threads that do not say how much; 8 MiB are usual */
 #define WANTED_FILES 65536 /* a channel per device and worker, each a descriptor or two */
 
 /*
@@ -119,16 +121,22 @@ static void avoid_oom_killer(void)
 }
 
 /*
- * Under a limit of address space or data, fewer arenas: each costs up to 128 MiB of it, which threads need for their
- * stacks.
+ * Under a limit of address space or data, fewer arenas, each of which costs up to 128 MiB of it, and stacks that are as
+ * large as they need to be.
  */
 static void save_address_space(void)
 {
 	struct rlimit as, data;
+	pthread_attr_t attr;
 
-	if ((!getrlimit(RLIMIT_AS, &as) && as.rlim_cur != RLIM_INFINITY) ||
-	    (!getrlimit(RLIMIT_DATA, &data) && data.rlim_cur != RLIM_INFINITY))
-		mallopt(M_ARENA_MAX, 1);
+	if ((getrlimit(RLIMIT_AS, &as) || as.rlim_cur == RLIM_INFINITY) &&
+	    (getrlimit(RLIMIT_DATA, &data) || data.rlim_cur == RLIM_INFINITY))
+		return;
+	mallopt(M_ARENA_MAX, 1);
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_BYTES);
+	pthread_setattr_default_np(&attr);
+	pthread_attr_destroy(&attr);
 }
 
 void protect_signals(void)

@@ -6,7 +6,6 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -101,29 +100,54 @@ uint64_t limits_memory(const char **what)
 	return limits[least].bytes;
 }
 
-uint64_t limits_memory_available(void)
+/* A line of /proc/meminfo, in bytes; `missing` if it cannot be read. */
+static uint64_t meminfo(const char *key, uint64_t missing)
 {
-	uint64_t all = limits_memory(NULL), kib = UINT64_MAX;
+	uint64_t kib = 0;
+	size_t len = strlen(key);
+	bool found = false;
 	char line[128];
 	FILE *f = fopen("/proc/meminfo", "re");
 
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "MemAvailable: %" SCNu64, &kib) == 1)
-			break;
+	while (f && !found && fgets(line, sizeof(line), f))
+		found = !strncmp(line, key, len) && sscanf(line + len, ": %" SCNu64, &kib) == 1;
 	if (f)
 		fclose(f);
-	return kib < all / 1024 ? kib * 1024 : all;
+	return found ? kib * 1024 : missing;
+}
+
+uint64_t limits_memory_available(void)
+{
+	uint64_t all = limits_memory(NULL), available = meminfo("MemAvailable", UINT64_MAX);
+
+	return available < all ? available : all;
+}
+
+/* Is there room for `bytes` above `used`? */
+static bool fits(uint64_t used, uint64_t bytes, uint64_t limit)
+{
+	return limit == UINT64_MAX || (used <= limit && bytes <= limit - used);
 }
 
 bool limits_room_for(size_t bytes)
 {
-	/* private and writable, so that it counts towards the limit of data too */
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint64_t space = resource_limit(RLIMIT_AS), data = resource_limit(RLIMIT_DATA), pages[6];
+	FILE *f;
+	int n;
 
-	if (p == MAP_FAILED)
+	if (read_number("/proc/sys/vm/overcommit_memory") == 2 &&
+	    !fits(meminfo("Committed_AS", 0), bytes, meminfo("CommitLimit", UINT64_MAX)))
 		return false;
-	munmap(p, bytes);
-	return true;
+	if (space == UINT64_MAX && data == UINT64_MAX)
+		return true;
+	f = fopen("/proc/self/statm", "re");
+	if (!f)
+		return false; /* as with the last descriptor */
+	n = fscanf(f, "%" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64, &pages[0], &pages[1],
+		   &pages[2], &pages[3], &pages[4], &pages[5]);
+	fclose(f);
+	return n == 6 && fits(pages[0] * (uint64_t)sysconf(_SC_PAGESIZE), bytes, space) &&
+	       fits(pages[5] * (uint64_t)sysconf(_SC_PAGESIZE), bytes, data);
 }
 
 unsigned limits_spare_files(void)

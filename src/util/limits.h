@@ -14,7 +14,8 @@ uint64_t limits_memory(const char **what);
 /* Of it, what can be had now without driving anybody out, as the kernel estimates it. */
 uint64_t limits_memory_available(void);
 
-/* Can `bytes` more of address space be had? Takes them for a moment. */
+/* Can `bytes` more of address space be had, as the limits and the kernel's counts say? Nothing is taken, not even for a
+ * moment: another thread's allocation would fail meanwhile. */
 bool limits_room_for(size_t bytes);
 
 /* Descriptors that workers do not take, however many would like one: they stay for control clients, for volumes that

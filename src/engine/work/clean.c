@@ -22,6 +22,10 @@
 #include <string.h>
 
 #include "util/deadline.h"
+#include "util/limits.h"
+
+/* Memory that only the first batch may take: commits need it, and one that cannot be written fails the cache. */
+#define SPARE_MEMORY ((size_t)32 << 20)
 
 static void batch_free(struct clean_batch *w)
 {
@@ -69,7 +73,7 @@ struct clean_batch *clean_batch_get(struct cache *c)
 	pthread_mutex_lock(&cl->lock);
 	while (!(w = cl->free)) {
 		pthread_mutex_unlock(&cl->lock);
-		w = batch_new(c);
+		w = limits_room_for(SPARE_MEMORY) ? batch_new(c) : NULL;
 		if (w)
 			return w;
 		pthread_mutex_lock(&cl->lock);

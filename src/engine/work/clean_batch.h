@@ -47,7 +47,7 @@ struct clean_batch {
 	char *memory; /* for reading what is not in RAM */
 };
 
-/* Without memory for another one, waits for one that is in use. */
+/* Where another one would take memory that commits need, waits for one that is in use. */
 struct clean_batch *clean_batch_get(struct cache *c);
 
 void clean_batch_put(struct cache *c, struct clean_batch *w);
