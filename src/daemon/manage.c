@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "blkcache/journal.h"
 #include "daemon/daemon.h"
@@ -68,41 +67,6 @@ static json_t *describe(struct volume *v, const char *mountpoint)
 			 cache_mode_name(volume_mode(v)), "path", mountpoint ? json_text(path) : json_null());
 }
 
-struct same {
-	struct stat st;
-	char name[JOURNAL_NAME_MAX];
-};
-
-static int find_same(struct volume *v, void *ctx)
-{
-	struct same *s = ctx;
-	struct stat st;
-	bool same = !stat(volume_backing(v), &st) &&
-		    (S_ISBLK(st.st_mode) ? S_ISBLK(s->st.st_mode) && st.st_rdev == s->st.st_rdev
-					 : st.st_dev == s->st.st_dev && st.st_ino == s->st.st_ino);
-
-	if (same)
-		snprintf(s->name, sizeof(s->name), "%s", volume_name(v));
-	return same;
-}
-
-/* A device that cannot be had since this cache has it already, perhaps by another path: says where. Only after an
- * attempt that opened it, so that looking at it again cannot hang. */
-static void explain_own(struct cache *c, const char *mountpoint, const char *backing, struct bc_error *err)
-{
-	struct same s = { .name = "" };
-
-	if (err->code != -EBUSY && err->code != -EEXIST)
-		return;
-	if (stat(backing, &s.st) || !cache_volume_foreach(c, find_same, &s))
-		return;
-	if (mountpoint)
-		bc_fail(err, -EEXIST, "%s is volume %s of this cache already; its file is %s/%s", backing, s.name,
-			mountpoint, s.name);
-	else
-		bc_fail(err, -EEXIST, "%s is volume %s of this cache already", backing, s.name);
-}
-
 static json_t *add(struct cache *c, const char *mountpoint, json_t *args, const struct patience *patience,
 		   struct bc_error *err)
 {
@@ -118,10 +82,8 @@ static json_t *add(struct cache *c, const char *mountpoint, json_t *args, const 
 			text);
 		return NULL;
 	}
-	if (cache_volume_add_patiently(c, name, backing, mode, patience, err)) {
-		explain_own(c, mountpoint, backing, err);
+	if (cache_volume_add_patiently(c, name, backing, mode, patience, err))
 		return NULL;
-	}
 	v = manage_find_volume(c, name, err);
 	if (!v)
 		return NULL;

@@ -246,8 +246,8 @@ static void identified_late(void *arg)
 }
 
 /* Is the backing file or device of a new volume what another one has, by another spec or path? Of a loaded cache the
- * claim on the device says so; of a stopped one nothing is open. Paths are looked at as they lead now, since numbers of
- * inodes are used again. */
+ * claim on the device says so, but not which volume; of a stopped one nothing is open. Paths are looked at as they lead
+ * now, since numbers of inodes are used again. */
 struct twin {
 	char *mine, *other;
 	bool same;
@@ -292,7 +292,9 @@ static bool same_path(const char *mine, const char *other, const struct patience
 	return same;
 }
 
-static int check_twins(struct cache *c, const struct adding *a, const struct patience *patience, struct bc_error *err)
+/* claimed: the device could not be had, so volumes that have theirs open count. */
+static int check_twins(struct cache *c, const struct adding *a, bool claimed, const struct patience *patience,
+		       struct bc_error *err)
 {
 	const char *mine = bdev_spec_path(a->spec), *other;
 
@@ -300,7 +302,7 @@ static int check_twins(struct cache *c, const struct adding *a, const struct pat
 		struct volume *v = volume_use(c, i);
 		int rc = 0;
 
-		other = v && !v->bdev ? bdev_spec_path(v->backing) : NULL;
+		other = v && (claimed || !v->bdev) ? bdev_spec_path(v->backing) : NULL;
 		if (other && same_path(mine, other, patience))
 			rc = bc_fail(err, -EEXIST, "%s is volume %s of this cache already", a->spec, v->name);
 		if (v)
@@ -402,10 +404,12 @@ static int open_new(struct cache *c, const struct adding *a, enum cache_mode mod
 		 cache_mode_name(mode == CACHE_MODE_COUNT ? (enum cache_mode)ctr_get(c->default_mode) : mode));
 	rc = bdev_open_patiently(a->spec, BDEV_OPEN_CLAIM, patience, &bdev, err);
 	if (rc) {
+		if (rc == -EBUSY && check_twins(c, a, true, patience, err))
+			return -EEXIST;
 		bc_fail_prefix(err, "volume %s", a->name);
 		return rc;
 	}
-	rc = check_twins(c, a, patience, err);
+	rc = check_twins(c, a, false, patience, err);
 	if (rc) {
 		bdev_close(bdev);
 		return rc;
